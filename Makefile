@@ -1,0 +1,117 @@
+# Everything starts with `make setup`, which needs Python 3.11 or 3.12 and nothing else.
+# Name an interpreter with `make PYTHON=/path/to/python3.12 setup`.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := command query sagas projections contracts infra
+SOURCES = $(wildcard $(PACKAGES) tests benchmarks)
+PYTEST_ARGS ?=
+
+# Version managers leave shims that exist but do not run: an interpreter counts only once it has answered.
+PYTHON_CANDIDATES := python3.12 python3.11 python3 python
+PYTHON_PROBE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON_VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+
+define FIND_PYTHON
+found=""; \
+for candidate in $(or $(PYTHON),$(PYTHON_CANDIDATES) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[12].*/bin/python); do \
+    if "$$candidate" -c '$(PYTHON_PROBE)' >/dev/null 2>&1; then found="$$candidate"; break; fi; \
+done; \
+if [ -z "$$found" ]; then \
+    echo "make: no usable Python 3.11 or 3.12 (with venv and ensurepip)." >&2; \
+    echo "      Looked for: $(or $(PYTHON),$(PYTHON_CANDIDATES) and pyenv's own versions)." >&2; \
+    echo "      Install one (Debian, Ubuntu: apt-get install python3.12 python3.12-venv; macOS: brew install python@3.12)" >&2; \
+    echo "      or name one: make PYTHON=/path/to/python3.12 setup" >&2; \
+    exit 1; \
+fi
+endef
+
+# An interpreter named by the caller wins over the one an existing environment was made with.
+ifdef PYTHON
+ifneq ($(shell $(PYTHON) -c '$(PYTHON_VERSION)' 2>/dev/null),$(shell $(BIN)/python -c '$(PYTHON_VERSION)' 2>/dev/null))
+.PHONY: $(STAMP)
+endif
+endif
+
+.PHONY: help setup demo up test lint fmt types unit integration test-long bench lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | while IFS=$$'\t' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
+
+setup: $(STAMP) ## Make .venv from the lock file (does nothing when it is up to date)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(FIND_PYTHON); \
+	wanted=$$("$$found" -c '$(PYTHON_VERSION)'); \
+	if [ "$$($(BIN)/python -c '$(PYTHON_VERSION)' 2>/dev/null || true)" != "$$wanted" ] || ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+	    echo "==> Making $(VENV) with $$found (Python $$wanted)"; \
+	    "$$found" -m venv --clear $(VENV); \
+	fi
+	@echo "==> Installing the locked dependencies (hashes required)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-compile --no-deps --require-hashes -r requirements.lock
+	@echo "==> Installing tessera in place"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## A seeded business day on embedded engines, reconciled at the end
+	@$(BIN)/tessera demo
+
+up: setup ## Run the whole stack on embedded engines until Ctrl-C
+	@$(BIN)/tessera up
+
+# Lint, types and tests all run even when an earlier one fails, and the tests come last:
+# one run tells everything, and the last line is pytest's summary.
+test: setup ## Lint, types, architecture and the whole suite
+	@status=0; \
+	$(MAKE) --no-print-directory lint || status=1; \
+	$(MAKE) --no-print-directory types || status=1; \
+	if [ $$status -ne 0 ]; then echo "==> Lint or types FAILED (see above); running the tests all the same"; fi; \
+	echo "==> Tests"; \
+	$(BIN)/pytest $(PYTEST_ARGS) || status=1; \
+	exit $$status
+
+lint: setup ## ruff: rules and formatting
+	@echo "==> Lint"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+fmt: setup ## Format, and mend what ruff can mend safely
+	@echo "==> Format"
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+types: setup ## mypy --strict over the packages and the tests
+	@echo "==> Types"
+	@$(BIN)/mypy --strict $(SOURCES)
+
+unit: setup ## Tests that need no engine
+	@echo "==> Unit tests"
+	@$(BIN)/pytest -m 'not (integration or e2e or faults or slow or data)' $(PYTEST_ARGS)
+
+integration: setup ## Tests on embedded engines
+	@echo "==> Integration tests"
+	@$(BIN)/pytest -m 'integration or e2e or faults' $(PYTEST_ARGS)
+
+test-long: setup ## The suite with many more generated examples (minutes)
+	@echo "==> Long tests"
+	@HYPOTHESIS_PROFILE=long $(BIN)/pytest --timeout=1800 $(PYTEST_ARGS)
+
+bench: setup ## Benchmarks (ratios measured side by side; never part of the tests)
+	@echo "==> Benchmarks"
+	@$(BIN)/python -m benchmarks
+
+lock: setup ## Resolve the dependencies again and rewrite requirements.lock (no addresses inside)
+	@echo "==> Lock"
+	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-annotate --no-header --upgrade --quiet --output-file requirements.lock
+
+clean: ## Remove the environment and the caches (data of `tessera up` stays)
+	@echo "==> Clean"
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +

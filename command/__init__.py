@@ -1,0 +1,1 @@
+"""The write side: pure deciders, and the handlers that load, decide and append."""

@@ -1,0 +1,1 @@
+"""What every side shares: events, commands, envelopes, refusals and the names they are stored under."""

@@ -1,0 +1,1 @@
+"""The read side: readers over Redis and ClickHouse, and their HTTP routes."""

@@ -1,0 +1,1 @@
+"""Pure process managers and their durable timers."""
