@@ -1,0 +1,148 @@
+"""What the write side needs of a store: one append path that hands out a consistent view while nobody else writes."""
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, Protocol
+
+from contracts.envelope import Metadata, Recorded
+from contracts.events import Event
+from contracts.identity import Realm
+
+
+class CommandKey(NamedTuple):
+    """What a command id is unique within."""
+
+    realm: Realm
+    command_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedAnswer:
+    """One row of the command log: what was asked (as a digest) and what was answered, for good."""
+
+    key: CommandKey
+    command_type: str
+    content_hash: str
+    status: Literal["accepted", "refused"]
+    code: str
+    detail: str
+    data: Mapping[str, Any]
+    offset: int = 0  # Where the effect is; filled in by the store when it appends.
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event about to be stored at an exact version of its stream."""
+
+    stream: str
+    version: int
+    event: Event
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A stream's state at a version; useless (fold again) when ``schema_hash`` is not today's."""
+
+    stream: str
+    version: int
+    schema_hash: str
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHistory:
+    """How to rebuild one stream's state: the latest snapshot, if any, and the events after it."""
+
+    snapshot: Snapshot | None
+    events: Sequence[Recorded]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything that one transaction stores together."""
+
+    events: list[NewEvent] = field(default_factory=list)
+    answers: list[LoggedAnswer] = field(default_factory=list)  # `offset` is ignored.
+    answer_events: list[int] = field(default_factory=list)  # Per answer: index of its last event here, or -1.
+    counts: dict[str, int] = field(default_factory=dict)  # Guard key -> new absolute value.
+    snapshots: list[Snapshot] = field(default_factory=list)
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be reached or did not answer in time. Whether a commit landed is then unknown: ask the log."""
+
+
+class StreamConflict(Exception):
+    """Somebody else stored a version that this batch wanted: the cached state was stale."""
+
+
+class ReadView(Protocol):
+    """A consistent look at the store."""
+
+    @property
+    def store_now(self) -> datetime:
+        """The later of the database's clock and the last recorded event's time."""
+        ...
+
+    @property
+    def last_offset(self) -> int:
+        """The offset of the last event in the log, 0 when it is empty."""
+        ...
+
+    def events_after(self, offset: int, limit: int) -> Sequence[Recorded]:
+        """The log after an offset, in order."""
+        ...
+
+    def answers(self, keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
+        """The logged answers among these ids."""
+        ...
+
+    def histories(
+        self, streams: Collection[str], *, schema_hashes: Mapping[str, str] | None = None, until: datetime | None = None
+    ) -> Mapping[str, StreamHistory]:
+        """What is stored of these streams; absent ones are absent.
+
+        ``schema_hashes``: kind -> today's hash; a snapshot with another hash is not used. ``until``: only events
+        that had occurred by then (business time), and no snapshots.
+        """
+        ...
+
+    def counts(self, keys: Collection[str]) -> Mapping[str, int]:
+        """The guard counters among these keys; absent ones are zero."""
+        ...
+
+
+class AppendTransaction(ReadView, Protocol):
+    """A view taken under the append lock: nobody else appends until it ends."""
+
+    def append(self, batch: Batch) -> Sequence[int]:
+        """Store the batch; returns the events' offsets. Raises StreamConflict when a version is already taken."""
+        ...
+
+
+class EventLog(Protocol):
+    """One shard's log."""
+
+    @property
+    def shard(self) -> int:
+        """Which shard."""
+        ...
+
+    @property
+    def epoch(self) -> str:
+        """Which history: changes when the store was restored to an earlier state."""
+        ...
+
+    def appending(self) -> AbstractContextManager[AppendTransaction]:
+        """Take the append lock; commit when the block ends, roll back when it raises.
+
+        Raises StoreUnavailable when the store is out of reach or the commit's fate is unknown.
+        """
+        ...
+
+    def reading(self) -> AbstractContextManager[ReadView]:
+        """A read-only view of one instant (repeatable read), without the lock."""
+        ...

@@ -1,0 +1,73 @@
+"""What a handler sees while it decides: states by stream, counters, and a place to record what it decided."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from contracts.events import Event
+from contracts.identity import Realm
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[S]):
+    """A kind of stream: its name in stream ids, the state of an empty one, and how an event changes it.
+
+    ``evolve`` never raises and ignores events that it does not know. States are frozen dataclasses that pydantic
+    can write and read as JSON (snapshots).
+    """
+
+    name: str
+    state: type[S]
+    initial: S
+    evolve: Callable[[S, Event], S]
+
+
+class UnitOfWork(Protocol):
+    """One command's view. What it records is kept only when the handler returns."""
+
+    @property
+    def realm(self) -> Realm:
+        """Whose command it is."""
+        ...
+
+    @property
+    def command_id(self) -> str:
+        """The command's id: what derived ids are made from."""
+        ...
+
+    @property
+    def now(self) -> datetime:
+        """The realm's business time, never earlier than any event of the realm."""
+        ...
+
+    @property
+    def lock_ttl_seconds(self) -> int:
+        """How long a hold lasts when nobody says otherwise."""
+        ...
+
+    def load(self, kind: Kind[S], key: str) -> S:
+        """The state of one stream, including what this command (and earlier ones of its batch) recorded."""
+        ...
+
+    def load_all(self, kind: Kind[S], keys: Sequence[str]) -> list[S]:
+        """Several states in one round trip, in the order of the keys."""
+        ...
+
+    def record(self, kind: Kind[S], key: str, events: Sequence[Event]) -> S:
+        """Append decided events to a stream; returns its new state."""
+        ...
+
+    def create(self, kind: Kind[S], key: str, events: Sequence[Event]) -> S:
+        """Like record, for a stream that cannot exist yet because its key is new: nothing is loaded."""
+        ...
+
+    def count(self, key: str) -> int:
+        """A guard counter of this realm (how many coupons of a template a user has claimed …)."""
+        ...
+
+    def add(self, key: str, by: int) -> None:
+        """Change a guard counter; it is stored with the events."""
+        ...

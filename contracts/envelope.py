@@ -1,0 +1,84 @@
+"""What travels around events and commands: who, when, why and where."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from contracts.commands.base import Command
+from contracts.events.base import Event
+from contracts.identity import Realm, StreamName, parse_stream
+from contracts.position import Position
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEnvelope:
+    """One command on its way in. ``command_id`` is unique within the realm; ``actor`` is a key or principal."""
+
+    realm: Realm
+    command_id: str
+    command: Command
+    actor: str
+    correlation_id: str
+    causation_id: str | None = None
+    traceparent: str | None = None
+
+    def content_hash(self) -> str:
+        """A digest of what is asked: the same id with another digest is refused."""
+        body = f"{self.command.type}\n{self.command.model_dump_json()}"
+        return hashlib.sha256(body.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The final answer to a command. ``code`` is ``ok`` or a refusal code; ``data`` is JSON for the caller.
+
+    ``position`` is where the effect is in the log (for a refusal: where the log stood).
+    """
+
+    status: Literal["accepted", "refused"]
+    code: str
+    detail: str
+    data: Mapping[str, Any]
+    position: Position
+    replayed: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the command took effect (now or, when replayed, the first time)."""
+        return self.status == "accepted"
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Everything about a stored event but its payload and its place."""
+
+    event_id: str
+    occurred_at: datetime  # Business time: windows, reports.
+    recorded_at: datetime  # The store's time: as-of queries, daily close. Never earlier than an earlier event's.
+    actor: str
+    command_id: str
+    correlation_id: str
+    causation_id: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One event as every follower sees it: its place in the log and in its stream, its metadata and its payload."""
+
+    offset: int
+    stream: str
+    version: int
+    event: Event
+    metadata: Metadata
+    name: StreamName = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", parse_stream(self.stream))
+
+    @property
+    def realm(self) -> Realm:
+        """The tenant and app it belongs to."""
+        return self.name.realm

@@ -1,0 +1,246 @@
+"""Every reason for which a command is refused: named facts with a stable code.
+
+::
+
+    Refusal
+    ├── NotFound              the thing does not exist for this caller
+    ├── Malformed             the request cannot be meant this way
+    │   └── CommandIdReused
+    └── Conflict              the thing exists, but not like this, not now, not any more
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class Refusal(Exception):
+    """A command is refused; it changed nothing. ``data`` is JSON that helps the caller."""
+
+    code: ClassVar[str]
+
+    def __init__(self, detail: str = "", **data: Any) -> None:
+        super().__init__(detail or self.__doc__)
+        self.detail = detail or (self.__doc__ or "").strip()
+        self.data: Mapping[str, Any] = data
+
+
+class NotFound(Refusal):
+    """It does not exist."""
+
+    code = "not_found"
+
+
+class Malformed(Refusal):
+    """The request cannot be meant this way."""
+
+    code = "malformed"
+
+
+class Conflict(Refusal):
+    """It cannot be done in the present state."""
+
+    code = "conflict"
+
+
+class UnknownTemplate(NotFound):
+    """There is no such template."""
+
+    code = "unknown_template"
+
+
+class UnknownCoupon(NotFound):
+    """There is no such coupon."""
+
+    code = "unknown_coupon"
+
+
+class UnknownBudget(NotFound):
+    """There is no such budget."""
+
+    code = "unknown_budget"
+
+
+class UnknownOrder(NotFound):
+    """There is no such order."""
+
+    code = "unknown_order"
+
+
+class UnknownReservation(NotFound):
+    """There is no such open reservation."""
+
+    code = "unknown_reservation"
+
+
+class UnknownBreak(NotFound):
+    """There is no such open break."""
+
+    code = "unknown_break"
+
+
+class CommandIdReused(Malformed):
+    """This command id was used before, with other content."""
+
+    code = "command_id_reused"
+
+
+class AlreadyExists(Conflict):
+    """Something else already has this id."""
+
+    code = "already_exists"
+
+
+class TemplateExhausted(Conflict):
+    """Every coupon of this template was claimed."""
+
+    code = "template_exhausted"
+
+
+class UserLimitReached(Conflict):
+    """This user has claimed as many as the template allows."""
+
+    code = "user_limit_reached"
+
+
+class PeriodLimitReached(Conflict):
+    """This user has claimed as many as the template allows in this period."""
+
+    code = "period_limit_reached"
+
+
+class NotStarted(Conflict):
+    """The window has not begun."""
+
+    code = "not_started"
+
+
+class Ended(Conflict):
+    """It has ended."""
+
+    code = "ended"
+
+
+class Paused(Conflict):
+    """The template is paused."""
+
+    code = "paused"
+
+
+class NotActive(Conflict):
+    """The template is still a draft."""
+
+    code = "not_active"
+
+
+class NotPaused(Conflict):
+    """The template is not paused."""
+
+    code = "not_paused"
+
+
+class TermsFixed(Conflict):
+    """These terms cannot change any more."""
+
+    code = "terms_fixed"
+
+
+class NotOwner(Conflict):
+    """The coupon belongs to somebody else."""
+
+    code = "not_owner"
+
+
+class AlreadyLocked(Conflict):
+    """Another order holds the coupon."""
+
+    code = "already_locked"
+
+
+class NotLocked(Conflict):
+    """This order does not hold the coupon."""
+
+    code = "not_locked"
+
+
+class LockExpired(Conflict):
+    """The lock's time was over."""
+
+    code = "lock_expired"
+
+
+class AlreadyRedeemed(Conflict):
+    """The coupon was used."""
+
+    code = "already_redeemed"
+
+
+class CouponHasExpired(Conflict):
+    """The coupon's validity is over."""
+
+    code = "coupon_expired"
+
+
+class CouponNotYetValid(Conflict):
+    """The coupon's validity has not begun."""
+
+    code = "coupon_not_yet_valid"
+
+
+class CouponWasRevoked(Conflict):
+    """The coupon was taken away."""
+
+    code = "coupon_revoked"
+
+
+class BudgetExhausted(Conflict):
+    """The budget has not enough left."""
+
+    code = "budget_exhausted"
+
+
+class NotApplicable(Conflict):
+    """The coupon does not apply to anything in this order."""
+
+    code = "not_applicable"
+
+
+class MinimumSpendNotReached(Conflict):
+    """The order is too small for the coupon."""
+
+    code = "minimum_spend_not_reached"
+
+
+class NotCombinable(Conflict):
+    """The coupon stands alone, or another one of the order does."""
+
+    code = "not_combinable"
+
+
+class CurrencyMismatch(Conflict):
+    """The currencies differ."""
+
+    code = "currency_mismatch"
+
+
+class OrderIsDifferent(Conflict):
+    """This order was placed before, with other content."""
+
+    code = "order_is_different"
+
+
+class OrderNotReopenable(Conflict):
+    """The order is still open, or is completed."""
+
+    code = "order_not_reopenable"
+
+
+class ClockRunsForwardOnly(Conflict):
+    """The business clock is already past that."""
+
+    code = "clock_runs_forward_only"
+
+
+class ClockTooFarAhead(Conflict):
+    """The realm already holds events of the wall clock that are later than this; start a business clock on a new realm."""
+
+    code = "clock_behind_history"

@@ -1,0 +1,66 @@
+"""The building blocks of events and commands: frozen models, ids, instants, amounts and quantities with their bounds."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+from contracts.money import require_currency
+
+AMOUNT_MINOR_MAX = 10**15
+QUANTITY_MAX = 10**9
+ID_LENGTH_MAX = 128
+TEXT_LENGTH_MAX = 500
+
+
+class Value(BaseModel):
+    """An immutable value. Consumers ignore fields that they do not know: an event may gain optional ones."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StrictValue(BaseModel):
+    """An immutable value from outside: unknown fields and loose types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _integer_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable() or value != value.strip():
+        raise ValueError("must be printable characters without surrounding white space")
+    return value
+
+
+def _known_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{value!r} is not an IANA time zone") from error
+    return value
+
+
+def _as_utc(value: datetime) -> datetime:
+    return value.astimezone(UTC)
+
+
+# Ids belong to whoever made them; upstream integers become decimal strings.
+Id = Annotated[
+    str,
+    BeforeValidator(_integer_as_text),
+    Field(min_length=1, max_length=ID_LENGTH_MAX),
+    AfterValidator(_printable),
+]
+Text = Annotated[str, Field(max_length=TEXT_LENGTH_MAX)]
+Instant = Annotated[AwareDatetime, AfterValidator(_as_utc)]
+AmountMinor = Annotated[int, Field(ge=0, le=AMOUNT_MINOR_MAX)]
+PositiveMinor = Annotated[int, Field(gt=0, le=AMOUNT_MINOR_MAX)]
+SignedMinor = Annotated[int, Field(ge=-AMOUNT_MINOR_MAX, le=AMOUNT_MINOR_MAX)]
+Quantity = Annotated[int, Field(gt=0, le=QUANTITY_MAX)]
+Count = Annotated[int, Field(ge=0, le=QUANTITY_MAX)]
+Currency = Annotated[str, AfterValidator(require_currency)]
+Zone = Annotated[str, AfterValidator(_known_zone)]
