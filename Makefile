@@ -106,13 +106,13 @@ bench: setup ## Benchmarks (ratios measured side by side; never part of the test
 	@echo "==> Benchmarks"
 	@$(BIN)/python -m benchmarks
 
-# The image's lock is cut from the whole one: the same versions and hashes, without the tools for development.
+# The image's lock is cut from the whole one: the same versions and hashes, without embedded engines and test tools.
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-annotate --no-header --quiet
 
 lock: setup ## Resolve the dependencies again and rewrite the lock files (no addresses inside)
 	@echo "==> Lock"
-	@$(LOCK) --group dev --upgrade --output-file requirements.lock
+	@$(LOCK) --extra embedded --group dev --upgrade --output-file requirements.lock
 	@$(LOCK) --group build --constraints requirements.lock --output-file requirements-image.lock
 
 clean: ## Remove the environment and the caches (data of `tessera up` stays)
