@@ -100,7 +100,7 @@ integration: setup ## Tests on embedded engines
 
 test-long: setup ## The suite with many more generated examples (minutes)
 	@echo "==> Long tests"
-	@HYPOTHESIS_PROFILE=long $(BIN)/pytest --timeout=1800 $(PYTEST_ARGS)
+	@TESSERA_TEST_EFFORT=long $(BIN)/pytest --timeout=1800 $(PYTEST_ARGS)
 
 bench: setup ## Benchmarks (ratios measured side by side; never part of the tests)
 	@echo "==> Benchmarks"
