@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := command query sagas projections contracts infra
-SOURCES = $(wildcard $(PACKAGES) tests benchmarks)
+SOURCES = $(PACKAGES) tests $(if $(wildcard benchmarks/*.py),benchmarks)
 PYTEST_ARGS ?=
 
 # Version managers leave shims that exist but do not run: an interpreter counts only once it has answered.
