@@ -15,7 +15,7 @@ ExactAmount = Annotated[str, Field(pattern=r"^-?\d{1,15}(\.\d{1,9})?$")]
 
 
 class OrderLine(StrictValue):
-    """One line: ``amount_minor`` is what pricing uses; it is quantity x unit price unless the upstream rounds otherwise."""
+    """One line. Pricing uses ``amount_minor``: quantity x unit price, unless the upstream rounds otherwise."""
 
     line_id: Id
     sku: Id
@@ -69,7 +69,7 @@ class BudgetShare(Value):
 
 
 class HeldCoupon(Value):
-    """One coupon of a held order, with everything that redeeming, releasing and refunding need: the frozen allocation."""
+    """One coupon of a held order: the frozen allocation, all that redeeming, releasing and refunding need."""
 
     coupon_id: str
     about: CouponRef

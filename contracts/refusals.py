@@ -241,6 +241,6 @@ class ClockRunsForwardOnly(Conflict):
 
 
 class ClockTooFarAhead(Conflict):
-    """The realm already holds events of the wall clock that are later than this; start a business clock on a new realm."""
+    """The realm holds events that are later than this; a business clock starts at or after its last event."""
 
     code = "clock_behind_history"

@@ -1,4 +1,4 @@
-"""The building blocks of events and commands: frozen models, ids, instants, amounts and quantities with their bounds."""
+"""The building blocks of events and commands: frozen models, ids, instants, amounts and their bounds."""
 
 from datetime import UTC, datetime
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What the checkout saga asks of the promotion side: one decision over all coupons, budgets and the settlement of an order."""
+"""What the checkout saga asks: one decision over all coupons, budgets and the settlement of an order."""
 
 from typing import ClassVar
 

@@ -77,7 +77,7 @@ class CheckoutReleased(Event):
 
 
 class CheckoutRefunded(Event):
-    """A refund credited ``credited_minor`` of the discounts; ``excess_minor`` was beyond what was paid and credits nothing."""
+    """A refund credited ``credited_minor`` of discounts; ``excess_minor`` was beyond what was paid: no credit."""
 
     type: ClassVar[str] = "checkout.refunded.v1"
 

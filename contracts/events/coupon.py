@@ -11,7 +11,7 @@ ReleaseCause = Literal["payment_failed", "order_cancelled", "order_rejected", "l
 
 
 class CouponClaimed(Event):
-    """A user holds a coupon, usable in ``[valid_from, valid_until)``. ``nth`` counts this user's claims of the template."""
+    """A user holds a coupon, usable in ``[valid_from, valid_until)``: their ``nth`` claim of the template."""
 
     type: ClassVar[str] = "coupon.claimed.v1"
 

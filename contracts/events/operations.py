@@ -1,4 +1,4 @@
-"""What the system itself records: clocks, counted refusals, saga memory, reconciliation breaks, import rows set aside."""
+"""What the system itself records: clocks, counted refusals, saga memory, breaks, import rows set aside."""
 
 from typing import Any, ClassVar, Literal
 

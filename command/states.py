@@ -1,0 +1,111 @@
+"""States by stream: folded from histories (from a snapshot on, where there is one) and kept between batches."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from command.ports import Snapshot, StreamHistory
+from command.unit_of_work import Kind
+from contracts.envelope import Recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stream's state at a version (0: nothing stored yet) and the version of its last snapshot."""
+
+    kind: Kind[Any]
+    state: Any
+    version: int
+    snapshot_version: int = 0
+
+
+class SnapshotFormat:
+    """Writes and reads the states of one kind as JSON, under a hash of the state's schema."""
+
+    def __init__(self, kind: Kind[Any]) -> None:
+        self._adapter: TypeAdapter[Any] = TypeAdapter(kind.state)
+        schema = repr(self._adapter.json_schema(mode="serialization"))
+        self.schema_hash = hashlib.sha256(schema.encode()).hexdigest()[:16]
+
+    def write(self, stream: str, entry: Entry) -> Snapshot:
+        """The snapshot of an entry."""
+        return Snapshot(stream, entry.version, self.schema_hash, self._adapter.dump_json(entry.state))
+
+    def read(self, snapshot: Snapshot) -> Any:
+        """The state that a snapshot holds."""
+        return self._adapter.validate_json(snapshot.state)
+
+
+class SnapshotFormats:
+    """The snapshot format of every kind, made when it is first met."""
+
+    def __init__(self) -> None:
+        self._formats: dict[str, SnapshotFormat] = {}
+
+    def of(self, kind: Kind[Any]) -> SnapshotFormat:
+        """The format of a kind's states."""
+        if (known := self._formats.get(kind.name)) is None:
+            known = self._formats[kind.name] = SnapshotFormat(kind)
+        return known
+
+    def hashes(self, kinds: Iterable[Kind[Any]]) -> dict[str, str]:
+        """Kind name -> today's schema hash."""
+        return {kind.name: self.of(kind).schema_hash for kind in kinds}
+
+
+def fold(kind: Kind[Any], history: StreamHistory | None, formats: SnapshotFormats) -> Entry:
+    """Rebuild a stream's state. A snapshot of another schema is ignored by the store already."""
+    if history is None:
+        return Entry(kind, kind.initial, 0)
+    state, version, snapshot_version = kind.initial, 0, 0
+    if history.snapshot is not None:
+        state = formats.of(kind).read(history.snapshot)
+        version = snapshot_version = history.snapshot.version
+    for recorded in history.events:
+        state = kind.evolve(state, recorded.event)
+        version = recorded.version
+    return Entry(kind, state, version, snapshot_version)
+
+
+class StateCache:
+    """The latest states of the most recently used streams. Not thread-safe: the committer's own."""
+
+    def __init__(self, entries_max: int) -> None:
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._entries_max = entries_max
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, stream: str) -> Entry | None:
+        """The state, if it is known."""
+        if (entry := self._entries.get(stream)) is not None:
+            self._entries.move_to_end(stream)
+        return entry
+
+    def put_all(self, entries: Mapping[str, Entry]) -> None:
+        """Remember states, forgetting the least recently used ones beyond the bound."""
+        for stream, entry in entries.items():
+            self._entries[stream] = entry
+            self._entries.move_to_end(stream)
+        while len(self._entries) > self._entries_max:
+            self._entries.popitem(last=False)
+
+    def follow(self, recorded: Recorded) -> None:
+        """Take in an event that another process appended. A gap drops the state: it is folded anew when needed."""
+        entry = self._entries.get(recorded.stream)
+        if entry is None or recorded.version <= entry.version:
+            return
+        if recorded.version == entry.version + 1:
+            state = entry.kind.evolve(entry.state, recorded.event)
+            self._entries[recorded.stream] = Entry(entry.kind, state, recorded.version, entry.snapshot_version)
+        else:
+            del self._entries[recorded.stream]
+
+    def clear(self) -> None:
+        """Forget everything; states are rebuilt from events."""
+        self._entries.clear()
