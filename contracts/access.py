@@ -1,0 +1,77 @@
+"""Who may do what: scopes, the roles that bundle them, and the caller that an API key stands for."""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from contracts.identity import Realm
+
+
+class Scope(StrEnum):
+    """One permission. Every route and every command names exactly one."""
+
+    TEMPLATES_READ = "templates:read"
+    TEMPLATES_WRITE = "templates:write"
+    COUPONS_READ = "coupons:read"
+    COUPONS_CLAIM = "coupons:claim"
+    COUPONS_USE = "coupons:use"  # Lock, redeem and release for an order.
+    COUPONS_REVOKE = "coupons:revoke"
+    ORDERS_READ = "orders:read"
+    ORDERS_WRITE = "orders:write"  # Orders, payments, refunds and adjustments, as the upstream reports them.
+    BUDGETS_READ = "budgets:read"
+    BUDGETS_WRITE = "budgets:write"
+    REPORTS_READ = "reports:read"
+    RECONCILIATION_READ = "reconciliation:read"
+    RECONCILIATION_WRITE = "reconciliation:write"  # Open and close breaks, set rows of an import aside.
+    CLOCK_ADVANCE = "clock:advance"
+    PROCESSES_WRITE = "processes:write"  # What sagas and timers send; people do so only to repair.
+
+
+_READS = frozenset(
+    {
+        Scope.TEMPLATES_READ,
+        Scope.COUPONS_READ,
+        Scope.ORDERS_READ,
+        Scope.BUDGETS_READ,
+        Scope.REPORTS_READ,
+        Scope.RECONCILIATION_READ,
+    }
+)
+
+ROLES: Final[dict[str, frozenset[Scope]]] = {
+    "order_system": frozenset(
+        {
+            Scope.TEMPLATES_READ,
+            Scope.COUPONS_READ,
+            Scope.COUPONS_CLAIM,
+            Scope.COUPONS_USE,
+            Scope.ORDERS_READ,
+            Scope.ORDERS_WRITE,
+        }
+    ),
+    "merchant": frozenset(
+        {
+            Scope.TEMPLATES_READ,
+            Scope.TEMPLATES_WRITE,
+            Scope.COUPONS_READ,
+            Scope.COUPONS_CLAIM,
+            Scope.COUPONS_REVOKE,
+            Scope.BUDGETS_READ,
+            Scope.BUDGETS_WRITE,
+            Scope.REPORTS_READ,
+        }
+    ),
+    "analyst": _READS,
+    "operator": _READS | {Scope.COUPONS_REVOKE, Scope.RECONCILIATION_WRITE, Scope.PROCESSES_WRITE},
+    "admin": frozenset(Scope),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever an API key stands for: the realm it is confined to, the name that events remember, what it may do."""
+
+    realm: Realm
+    actor: str
+    scopes: AbstractSet[str]
