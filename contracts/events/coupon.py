@@ -62,6 +62,7 @@ class CouponReleased(Event):
     cause: ReleaseCause
     released_at: Instant
     external: bool = False
+    valid_until: Instant | None = None  # So that the expiry can be timed again from this event alone.
 
 
 class CouponReturned(Event):
@@ -74,6 +75,7 @@ class CouponReturned(Event):
     order_id: str
     refund_id: str
     discount_minor: int
+    valid_until: Instant | None = None  # So that the expiry can be timed again from this event alone.
 
 
 class CouponExpired(Event):

@@ -17,11 +17,13 @@ class TemplateCreated(Event):
 
 
 class TemplateActivated(Event):
-    """The template may be claimed from, within its claim window."""
+    """The template may be claimed from, within its claim window ``[claim_from, claim_until)``."""
 
     type: ClassVar[str] = "template.activated.v1"
 
     template_id: str
+    claim_from: Instant | None = None  # So that opening and closing can be timed from this event alone.
+    claim_until: Instant | None = None
 
 
 class TemplateOpened(Event):
