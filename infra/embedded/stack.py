@@ -1,0 +1,105 @@
+"""PostgreSQL, Redis and ClickHouse on one data folder: started together, handed over as addresses, stopped together."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from infra.embedded.clickhouse import EmbeddedClickHouse
+from infra.embedded.engine import Engine
+from infra.embedded.postgres import EmbeddedPostgres
+from infra.embedded.redis import EmbeddedRedis
+from infra.processes import Child, FolderLock
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the three stores are: all that the rest of the system ever learns about them."""
+
+    postgres_dsn: str
+    redis_url: str
+    clickhouse_url: str
+
+
+class EmbeddedStack:
+    """The three engines on `data_dir`, one process at a time.
+
+    Data and ports are kept from one run to the next (a port that was taken meanwhile is replaced). `ephemeral` is for
+    tests: the folder is deleted at the end, and PostgreSQL does not wait for the disk.
+
+    Entering it must happen once, and again only after leaving. Errors: FolderInUse, EngineFailed, StillRunning; after
+    an error, or Ctrl-C, nothing is left running.
+    """
+
+    def __init__(self, data_dir: Path | str, *, ephemeral: bool = False) -> None:
+        self.data_dir = Path(data_dir).expanduser().resolve()
+        self._ephemeral = ephemeral
+        self._lock = FolderLock(self.data_dir)
+        durable = not ephemeral
+        self._postgres = EmbeddedPostgres(self.data_dir, durable=durable)
+        self._redis = EmbeddedRedis(self.data_dir, durable=durable)
+        self._clickhouse = EmbeddedClickHouse(self.data_dir, durable=durable)
+
+    def __enter__(self) -> Self:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._lock.__enter__()
+        try:
+            self._start_all()
+            self._remember_ports()
+        except BaseException:  # Ctrl-C too: nothing may stay behind.
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The addresses, once it runs."""
+        return Endpoints(self._postgres.address, self._redis.address, self._clickhouse.address)
+
+    @property
+    def children(self) -> tuple[Child, ...]:
+        """The running servers, for somebody who watches them."""
+        return tuple(engine.child for engine in self._engines if engine.child is not None)
+
+    def close(self) -> None:
+        """Stop all three in order, each within its grace, and let go of the folder."""
+        try:
+            with ThreadPoolExecutor(len(self._engines)) as pool:
+                list(pool.map(lambda engine: engine.stop(), self._engines))
+        finally:
+            self._lock.__exit__(None, None, None)
+            if self._ephemeral:
+                shutil.rmtree(self.data_dir, ignore_errors=True)
+
+    @property
+    def _engines(self) -> tuple[Engine, ...]:
+        return (self._postgres, self._redis, self._clickhouse)
+
+    def _start_all(self) -> None:
+        ports = self._remembered_ports()
+        with ThreadPoolExecutor(len(self._engines)) as pool:
+            starts = [pool.submit(engine.start, ports.get(engine.name)) for engine in self._engines]
+        for start in starts:
+            start.result()
+
+    @property
+    def _ports_file(self) -> Path:
+        return self.data_dir / "ports.json"
+
+    def _remembered_ports(self) -> dict[str, int]:
+        try:
+            ports = json.loads(self._ports_file.read_text())
+        except (OSError, ValueError):
+            return {}  # They are a convenience: without them, others are chosen.
+        return {name: port for name, port in ports.items() if isinstance(port, int)} if isinstance(ports, dict) else {}
+
+    def _remember_ports(self) -> None:
+        self._ports_file.write_text(json.dumps({engine.name: engine.port for engine in self._engines}) + "\n")

@@ -1,0 +1,374 @@
+"""Child processes that die with their parent, stop within a bounded time, and say why they ended."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+LOOPBACK = "127.0.0.1"
+LOG_BYTES_MAX = 16 * 1024 * 1024  # A log that grew past this is set aside when its process starts again.
+TAIL_BYTES_MAX = 16 * 1024
+KILL_WAIT_SECONDS = 5.0
+POLL_SECONDS = 0.05
+_PR_SET_PDEATHSIG = 1
+
+
+class StillRunning(RuntimeError):
+    """A process of an earlier run did not go away in time; the message names it."""
+
+
+class FolderInUse(RuntimeError):
+    """Another process holds the folder; the message says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildSpec:
+    """What to start, as whom, and how to stop it again.
+
+    `stop_signal` asks for an orderly end, also when this process dies; after `grace_seconds` the child is killed.
+    `env` is added to the environment of this process.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    log_path: Path
+    env: Mapping[str, str] | None = None
+    cwd: Path | None = None
+    user: str | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    grace_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A child ended by itself: its exit code (negative: the signal that ended it) and its last words."""
+
+    name: str
+    exit_code: int
+    log_tail: str
+
+    def __str__(self) -> str:
+        how = f"exit code {self.exit_code}" if self.exit_code >= 0 else f"signal {-self.exit_code}"
+        return f"{self.name} ended ({how})" + (f"; the end of its log:\n{self.log_tail}" if self.log_tail else "")
+
+
+class Child:
+    """One running child process and the part of its log that this run wrote."""
+
+    def __init__(self, spec: ChildSpec, process: "subprocess.Popen[bytes]", log_offset_bytes: int) -> None:
+        self.spec = spec
+        self._process = process
+        self._log_offset_bytes = log_offset_bytes
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ending(self) -> Ending | None:
+        """None while it runs."""
+        exit_code = self._process.poll()
+        return None if exit_code is None else Ending(self.name, exit_code, self.log_tail())
+
+    def stop(self) -> int:
+        """Ask, wait for at most the grace, then kill. Returns the exit code; a child that has ended is left alone."""
+        if self._process.poll() is None:
+            self._process.send_signal(self.spec.stop_signal)
+            try:
+                self._process.wait(self.spec.grace_seconds)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        return self._process.wait(KILL_WAIT_SECONDS)
+
+    def log_tail(self, lines_max: int = 20) -> str:
+        """The last lines that this run wrote to its log."""
+        with self.spec.log_path.open("rb") as log:
+            log.seek(max(self._log_offset_bytes, log.seek(0, os.SEEK_END) - TAIL_BYTES_MAX))
+            return "\n".join(log.read(TAIL_BYTES_MAX).decode(errors="replace").splitlines()[-lines_max:])
+
+
+def spawn(spec: ChildSpec) -> Child:
+    """Start a child in a session of its own; on Linux the kernel sends it `stop_signal` when this process dies.
+
+    A session of its own keeps the terminal's Ctrl-C away from it: only the supervisor hears that, and stops its
+    children in order. Elsewhere than on Linux an orphan is found and ended by the next start (see `end_leftover`).
+
+    Errors: OSError when the program cannot be started.
+    """
+    return _spawner().submit(_spawn_here, spec).result()
+
+
+def _spawn_here(spec: ChildSpec) -> Child:
+    _set_aside_a_large_log(spec.log_path)
+    with spec.log_path.open("ab") as log:
+        process = subprocess.Popen(
+            spec.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=spec.cwd,
+            env={**os.environ, **(spec.env or {})},
+            start_new_session=True,
+            preexec_fn=_die_with_parent(spec.stop_signal),  # noqa: PLW1509 - it takes no lock and allocates nothing.
+            **_as_user(spec.user),
+        )
+        return Child(spec, process, log_offset_bytes=log.tell())
+
+
+def _as_user(user: str | None) -> dict[str, Any]:
+    return {} if user is None else {"user": user, "group": user, "extra_groups": []}
+
+
+def _die_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
+    """What the child does between fork and exec. It runs after the change of user, which would clear the request."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)  # Loaded here: after a fork only the simplest things are safe.
+    parent_pid = os.getpid()
+
+    def in_child() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(death_signal))
+        if os.getppid() != parent_pid:  # The parent died before the request was made.
+            os._exit(1)
+
+    return in_child
+
+
+_spawner_pool: ThreadPoolExecutor | None = None
+_spawner_lock = threading.Lock()
+
+
+def _spawner() -> ThreadPoolExecutor:
+    """The one thread that forks. The kernel's death signal follows the forking *thread*: it must live as long as we."""
+    global _spawner_pool  # noqa: PLW0603 - one per process is the point.
+    with _spawner_lock:
+        if _spawner_pool is None:
+            _spawner_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+        return _spawner_pool
+
+
+def _forget_spawner() -> None:
+    global _spawner_pool, _spawner_lock  # Threads do not survive a fork.
+    _spawner_pool, _spawner_lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_spawner)
+
+
+def _set_aside_a_large_log(path: Path) -> None:
+    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
+        path.replace(path.with_suffix(path.suffix + ".1"))
+
+
+# --- processes of an earlier run -------------------------------------------------------------------------------------
+
+
+def write_pid_file(path: Path, pid: int) -> None:
+    """Remember a child beyond our own death: its pid and when it was born, since pids are used again."""
+    path.write_text(f"{pid} {_birth(pid)}\n")
+
+
+def end_leftover(pid_file: Path, *, stop_signal: signal.Signals, grace_seconds: float) -> None:
+    """End the child that a killed parent left behind: ask, wait, then kill. Only for whoever owns its folder.
+
+    Errors: StillRunning when it cannot be ended.
+    """
+    pid, _, birth = pid_file.read_text().strip().partition(" ") if pid_file.exists() else ("", "", "")
+    if pid.isdigit() and birth:
+        for each_signal, wait_seconds in ((stop_signal, grace_seconds), (signal.SIGKILL, KILL_WAIT_SECONDS)):
+            if _is_alive(int(pid), birth):
+                _send(int(pid), each_signal)
+                wait_until(lambda: not _is_alive(int(pid), birth), timeout_seconds=wait_seconds)
+        if _is_alive(int(pid), birth):
+            raise StillRunning(f"process {pid} of an earlier run does not end (see {pid_file}); stop it and try again")
+    pid_file.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int, birth: str) -> bool:
+    return _birth(pid) == birth
+
+
+def _birth(pid: int) -> str:
+    """When a process was born, in whatever unit the system tells it; empty when there is none (a zombie is none)."""
+    if not sys.platform.startswith("linux"):
+        return _ps("lstart=", pid)
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()  # The name may hold spaces and brackets; everything after it may not.
+    return "" if fields[0] in "ZX" else f"{fields[19]}@{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+
+
+def command_line(pid: int) -> str:
+    """The command line of a running process, parts separated by spaces; empty when there is none."""
+    if not sys.platform.startswith("linux"):
+        return _ps("command=", pid)
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _ps(column: str, pid: int) -> str:
+    told = subprocess.run(["ps", "-o", column, "-p", str(pid)], capture_output=True, text=True, check=False)
+    return " ".join(told.stdout.split())
+
+
+def _send(pid: int, which: signal.Signals) -> None:
+    try:
+        os.kill(pid, which)
+    except ProcessLookupError:
+        pass
+    except PermissionError as error:
+        raise StillRunning(f"process {pid} of an earlier run belongs to another user; stop it and try again") from error
+
+
+def wait_until(holds: Callable[[], bool], *, timeout_seconds: float, every_seconds: float = POLL_SECONDS) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + timeout_seconds
+    while not holds():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(every_seconds)
+    return True
+
+
+class FolderLock:
+    """One process owns a folder: an advisory lock on a file in it, which also names the owner.
+
+    Errors: FolderInUse on entering, when another process has it. The kernel lets go when the owner dies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fd: int | None = None
+
+    def __enter__(self) -> Self:
+        fd = os.open(self._folder / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(fd, 20).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+                raise
+            raise FolderInUse(f"{self._folder} is in use by process {holder}; stop that first") from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+# --- ports -----------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on now; somebody may take it before you do: be ready to retry."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on this port of the loopback now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # As servers do: past connections do not count.
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+# --- several children ------------------------------------------------------------------------------------------------
+
+
+class Supervisor:
+    """Runs several children, notices when one ends or when it is asked to stop, and stops them in reverse order.
+
+    Restarts are not its business. Use it from the main thread, as a context manager: it listens to SIGINT and SIGTERM.
+
+    Example:
+        with Supervisor() as supervisor:
+            supervisor.adopt(*stack.children)
+            supervisor.start(ChildSpec(name="serve", argv=(...), log_path=...))
+            ending = supervisor.wait()  # None: asked to stop.
+    """
+
+    def __init__(self) -> None:
+        self._watched: list[Child] = []
+        self._own: list[Child] = []
+        self._stop_requested = False
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            self._former[each] = signal.signal(each, self._request_stop)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.stop()
+        finally:
+            for each, former in self._former.items():
+                signal.signal(each, former)
+
+    def start(self, spec: ChildSpec) -> Child:
+        """Start a child that is watched and, at the end, stopped."""
+        child = spawn(spec)
+        self._own.append(child)
+        self._watched.append(child)
+        return child
+
+    def adopt(self, *children: Child) -> None:
+        """Watch children whose stopping is somebody else's business."""
+        self._watched.extend(children)
+
+    def wait(self) -> Ending | None:
+        """Block until a child ends (returned) or a signal asks to stop (None)."""
+        while not self._stop_requested:
+            ended = first_ending(self._watched)
+            if ended is not None:
+                return ended
+            time.sleep(POLL_SECONDS)  # Not an Event: setting one from a signal handler can deadlock with the waiter.
+        return None
+
+    def stop(self) -> None:
+        """Stop the children started here, the last one first; each within its grace."""
+        while self._own:
+            self._own.pop().stop()
+        self._watched.clear()
+
+    def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stop_requested = True
+
+
+def first_ending(children: Iterable[Child]) -> Ending | None:
+    """The first of these children that has ended, if any."""
+    return next((ending for child in children if (ending := child.ending()) is not None), None)

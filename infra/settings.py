@@ -1,0 +1,129 @@
+"""Everything that can be set from outside: read once, validated at start, handed to child processes."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+ENV_PREFIX = "TESSERA_"
+FILE_NAME = "tessera.toml"
+DEFAULT_DATA_DIR = Path(".tessera")
+
+
+class SettingsError(ValueError):
+    """A setting is missing or wrong. The message names each environment variable and says what to do."""
+
+
+def _url_of(*schemes: str) -> AfterValidator:
+    def check(value: str) -> str:
+        url = urlsplit(value)
+        if url.scheme not in schemes or not (url.hostname or url.path):
+            raise ValueError(f"must be a URL like {schemes[0]}://host:port")
+        return value
+
+    return AfterValidator(check)
+
+
+_PostgresDsn = Annotated[str, _url_of("postgresql", "postgres")]
+_RedisUrl = Annotated[str, _url_of("redis", "rediss", "unix")]
+_HttpUrl = Annotated[str, _url_of("http", "https")]
+_Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class Settings(BaseSettings):
+    """The settings of one process; each is the environment variable of the same name with `TESSERA_` before it.
+
+    In order of precedence: arguments, environment, `tessera.toml` in the data folder, defaults. The three addresses
+    have no default: without them nothing can run, and `tessera up` fills them in from the engines it starts.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, validate_default=True
+    )
+
+    # Addresses hold passwords: they are kept out of logs and error pages.
+    postgres_dsn: _PostgresDsn = Field(repr=False, description="postgresql://user:password@host:port/database")
+    redis_url: _RedisUrl = Field(repr=False, description="redis://host:port/0")
+    clickhouse_url: _HttpUrl = Field(repr=False, description="http://user:password@host:port/database")
+
+    data_dir: Path = Field(DEFAULT_DATA_DIR, description="Where embedded engines keep their data; holds tessera.toml.")
+    shard: int = Field(0, ge=0, le=32_767, description="Which event store this is, when there are several.")
+
+    http_host: str = Field("127.0.0.1", min_length=1)
+    http_port: _Port = 8080
+    http_body_bytes_max: int = Field(1_048_576, ge=1_024, description="A larger request body is refused with 413.")
+
+    batch_commands_max: int = Field(500, ge=1, le=10_000, description="Commands decided and appended together.")
+    queue_commands_max: int = Field(20_000, ge=1, description="Commands waiting; beyond that callers are told to wait.")
+    lock_ttl_seconds: int = Field(900, ge=1, description="How long a coupon stays locked for an unpaid order.")
+    order_wait_ms: int = Field(2_000, ge=0, le=60_000, description="How long placing an order waits for its locks.")
+    min_position_wait_ms: int = Field(2_000, ge=0, le=60_000, description="How long a read waits for `min_position`.")
+    command_log_days: int = Field(90, ge=1, description="How long answers to commands are kept.")
+
+    follower_batch_max: int = Field(2_000, ge=1, le=5_000, description="Events folded before one write.")
+    follower_poll_ms: int = Field(25, ge=1, le=10_000, description="How often a follower looks when nothing wakes it.")
+    follower_metrics_port: _Port | None = Field(None, description="Where a worker serves /metrics; unset: nowhere.")
+
+    otlp_endpoint: _HttpUrl | None = Field(None, description="Where traces go; unset: nowhere.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The file lives in the data folder, so that folder is looked up before everything else."""
+        given = init_settings().get("data_dir") or os.environ.get(f"{ENV_PREFIX}DATA_DIR") or DEFAULT_DATA_DIR
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=Path(given) / FILE_NAME)
+        return init_settings, env_settings, toml
+
+    @classmethod
+    def load(cls, **given: Any) -> Self:
+        """Read and validate; arguments win over everything else.
+
+        Errors: SettingsError, one line for each setting that is missing or wrong.
+        """
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from None
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"{FILE_NAME} in the data folder is no TOML: {error}") from None
+
+    def to_env(self) -> dict[str, str]:
+        """These settings as environment variables, for child processes."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        values["data_dir"] = str(self.data_dir.absolute())  # A child may run in another folder.
+        return {variable(name): str(value) for name, value in values.items()}
+
+
+def variable(field: str) -> str:
+    """The environment variable that sets a field."""
+    return f"{ENV_PREFIX}{field.upper()}"
+
+
+def _explain(error: ValidationError) -> str:
+    return "\n".join(_explain_one(each) for each in error.errors(include_url=False, include_input=False))
+
+
+def _explain_one(error: ErrorDetails) -> str:
+    name = str(error["loc"][0])
+    known = Settings.model_fields.get(name)
+    if known is None:
+        return f"{name} in {FILE_NAME} is no setting; remove it"
+    if error["type"] != "missing":
+        return f"{variable(name)} is wrong: {error['msg'].removeprefix('Value error, ')}"
+    return (
+        f"{variable(name)} is not set. Set it to the address of a server ({known.description}), "
+        "or run `tessera up`, which brings its own servers"
+    )
