@@ -1,0 +1,319 @@
+"""The books folded from the raw log, checked at every event: stock, limits, coupon states, budgets, refunds, realms."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from query.verify.raw import RawEvent, Violation
+
+Realm = tuple[str, str]
+Key = tuple[Realm, str]
+
+HELD: Final = "held"
+LOCKED: Final = "locked"
+REDEEMED: Final = "redeemed"
+EXPIRED: Final = "expired"
+REVOKED: Final = "revoked"
+
+# Which states an event may find a coupon in, and the state it leaves it in.
+COUPON_MOVES: Final[dict[str, tuple[frozenset[str | None], str]]] = {
+    "coupon.claimed.v1": (frozenset({None}), HELD),
+    "coupon.locked.v1": (frozenset({HELD}), LOCKED),
+    "coupon.released.v1": (frozenset({LOCKED}), HELD),
+    "coupon.redeemed.v1": (frozenset({LOCKED}), REDEEMED),
+    "coupon.returned.v1": (frozenset({REDEEMED}), HELD),
+    "coupon.expired.v1": (frozenset({HELD}), EXPIRED),
+    "coupon.revoked.v1": (frozenset({HELD}), REVOKED),
+}
+
+
+@dataclass(slots=True)
+class CouponBook:
+    """One coupon: its state, whose it is, and the lock or use it is bound to."""
+
+    template_id: str
+    user_id: str
+    status: str = HELD
+    order_id: str | None = None
+    locked_minor: int = 0
+    redeemed_minor: int = 0
+    external: bool = False
+
+
+@dataclass(slots=True)
+class TemplateBook:
+    """One template: stock and limits per terms version, and how many coupons are in which state."""
+
+    stock: int | None = None
+    terms: dict[int, Any] = field(default_factory=dict)
+    reserved: int = 0
+    issued: int = 0  # Counted by template.coupon_issued.
+    states: Counter[str] = field(default_factory=Counter)  # Counted by coupon events.
+
+    @property
+    def claimed(self) -> int:
+        """How many coupon streams began."""
+        return self.states.total()
+
+
+@dataclass(slots=True)
+class BudgetBook:
+    """One budget: its limit and, per period, what is reserved, committed and credited."""
+
+    limit_minor: int = 0
+    reserved: Counter[str] = field(default_factory=Counter)
+    committed: Counter[str] = field(default_factory=Counter)
+    credited: Counter[str] = field(default_factory=Counter)
+    honoured: set[str] = field(default_factory=set)  # Periods in which a late payment was honoured over the limit.
+    open: dict[tuple[str, str], int] = field(default_factory=dict)  # (order, coupon) -> reserved and not yet settled.
+
+    def available(self, period: str) -> int:
+        """Limit - reserved - committed + credited."""
+        return self.limit_minor - self.reserved[period] - self.committed[period] + self.credited[period]
+
+
+@dataclass(slots=True)
+class OrderBook:
+    """What the settlement ledger says of one order, per coupon."""
+
+    settled: Counter[str] = field(default_factory=Counter)
+    reversed: Counter[str] = field(default_factory=Counter)
+
+
+class Books:
+    """Folds the log. ``violations`` grows as events break rules; ``finish`` adds what only shows at the end."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+        self.coupons: dict[Key, CouponBook] = {}
+        self.templates: dict[Key, TemplateBook] = defaultdict(TemplateBook)
+        self.budgets: dict[Key, BudgetBook] = defaultdict(BudgetBook)
+        self.orders: dict[Key, OrderBook] = defaultdict(OrderBook)
+        self.user_claims: Counter[tuple[Key, str]] = Counter()
+        self.user_reserved: Counter[tuple[Key, str]] = Counter()
+        self.events_by_type: Counter[tuple[Realm, str]] = Counter()
+        self.clocks: dict[Realm, str] = {}
+        self.last_offset = 0
+        self._versions: dict[str, int] = {}
+        self._event_ids: set[str] = set()
+        self._commands: dict[tuple[Realm, str], tuple[int, int]] = {}
+        self._handlers: dict[str, Callable[[RawEvent], None]] = {
+            "template.created.v1": self._template_terms,
+            "template.revised.v1": self._template_terms,
+            "template.stock_increased.v1": self._template_stock,
+            "template.coupon_issued.v1": self._coupon_issued,
+            "template.stock_reserved.v1": self._stock_reserved,
+            "template.reservation_confirmed.v1": self._reservation_ended,
+            "template.reservation_cancelled.v1": self._reservation_ended,
+            "budget.created.v1": self._budget_limit,
+            "budget.topped_up.v1": self._budget_limit,
+            "budget.reserved.v1": self._budget_reserved,
+            "budget.committed.v1": self._budget_committed,
+            "budget.released.v1": self._budget_released,
+            "budget.credited.v1": self._budget_credited,
+            "settlement.recorded.v1": self._settled,
+            "settlement.reversed.v1": self._settlement_reversed,
+            "clock.advanced.v1": self._clock_advanced,
+            **dict.fromkeys(COUPON_MOVES, self._coupon_moved),
+        }
+
+    def fold(self, events: Iterable[RawEvent]) -> None:
+        """Take in events in the order of the log."""
+        for event in events:
+            self._check_place(event)
+            self.events_by_type[event.realm, event.type] += 1
+            if (handler := self._handlers.get(event.type)) is not None:
+                handler(event)
+            self.last_offset = event.offset
+
+    def finish(self) -> list[Violation]:
+        """Everything found, with the checks of the end: every template's coupons add up."""
+        for (realm, template_id), book in self.templates.items():
+            if book.issued != book.claimed:
+                subject = f"{'/'.join(realm)}/template/{template_id}"
+                self._report("I11", subject, f"{book.issued} coupons issued, but {book.claimed} coupons exist", None)
+        return self.violations
+
+    # I2, I5, I10: places, ids and owners of events.
+
+    def _check_place(self, event: RawEvent) -> None:
+        expected = self._versions.get(event.stream, 0) + 1
+        if event.version != expected:
+            self._broken("I5", event, f"version {event.version} follows {expected - 1}")
+        self._versions[event.stream] = event.version
+        if event.event_id in self._event_ids:
+            self._broken("I2", event, f"event id {event.event_id} was stored before")
+        self._event_ids.add(event.event_id)
+        owner = "/".join(_escape(part) for part in event.realm)
+        if not event.stream.startswith(f"{owner}/"):
+            self._broken("I10", event, f"an event of {owner} in a stream of another realm")
+        self._check_command_is_in_one_place(event)
+
+    def _check_command_is_in_one_place(self, event: RawEvent) -> None:
+        """All events of one command were stored in one go; a second group is a second effect."""
+        key = (event.realm, event.command_id)
+        first, last = self._commands.get(key, (event.offset, self.last_offset))
+        if last != self.last_offset and event.type != "saga.heard.v1":
+            self._broken("I2", event, f"command {event.command_id} already had its effect at {first}..{last}")
+        self._commands[key] = (first, event.offset)
+
+    def commands(self) -> dict[tuple[Realm, str], int]:
+        """Every command id that events name, with the offset of its last event."""
+        return {key: last for key, (_, last) in self._commands.items()}
+
+    # I1: stock and limits.
+
+    def _template_terms(self, event: RawEvent) -> None:
+        book = self._template(event)
+        version = event.data.get("terms_version", 1)
+        book.terms[version] = event.data["terms"]
+        if event.type == "template.created.v1":
+            book.stock = event.data["terms"]["stock"]
+
+    def _template_stock(self, event: RawEvent) -> None:
+        self._template(event).stock = event.data["stock"]
+
+    def _coupon_issued(self, event: RawEvent) -> None:
+        book = self._template(event)
+        book.issued += 1
+        self._check_stock(event, book)
+
+    def _stock_reserved(self, event: RawEvent) -> None:
+        book = self._template(event)
+        book.reserved += event.data["quantity"]
+        self._check_stock(event, book)
+
+    def _reservation_ended(self, event: RawEvent) -> None:
+        self._template(event).reserved -= event.data["quantity"]
+
+    def _check_stock(self, event: RawEvent, book: TemplateBook) -> None:
+        # A confirmed reservation's coupons are issued in the same transaction as its end: never both counted for long.
+        if book.stock is not None and max(book.issued, book.claimed) + book.reserved > book.stock:
+            taken = max(book.issued, book.claimed)
+            self._broken("I1", event, f"{taken} claimed + {book.reserved} reserved > stock {book.stock}")
+
+    def _check_user_limit(self, event: RawEvent, book: TemplateBook, user_id: str, terms_version: int) -> None:
+        template = (event.realm, event.data["about"]["template_id"])
+        self.user_claims[template, user_id] += 1
+        limit = (book.terms.get(terms_version) or {}).get("claims_per_user_max")
+        if limit is not None and self.user_claims[template, user_id] > limit:
+            claims = self.user_claims[template, user_id]
+            self._broken("I1", event, f"user {user_id} claimed {claims} of at most {limit}")
+
+    # I9, I11: coupon states.
+
+    def _coupon_moved(self, event: RawEvent) -> None:
+        data, about = event.data, event.data["about"]
+        key = (event.realm, data["coupon_id"])
+        coupon = self.coupons.get(key)
+        allowed, after = COUPON_MOVES[event.type]
+        before = coupon.status if coupon is not None else None
+        if before not in allowed:
+            self._broken("I11", event, f"{event.type} finds the coupon {before or 'unclaimed'}")
+        template = self.templates[event.realm, about["template_id"]]
+        if not template.terms:
+            self._broken("I10", event, f"template {about['template_id']} is not of this realm")
+        if coupon is None:
+            coupon = self.coupons[key] = CouponBook(about["template_id"], about["user_id"])
+            template.states[after] += 1
+            self._check_user_limit(event, template, about["user_id"], about["terms_version"])
+            self._check_stock(event, template)
+        else:
+            template.states[coupon.status] -= 1
+            template.states[after] += 1
+        self._check_value(event, coupon)
+        coupon.status = after
+        if about["user_id"] != coupon.user_id:
+            self._broken("I10", event, f"the coupon is {coupon.user_id}'s, not {about['user_id']}'s")
+
+    def _check_value(self, event: RawEvent, coupon: CouponBook) -> None:
+        data = event.data
+        if event.type == "coupon.locked.v1":
+            coupon.order_id, coupon.locked_minor = data["order_id"], data["discount_minor"]
+            coupon.external = data.get("external", False)
+        elif event.type == "coupon.redeemed.v1":
+            if data["order_id"] != coupon.order_id:
+                self._broken("I9", event, f"redeemed for {data['order_id']}, locked for {coupon.order_id}")
+            stated_later = coupon.external and coupon.locked_minor == 0
+            if data["discount_minor"] > coupon.locked_minor and not data.get("honoured") and not stated_later:
+                self._broken("I9", event, f"redeemed {data['discount_minor']} > locked {coupon.locked_minor}")
+            coupon.redeemed_minor = data["discount_minor"]
+        elif event.type == "coupon.released.v1" and data["order_id"] != coupon.order_id:
+            self._broken("I9", event, f"released by {data['order_id']}, locked for {coupon.order_id}")
+
+    def _settled(self, event: RawEvent) -> None:
+        self.orders[event.realm, event.data["order_id"]].settled[event.data["coupon_id"]] += event.data[
+            "discount_minor"
+        ]
+
+    def _settlement_reversed(self, event: RawEvent) -> None:
+        order, coupon_id = self.orders[event.realm, event.data["order_id"]], event.data["coupon_id"]
+        order.reversed[coupon_id] += event.data["discount_minor"]
+        if order.reversed[coupon_id] > order.settled[coupon_id]:
+            given, settled = order.reversed[coupon_id], order.settled[coupon_id]
+            self._broken("I9", event, f"{given} given back of {settled} redeemed by coupon {coupon_id}")
+
+    # I12: budgets.
+
+    def _budget_limit(self, event: RawEvent) -> None:
+        self._budget(event).limit_minor = event.data["limit_minor"]
+
+    def _budget_reserved(self, event: RawEvent) -> None:
+        book, data = self._budget(event), event.data
+        book.reserved[data["period"]] += data["amount_minor"]
+        book.open[data["order_id"], data["coupon_id"]] = data["amount_minor"]
+        self._check_available(event, book)
+
+    def _budget_committed(self, event: RawEvent) -> None:
+        book, data = self._budget(event), event.data
+        if data.get("honoured"):
+            book.honoured.add(data["period"])
+        self._settle_reservation(event, book, also_when_absent=bool(data.get("honoured")))
+        book.committed[data["period"]] += data["amount_minor"]
+        self._check_available(event, book)
+
+    def _budget_released(self, event: RawEvent) -> None:
+        self._settle_reservation(event, self._budget(event), also_when_absent=False)
+
+    def _settle_reservation(self, event: RawEvent, book: BudgetBook, *, also_when_absent: bool) -> None:
+        data = event.data
+        reserved = book.open.pop((data["order_id"], data["coupon_id"]), None)
+        if reserved is None:
+            if not also_when_absent:
+                self._broken("I12", event, f"order {data['order_id']} had reserved nothing")
+            return
+        book.reserved[data["period"]] -= reserved
+
+    def _budget_credited(self, event: RawEvent) -> None:
+        book, data = self._budget(event), event.data
+        book.credited[data["period"]] += data["amount_minor"]
+        if book.credited[data["period"]] > book.committed[data["period"]]:
+            self._broken("I12", event, f"more credited than committed in period {data['period']!r}")
+
+    def _check_available(self, event: RawEvent, book: BudgetBook) -> None:
+        period = event.data["period"]
+        if book.available(period) < 0 and period not in book.honoured:
+            self._broken("I12", event, f"available is {book.available(period)} in period {period!r}")
+
+    def _clock_advanced(self, event: RawEvent) -> None:
+        self.clocks[event.realm] = event.data["to"]
+
+    def _template(self, event: RawEvent) -> TemplateBook:
+        return self.templates[event.realm, event.data["template_id"]]
+
+    def _budget(self, event: RawEvent) -> BudgetBook:
+        return self.budgets[event.realm, event.data["budget_id"]]
+
+    def _broken(self, invariant: str, event: RawEvent, detail: str) -> None:
+        self._report(invariant, f"{event.stream}@{event.version}", detail, event.offset)
+
+    def _report(self, invariant: str, subject: str, detail: str, offset: int | None) -> None:
+        self.violations.append(Violation(invariant, subject, detail, offset))
+
+
+def _escape(part: str) -> str:
+    """The rule for parts of stream ids, written down a second time on purpose."""
+    for char, code in (("%", "%25"), ("/", "%2F"), ("{", "%7B"), ("}", "%7D")):
+        part = part.replace(char, code)
+    return part
