@@ -1,1 +1,1 @@
-"""Pure process managers and their durable timers."""
+"""Process managers and durable timers, pure: facts in, commands out; a saga's memory is the fold of its own stream."""

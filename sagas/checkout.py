@@ -1,0 +1,282 @@
+"""The checkout saga: one order's memory between order, payment, refund and promotion (races: see README.md)."""
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from contracts.commands import Command, HoldForOrder, RedeemForOrder, RefundForOrder, ReleaseForOrder
+from contracts.envelope import Recorded
+from contracts.events import (
+    CheckoutCompleted,
+    CheckoutCompletedUnredeemed,
+    CheckoutReady,
+    CheckoutRefunded,
+    CheckoutRefused,
+    CheckoutReleased,
+    Event,
+    OrderCancelled,
+    OrderPlaced,
+    OrderReopened,
+    PaymentFailed,
+    PaymentSucceeded,
+    RefundSucceeded,
+)
+from contracts.events.coupon import ReleaseCause
+from sagas.process import Details, Fact, MemoryIsFull, Process, Reaction
+
+NAME: Final = "checkout"
+
+REFUNDS_OPEN_MAX: Final = 100
+SOURCES_MAX: Final = 64
+
+
+class Step:
+    """Where a checkout stands. Text, because that is how it is stored and shown."""
+
+    AWAITING_ORDER: Final = "awaiting_order"  # Something was told of an order that nobody placed yet.
+    HOLDING: Final = "holding"
+    HELD: Final = "held"
+    REFUSED: Final = "refused"
+    REDEEMING: Final = "redeeming"
+    COMPLETED: Final = "completed"
+    UNREDEEMED: Final = "unredeemed"  # Paid, but the coupons could not be held again.
+    RELEASING: Final = "releasing"
+    RELEASED: Final = "released"
+    CANCELLED: Final = "cancelled"
+    REFUNDING: Final = "refunding"
+    PARTLY_REFUNDED: Final = "partly_refunded"
+    REFUNDED: Final = "refunded"
+
+
+WAITING: Final = frozenset({Step.AWAITING_ORDER, Step.HOLDING, Step.REDEEMING, Step.RELEASING, Step.REFUNDING})
+_OPEN: Final = frozenset({Step.HOLDING, Step.HELD})
+_UNHELD: Final = frozenset({Step.REFUSED, Step.RELEASED, Step.CANCELLED})
+_PAYABLE: Final = frozenset({Step.HOLDING, Step.HELD, Step.REFUSED, Step.RELEASING, Step.RELEASED})
+_SETTLED: Final = frozenset(
+    {Step.COMPLETED, Step.UNREDEEMED, Step.REFUNDING, Step.PARTLY_REFUNDED, Step.REFUNDED},
+)
+
+# ---- Routing: which facts are heard, and by which order's saga.
+
+ROUTES: Final[dict[type[Event], str]] = {
+    OrderPlaced: "order_id",
+    OrderCancelled: "order_id",
+    OrderReopened: "order_id",
+    PaymentSucceeded: "order_id",
+    PaymentFailed: "order_id",
+    RefundSucceeded: "order_id",  # A refund that names no order concerns no saga.
+    CheckoutReady: "order_id",
+    CheckoutRefused: "order_id",
+    CheckoutCompleted: "order_id",
+    CheckoutCompletedUnredeemed: "order_id",
+    CheckoutReleased: "order_id",
+    CheckoutRefunded: "order_id",
+}
+
+
+def route(event: Event) -> str | None:
+    """The order whose saga hears this event; None when none does."""
+    field = ROUTES.get(type(event))
+    order_id: str | None = getattr(event, field) if field is not None else None
+    return order_id
+
+
+# ---- Memory: what is known of the order, folded from what was heard.
+
+
+@dataclass(frozen=True, slots=True)
+class CheckoutMemory:
+    """All that a running checkout knows. ``attempt`` counts placing and reopenings; 0: the order is not known."""
+
+    step: str = Step.AWAITING_ORDER
+    order_id: str = ""
+    attempt: int = 0
+    cancelled: Literal["cancelled", "rejected"] | None = None
+    payment_failed: bool = False
+    paid_by: str | None = None  # The first payment that succeeded; a second one is for reconciliation to show.
+    refunds_open: tuple[str, ...] = ()  # Told, but not yet credited; at most REFUNDS_OPEN_MAX.
+    refunded_fully: bool = False
+    heard_of: tuple[tuple[str, int], ...] = ()  # Stream -> last version heard; the SOURCES_MAX latest streams.
+
+
+def learn(memory: CheckoutMemory, fact: Fact) -> CheckoutMemory:
+    """Add one fact to what is known; the step stays."""
+    details = fact.details
+    known = replace(memory, order_id=details["order_id"], heard_of=_with_source(memory, fact))
+    match fact.type:
+        case OrderPlaced.type:
+            return replace(known, attempt=1)
+        case OrderReopened.type:
+            return _reopened(known, details["attempt"])
+        case OrderCancelled.type:
+            return replace(known, cancelled=details["cause"])
+        case PaymentSucceeded.type:
+            return replace(known, paid_by=known.paid_by or details["payment_id"])
+        case PaymentFailed.type:
+            return replace(known, payment_failed=True)
+        case RefundSucceeded.type:
+            return replace(known, refunds_open=(*known.refunds_open, details["refund_id"]))
+        case CheckoutRefunded.type:
+            still_open = tuple(refund for refund in known.refunds_open if refund != details["refund_id"])
+            return replace(known, refunds_open=still_open, refunded_fully=known.refunded_fully or details["full"])
+    return known
+
+
+def _reopened(known: CheckoutMemory, attempt: int) -> CheckoutMemory:
+    """A payment that was going back before anything was redeemed for it does not pay for the new attempt."""
+    taken_back = known.step not in _SETTLED and known.refunds_open
+    return replace(
+        known,
+        attempt=attempt,
+        cancelled=None,
+        payment_failed=False,
+        paid_by=None if taken_back else known.paid_by,
+        refunds_open=() if taken_back else known.refunds_open,
+    )
+
+
+def is_news(memory: CheckoutMemory, fact: Fact) -> bool:
+    """Whether the fact was not heard yet: within its stream it comes after the last one heard."""
+    return fact.version > dict(memory.heard_of).get(fact.source, 0)
+
+
+def excerpt(recorded: Recorded) -> Details:
+    """What the memory needs of an event; the event itself, lines and all, stays in its own stream."""
+    return recorded.event.model_dump(mode="json", include=_KEPT)
+
+
+_KEPT: Final = {"order_id", "attempt", "cause", "payment_id", "refund_id", "full", "payable_minor"}
+
+
+def _with_source(memory: CheckoutMemory, fact: Fact) -> tuple[tuple[str, int], ...]:
+    others = tuple((source, version) for source, version in memory.heard_of if source != fact.source)
+    return (*others[-(SOURCES_MAX - 1) :], (fact.source, fact.version))
+
+
+# ---- Reaction: by family of facts, what each one leads to in each step.
+
+
+def react(known: CheckoutMemory, recorded: Recorded) -> Reaction:
+    """The next step and the commands. ``known`` already includes the fact; its step is the one before it."""
+    match recorded.event:
+        case OrderPlaced() | OrderReopened():
+            return _on_taken_up(known)
+        case OrderCancelled():
+            return _on_cancelled(known)
+        case PaymentSucceeded() | PaymentFailed() as payment:
+            return _on_payment(known, payment)
+        case RefundSucceeded() as refund:
+            return _on_refund(known, refund)
+        case CheckoutReady() | CheckoutRefused() | CheckoutReleased() as hold:
+            return _on_hold(known, hold)
+        case _:
+            return _on_settled(known, recorded.event)
+
+
+def _on_taken_up(known: CheckoutMemory) -> Reaction:
+    """Placed or reopened: hold, and at once do what payment or cancellation already asked for (races 2, 3, 6)."""
+    hold = HoldForOrder(order_id=known.order_id, attempt=known.attempt)
+    if known.step in _SETTLED or known.step == Step.REDEEMING:
+        return Reaction(known.step)  # The payment decides.
+    if known.cancelled:
+        return Reaction(Step.CANCELLED)
+    if known.paid_by:
+        return Reaction(Step.REDEEMING, (hold, _redeem(known)))
+    if known.payment_failed:
+        return Reaction(Step.RELEASING, (hold, _release(known, "payment_failed")))
+    return Reaction(Step.HOLDING, (hold,))
+
+
+def _on_cancelled(known: CheckoutMemory) -> Reaction:
+    """Whatever is held is given back; what a payment already settles stays settled until it is refunded (race 2)."""
+    if known.step in _OPEN:
+        cause: ReleaseCause = "order_rejected" if known.cancelled == "rejected" else "order_cancelled"
+        return Reaction(Step.RELEASING, (_release(known, cause),))
+    if known.step in _UNHELD:
+        return Reaction(Step.CANCELLED)
+    return Reaction(known.step)
+
+
+def _on_payment(known: CheckoutMemory, payment: PaymentSucceeded | PaymentFailed) -> Reaction:
+    """The first success redeems, also after the hold was gone (race 1); all others change nothing (race 4)."""
+    match known.step, payment:
+        case ((Step.HOLDING | Step.HELD), PaymentFailed()):
+            return Reaction(Step.RELEASING, (_release(known, "payment_failed"),))
+        case step, PaymentSucceeded() if step in _PAYABLE and not known.cancelled:
+            return Reaction(Step.REDEEMING, (_redeem(known),))
+    return Reaction(known.step)
+
+
+def _on_refund(known: CheckoutMemory, refund: RefundSucceeded) -> Reaction:
+    """Credited once the order is settled; until then remembered (races 3, 5)."""
+    if len(known.refunds_open) > REFUNDS_OPEN_MAX:
+        raise MemoryIsFull(f"{REFUNDS_OPEN_MAX} refunds of order {known.order_id} already wait to be credited")
+    if known.step in _SETTLED:
+        return Reaction(Step.REFUNDING, (RefundForOrder(order_id=known.order_id, refund_id=refund.refund_id),))
+    return Reaction(known.step)
+
+
+def _on_hold(known: CheckoutMemory, answer: CheckoutReady | CheckoutRefused | CheckoutReleased) -> Reaction:
+    """The promotion side holds, refuses or released. Of an earlier attempt: too late to matter (race 6)."""
+    if answer.attempt < known.attempt:
+        return Reaction(known.step)
+    unheld = Step.CANCELLED if known.cancelled else Step.RELEASED
+    match known.step, answer:
+        case Step.HOLDING, CheckoutReady(payable_minor=0):
+            return Reaction(Step.REDEEMING, (_redeem(known),))
+        case Step.HOLDING, CheckoutReady():
+            return Reaction(Step.HELD)
+        case ((Step.HOLDING | Step.RELEASING), CheckoutRefused()):
+            return Reaction(Step.CANCELLED if known.cancelled else Step.REFUSED)
+        case ((Step.HOLDING | Step.HELD | Step.RELEASING), CheckoutReleased()):
+            return Reaction(unheld)
+    return Reaction(known.step)  # Redeeming: it holds again by itself, or completes without (race 1).
+
+
+def _on_settled(known: CheckoutMemory, answer: Event) -> Reaction:
+    """Completed or credited. Refunds that came too early are credited now (race 5)."""
+    match answer:
+        case CheckoutCompleted() | CheckoutCompletedUnredeemed() if known.refunds_open:
+            return Reaction(Step.REFUNDING, _refunds(known))
+        case CheckoutCompleted():
+            return Reaction(Step.COMPLETED)
+        case CheckoutCompletedUnredeemed():
+            return Reaction(Step.UNREDEEMED)
+        case CheckoutRefunded() if known.refunds_open:
+            return Reaction(Step.REFUNDING)
+        case CheckoutRefunded():
+            return Reaction(Step.REFUNDED if known.refunded_fully else Step.PARTLY_REFUNDED)
+    return Reaction(known.step)
+
+
+def _redeem(known: CheckoutMemory) -> Command:
+    return RedeemForOrder(order_id=known.order_id, payment_id=known.paid_by)
+
+
+def _release(known: CheckoutMemory, cause: ReleaseCause) -> Command:
+    return ReleaseForOrder(order_id=known.order_id, cause=cause)
+
+
+def _refunds(known: CheckoutMemory) -> tuple[Command, ...]:
+    return tuple(RefundForOrder(order_id=known.order_id, refund_id=refund) for refund in known.refunds_open)
+
+
+# ---- Versions: a running saga keeps the one it began with; a new meaning is a new entry, the old one stays.
+
+
+def _at_step(memory: CheckoutMemory, step: str) -> CheckoutMemory:
+    return replace(memory, step=step)
+
+
+CHECKOUT_V1: Final = Process(
+    name=NAME,
+    version=1,
+    initial=CheckoutMemory(),
+    excerpt=excerpt,
+    is_news=is_news,
+    learn=learn,
+    react=react,
+    at_step=_at_step,
+)
+
+VERSIONS: Final[dict[int, Process[CheckoutMemory]]] = {CHECKOUT_V1.version: CHECKOUT_V1}
+CURRENT: Final = CHECKOUT_V1
