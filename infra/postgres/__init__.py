@@ -1,0 +1,1 @@
+"""The event store and everything else that is kept in PostgreSQL."""

@@ -1,0 +1,97 @@
+"""Between events as the system knows them and the rows that the ``eventsourcing`` recorders store.
+
+The stored state is one JSON object::
+
+    {"id", "at" (occurred_at), "rec" (recorded_at), "by" (actor), "cmd", "corr", "cause", "trace",
+     "tenant", "app", "data": {...the event's payload...}}
+
+and the topic is the event's stored name (``coupon.redeemed.v1``), never a Python path.
+"""
+
+from datetime import datetime
+from typing import Any, cast
+
+import orjson
+from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, StoredEvent
+
+from command.ports import NewEvent
+from contracts.envelope import Metadata, Recorded
+from contracts.identity import parse_stream
+from contracts.registry import EVENTS, EventRegistry, UnknownEventType
+
+
+class UnreadableEvent(Exception):
+    """A stored event of a known type does not parse: the row was damaged, or written by something else."""
+
+    def __init__(self, stored: StoredEvent, why: Exception) -> None:
+        place = f" at offset {stored.id}" if isinstance(stored, Notification) else ""
+        super().__init__(
+            f"{stored.originator_id} version {stored.originator_version}{place} ({stored.topic}) does not parse: {why}"
+        )
+        self.stored = stored
+
+
+class EventMapper(Mapper[Any]):
+    """The library's mapper for our envelope: pydantic writes and checks the payload, orjson the rest.
+
+    Former names are lifted to current ones by the registry's upcasters. Holds no state: safe in any thread.
+    """
+
+    def __init__(self, registry: EventRegistry = EVENTS) -> None:
+        super().__init__(JSONTranscoder())  # Required by the base class; nothing here goes through it.
+        self._registry = registry
+
+    def to_stored_event(self, domain_event: NewEvent) -> StoredEvent:  # type: ignore[override]
+        """The row to insert. The base class asks for its own event protocol; ours keeps payload and place apart."""
+        metadata, event = domain_event.metadata, domain_event.event
+        realm = parse_stream(domain_event.stream).realm
+        state = {
+            "id": metadata.event_id,
+            "at": metadata.occurred_at,
+            "rec": metadata.recorded_at,
+            "by": metadata.actor,
+            "cmd": metadata.command_id,
+            "corr": metadata.correlation_id,
+            "cause": metadata.causation_id,
+            "trace": metadata.traceparent,
+            "tenant": realm.tenant_id,
+            "app": realm.app_id,
+            "data": orjson.Fragment(event.model_dump_json()),
+        }
+        return StoredEvent(domain_event.stream, domain_event.version, event.type, orjson.dumps(state, None, _UTC))
+
+    def to_domain_event(self, stored_event: StoredEvent) -> Recorded:  # type: ignore[override]
+        """The event as followers see it; its offset is 0 when the row did not come with one.
+
+        Raises UnknownEventType for a name that this version does not know, UnreadableEvent for a broken state.
+        """
+        try:
+            state = orjson.loads(stored_event.state)
+            event = self._registry.load(stored_event.topic, state["data"])
+            return Recorded(
+                offset=stored_event.id if isinstance(stored_event, Notification) else 0,
+                stream=cast(str, stored_event.originator_id),
+                version=stored_event.originator_version,
+                event=event,
+                metadata=_metadata(state),
+            )
+        except UnknownEventType:
+            raise
+        except (KeyError, TypeError, ValueError) as error:  # pydantic's and orjson's errors are ValueErrors.
+            raise UnreadableEvent(stored_event, error) from error
+
+
+_UTC = orjson.OPT_UTC_Z  # `Z`, as pydantic writes it, instead of `+00:00`.
+
+
+def _metadata(state: dict[str, Any]) -> Metadata:
+    return Metadata(
+        event_id=state["id"],
+        occurred_at=datetime.fromisoformat(state["at"]),
+        recorded_at=datetime.fromisoformat(state["rec"]),
+        actor=state["by"],
+        command_id=state["cmd"],
+        correlation_id=state["corr"],
+        causation_id=state.get("cause"),
+        traceparent=state.get("trace"),
+    )

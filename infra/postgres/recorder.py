@@ -1,0 +1,135 @@
+"""The library's recorder with an append lock that stands in nobody's way."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+
+import psycopg
+from eventsourcing.persistence import Notification, StoredEvent
+from eventsourcing.postgres import PostgresAggregateRecorder, PostgresApplicationRecorder, PostgresDatastore
+from psycopg.rows import DictRow, TupleRow, dict_row
+from psycopg.sql import SQL, Literal
+from psycopg.types.composite import register_composite
+
+from infra.postgres.connections import BoundedConnection, Timeouts, parameters
+
+# The first half of the append lock's key; the second is the shard. Any other use of two-part advisory locks in the
+# same database has to take another number.
+APPEND_LOCK_CLASS = 20_817
+
+READ_CONNECTIONS_MAX = 4
+
+
+def datastore(dsn: str, timeouts: Timeouts, *, name: str) -> PostgresDatastore:
+    """The library's pool for this DSN, bounded. Opens nothing yet; close it after use."""
+    store = PostgresDatastore(
+        # The library takes these five apart and forgets the rest (TLS, options): the whole DSN is put back below.
+        dbname="",
+        host="",
+        port="",
+        user="",
+        password="",
+        connect_timeout=float(timeouts.connect_seconds),
+        pool_size=1,
+        max_overflow=READ_CONNECTIONS_MAX - 1,
+        originator_id_type="text",
+        enable_db_functions=False,
+    )
+    store.pool.connection_class = cast(Any, BoundedConnection)
+    store.pool.kwargs = {**parameters(dsn, timeouts, name=name), "row_factory": dict_row}
+    return store
+
+
+class ShardRecorder(PostgresApplicationRecorder):
+    """Stores and reads the log of one shard through the library's statements.
+
+    Appends of a shard take turns by an advisory lock that lasts as long as the transaction: offsets become visible
+    in the order in which they were given out, so no follower can pass over one. The library's ``LOCK TABLE`` does the
+    same but conflicts with VACUUM.
+    """
+
+    def __init__(self, store: PostgresDatastore, shard: int) -> None:
+        # The library's insert function takes no lock at all: followers would miss late commits.
+        assert not store.enable_db_functions, "database functions append without the lock; events would be missed"
+        super().__init__(store)
+        lock = SQL("SELECT pg_advisory_xact_lock({}, {})").format(Literal(APPEND_LOCK_CLASS), Literal(shard))
+        self.lock_table_statements = [lock]
+
+    def insert_all(self, cursor: psycopg.Cursor[DictRow], events: Sequence[StoredEvent]) -> None:
+        """Lock, notify and insert inside the caller's transaction; fetch the offsets with :meth:`fetch_offsets`."""
+        self._insert_stored_events(cursor, events)
+
+    def fetch_offsets(self, cursor: psycopg.Cursor[DictRow], events: Sequence[StoredEvent]) -> Sequence[int]:
+        """The offsets of the events just inserted, in their order."""
+        return self._fetch_ids_after_insert_events(cursor, events) or ()
+
+    def register_types(self, connection: psycopg.Connection[Any]) -> None:
+        """Teach a connection from outside the library's pool to send the composite type."""
+        for info in self.datastore.psycopg_type_adapters.values():
+            register_composite(info, connection)
+
+    def select_log(self, cursor: psycopg.Cursor[TupleRow], after: int, limit: int) -> list[Notification]:
+        """The log after an offset, inside the caller's transaction."""
+        cursor.execute(_SELECT_LOG, (after, limit))
+        return [_notification(row) for row in cursor]
+
+    def select_streams(
+        self, cursor: psycopg.Cursor[TupleRow], streams: Collection[str], hashes: Collection[str]
+    ) -> list[Notification]:
+        """All events of many streams after their snapshots, by stream and version, in one statement.
+
+        ``hashes``: per stream, which snapshot counts; the empty text means none.
+        """
+        cursor.execute(_SELECT_STREAMS, (list(streams), list(hashes)))
+        return [_notification(row) for row in cursor]
+
+
+class SnapshotRecorder(PostgresAggregateRecorder):
+    """One snapshot per stream, the latest, in the library's own table shape. ``topic`` is the state's schema hash."""
+
+    def __init__(self, store: PostgresDatastore) -> None:
+        super().__init__(store, events_table_name="stored_snapshots")
+
+    def replace_all(self, cursor: psycopg.Cursor[DictRow], snapshots: Sequence[StoredEvent]) -> None:
+        """Store these instead of whatever these streams had, inside the caller's transaction."""
+        cursor.execute(_DELETE_SNAPSHOTS, ([snapshot.originator_id for snapshot in snapshots],))
+        self._insert_stored_events(cursor, snapshots)
+
+    def select_all(
+        self, cursor: psycopg.Cursor[TupleRow], streams: Collection[str], hashes: Collection[str]
+    ) -> list[StoredEvent]:
+        """The snapshots of these streams whose schema is the wanted one."""
+        cursor.execute(_SELECT_SNAPSHOTS, (list(streams), list(hashes)))
+        return [StoredEvent(*row) for row in cursor]
+
+
+def _notification(row: TupleRow) -> Notification:
+    return Notification(id=row[0], originator_id=row[1], originator_version=row[2], topic=row[3], state=bytes(row[4]))
+
+
+_SELECT_LOG = """
+    SELECT notification_id, originator_id, originator_version, topic, state
+    FROM stored_events WHERE notification_id > %s ORDER BY notification_id LIMIT %s
+"""
+
+# LATERAL with its own ORDER BY keeps the planner on one index range per stream, whatever it believes about unnest.
+_SELECT_STREAMS = """
+    SELECT e.notification_id, e.originator_id, e.originator_version, e.topic, e.state
+    FROM unnest(%s::text[], %s::text[]) AS wanted (stream, hash)
+    CROSS JOIN LATERAL (
+        SELECT coalesce(max(originator_version), 0) AS version
+        FROM stored_snapshots WHERE originator_id = wanted.stream AND topic = wanted.hash
+    ) AS snapshot
+    CROSS JOIN LATERAL (
+        SELECT notification_id, originator_id, originator_version, topic, state
+        FROM stored_events WHERE originator_id = wanted.stream AND originator_version > snapshot.version
+        ORDER BY originator_version
+    ) AS e
+"""
+
+_SELECT_SNAPSHOTS = """
+    SELECT s.originator_id, s.originator_version, s.topic, s.state
+    FROM unnest(%s::text[], %s::text[]) AS wanted (stream, hash)
+    JOIN stored_snapshots s ON s.originator_id = wanted.stream AND s.topic = wanted.hash
+"""
+
+_DELETE_SNAPSHOTS = "DELETE FROM stored_snapshots WHERE originator_id = ANY(%s)"
