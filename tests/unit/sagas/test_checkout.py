@@ -217,6 +217,11 @@ def test_a_reopened_order_that_is_paid_already_redeems() -> None:
     given(PLACED, ready(), CANCELLED, released(), paid()).when(reopened(2)).then(Step.REDEEMING, hold(2), redeem())
 
 
+def test_the_first_of_two_payments_is_the_one_that_counts() -> None:
+    story = given(PLACED, ready(), CANCELLED, released(), paid("p1"), paid("p2"))
+    story.when(reopened(2)).then(Step.REDEEMING, hold(2), redeem("p1"))
+
+
 def test_a_reopened_order_whose_payment_went_back_waits_for_a_new_one() -> None:
     story = given(PLACED, ready(), CANCELLED, released(), paid("p1"), refund("r1"))
     story.when(reopened(2)).then(Step.HOLDING, hold(2)).when(ready(2)).then(Step.HELD)
