@@ -21,8 +21,7 @@ class EngineFailed(RuntimeError):
 class Engine(ABC):
     """One server process on one folder, reachable on the loopback.
 
-    The folder must belong to this process alone (see FolderLock). `durable=False` may trade safety against a power
-    cut for speed; it never changes what a killed process leaves behind.
+    The folder must belong to this process alone (see FolderLock).
     """
 
     name: ClassVar[str]
@@ -30,10 +29,9 @@ class Engine(ABC):
     grace_seconds: ClassVar[float] = 20.0
     passing_troubles: ClassVar[tuple[str, ...]] = ()  # Last words after which another attempt makes sense.
 
-    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder / self.name
         self.log_path = folder / "logs" / f"{self.name}.log"
-        self.durable = durable
         self.port = 0
         self.child: Child | None = None
         self._pid_file = folder / f"{self.name}.pid"

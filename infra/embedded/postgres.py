@@ -67,7 +67,7 @@ class EmbeddedPostgres(Engine):
             "max_connections": "100",
             "shared_buffers": "128MB",
             "max_wal_size": "1GB",
-            "fsync": "on" if self.durable else "off",
+            "fsync": "on",
             "timezone": "UTC",
             "log_timezone": "UTC",
             "log_line_prefix": "%m [%p] %q%u@%d ",
@@ -130,7 +130,6 @@ class EmbeddedPostgres(Engine):
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
             "--no-instructions",
-            *([] if self.durable else ["--no-sync"]),
         ]
         user = self.user()
         done = subprocess.run(

@@ -28,7 +28,7 @@ class EmbeddedStack:
     """The three engines on `data_dir`, one process at a time.
 
     Data and ports are kept from one run to the next (a port that was taken meanwhile is replaced). `ephemeral` is for
-    tests: the folder is deleted at the end, and PostgreSQL does not wait for the disk.
+    tests: the folder is deleted at the end.
 
     Entering it must happen once, and again only after leaving. Errors: FolderInUse, EngineFailed, StillRunning; after
     an error, or Ctrl-C, nothing is left running.
@@ -38,10 +38,9 @@ class EmbeddedStack:
         self.data_dir = Path(data_dir).expanduser().resolve()
         self._ephemeral = ephemeral
         self._lock = FolderLock(self.data_dir)
-        durable = not ephemeral
-        self._postgres = EmbeddedPostgres(self.data_dir, durable=durable)
-        self._redis = EmbeddedRedis(self.data_dir, durable=durable)
-        self._clickhouse = EmbeddedClickHouse(self.data_dir, durable=durable)
+        self._postgres = EmbeddedPostgres(self.data_dir)
+        self._redis = EmbeddedRedis(self.data_dir)
+        self._clickhouse = EmbeddedClickHouse(self.data_dir)
 
     def __enter__(self) -> Self:
         self.data_dir.mkdir(parents=True, exist_ok=True)

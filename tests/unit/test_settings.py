@@ -1,0 +1,108 @@
+"""Settings: what is missing or wrong is named, and what one process was told its children hear too."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.settings import ENV_PREFIX, Settings, SettingsError
+
+ADDRESSES = {
+    "postgres_dsn": "postgresql://tessera:secret@127.0.0.1:5432/tessera",
+    "redis_url": "redis://127.0.0.1:6379/0",
+    "clickhouse_url": "http://default:secret@127.0.0.1:8123/tessera",
+}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"{ENV_PREFIX}{field.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_three_addresses_are_all_that_must_be_given() -> None:
+    settings = Settings.load(**ADDRESSES)
+    assert (settings.http_host, settings.http_port, settings.shard) == ("127.0.0.1", 8080, 0)
+    assert (settings.batch_commands_max, settings.queue_commands_max) == (500, 20_000)
+    assert (settings.lock_ttl_seconds, settings.command_log_days) == (900, 90)
+    assert (settings.order_wait_ms, settings.min_position_wait_ms) == (2_000, 2_000)
+    assert (settings.follower_batch_max, settings.follower_poll_ms) == (2_000, 25)
+    assert settings.data_dir == Path(".tessera")
+    assert settings.otlp_endpoint is None
+    assert settings.follower_metrics_port is None
+
+
+def test_a_missing_address_is_named_with_what_to_do_about_it() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(redis_url=ADDRESSES["redis_url"])
+    lines = str(caught.value).splitlines()
+    assert [line.split(" is not set")[0] for line in lines] == ["TESSERA_POSTGRES_DSN", "TESSERA_CLICKHOUSE_URL"]
+    assert "postgresql://user:password@host:port/database" in lines[0]
+    assert all("tessera up" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TESSERA_POSTGRES_DSN", "mysql://127.0.0.1/x"),
+        ("TESSERA_REDIS_URL", "127.0.0.1:6379"),
+        ("TESSERA_CLICKHOUSE_URL", "http://"),
+        ("TESSERA_HTTP_PORT", "70000"),
+        ("TESSERA_BATCH_COMMANDS_MAX", "0"),
+        ("TESSERA_LOG_FORMAT", "xml"),
+        ("TESSERA_OTLP_ENDPOINT", "collector"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_variable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for field, address in ADDRESSES.items():
+        monkeypatch.setenv(f"{ENV_PREFIX}{field.upper()}", address)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{name} is wrong: "):
+        Settings.load()
+
+
+def test_a_child_process_reads_what_its_parent_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = Settings.load(
+        **ADDRESSES, data_dir=tmp_path / "data", http_port=9000, otlp_endpoint="http://127.0.0.1:4318"
+    )
+    for name, value in given.to_env().items():
+        monkeypatch.setenv(name, value)
+    assert Settings.load() == given
+
+
+def test_a_child_in_another_folder_finds_the_same_data(tmp_path: Path) -> None:
+    assert Settings.load(**ADDRESSES, data_dir="data").to_env()["TESSERA_DATA_DIR"] == str(tmp_path / "data")
+
+
+def test_the_file_in_the_data_folder_comes_after_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "tessera.toml").write_text("http_port = 9001\nlock_ttl_seconds = 60\n")
+    monkeypatch.setenv("TESSERA_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("TESSERA_LOCK_TTL_SECONDS", "30")
+    settings = Settings.load(**ADDRESSES)
+    assert (settings.http_port, settings.lock_ttl_seconds) == (9001, 30)
+
+
+def test_a_misspelt_setting_in_the_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tessera.toml").write_text("lock_ttl_second = 60\n")
+    with pytest.raises(SettingsError, match=r"^lock_ttl_second in tessera\.toml is no setting"):
+        Settings.load(**ADDRESSES, data_dir=tmp_path)
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tessera.toml").write_text("http_port: 1\n")
+    with pytest.raises(SettingsError, match=r"^tessera\.toml in the data folder is no TOML"):
+        Settings.load(**ADDRESSES, data_dir=tmp_path)
+
+
+def test_passwords_do_not_show_when_settings_are_printed() -> None:
+    assert "secret" not in repr(Settings.load(**ADDRESSES))
+
+
+def test_a_wrong_address_is_refused_without_showing_its_password() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(**{**ADDRESSES, "postgres_dsn": "mysql://tessera:secret@127.0.0.1/x"})
+    assert "secret" not in str(caught.value)
