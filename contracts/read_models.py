@@ -1,0 +1,41 @@
+"""Where read models lie in Redis: the names that projections write under and readers read from."""
+
+from typing import Final
+
+from contracts.identity import Realm, escape
+
+WALLET: Final = "wallet"
+COUPON: Final = "coupon"
+TEMPLATE: Final = "template"
+TEMPLATES: Final = "templates"
+ORDER: Final = "order"
+BUDGET: Final = "budget"
+MODELS: Final = (WALLET, COUPON, TEMPLATE, TEMPLATES, ORDER, BUDGET)
+
+POSITION_FIELD: Final = "_pos"  # Every bucket's own position; a bucket without one is not trusted.
+SINGLE_FIELD: Final = "doc"  # The field of a bucket that holds one document only.
+ACTIVE_FIELD: Final = "active"  # In the control hash: the number of the version that readers use.
+
+
+def bucket_key(model: str, version: int, realm: Realm, key: str | None) -> str:
+    """One hash: ``bucket_key("wallet", 1, Realm("acme", "shop"), "u1") == "wallet:v1:{acme/shop/u1}"``.
+
+    The braces are Redis Cluster's hash tag: all keys of one bucket are in one slot. Without a key it is the realm's.
+    """
+    tag = realm.key if key is None else f"{realm.key}/{escape(key)}"
+    return f"{model}:v{version}:{{{tag}}}"
+
+
+def list_key(bucket: str) -> str:
+    """The sorted set beside a bucket that lists its fields by the offset of their first event."""
+    return f"{bucket}:list"
+
+
+def control_key(model: str) -> str:
+    """The hash that says, per model, which version is active and where each version stands in the log."""
+    return f"{model}:control"
+
+
+def checkpoint_field(version: int) -> str:
+    """In the control hash: a version's position, as :meth:`contracts.position.Position.token` writes it."""
+    return f"v{version}"
