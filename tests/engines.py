@@ -12,6 +12,7 @@ import redis
 from clickhouse_connect.driver.client import Client
 
 from infra.embedded import Endpoints
+from infra.postgres.migrations import migrate
 
 REDIS_DATABASES = 64  # As the embedded server is started with.
 _TEMPLATE = "tessera_template"
@@ -19,7 +20,8 @@ _EMPTY = "template0"
 
 
 def prepare_template(dsn: str) -> None:
-    """What every fresh PostgreSQL database begins with; runs once per test process. The place for migrations."""
+    """What every fresh PostgreSQL database begins with; runs once per test process."""
+    migrate(dsn)
 
 
 class Corners:
