@@ -88,6 +88,22 @@ class FrozenLine(Value):
     discount_minor: int
 
 
+class ReturnedLine(Value):
+    """What one refund took back of one line: pieces, and what had been paid for them after discounts."""
+
+    line_id: str
+    quantity: int
+    net_minor: int
+
+
+class CouponCredit(Value):
+    """What one refund takes back of one coupon's discount, line by line (positive amounts)."""
+
+    coupon_id: str
+    discount_minor: int
+    lines: tuple[LineDiscount, ...]
+
+
 class CouponRefusal(Value):
     """Why one coupon (or, with no coupon id, the whole order) cannot be used; ``missing_minor`` when more would do."""
 

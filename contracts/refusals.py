@@ -66,6 +66,12 @@ class UnknownOrder(NotFound):
     code = "unknown_order"
 
 
+class UnknownRefund(NotFound):
+    """There is no such refund of this order."""
+
+    code = "unknown_refund"
+
+
 class UnknownReservation(NotFound):
     """There is no such open reservation."""
 
@@ -232,6 +238,18 @@ class OrderNotReopenable(Conflict):
     """The order is still open, or is completed."""
 
     code = "order_not_reopenable"
+
+
+class PaymentRequired(Conflict):
+    """Something is left to pay, and no payment of this order has succeeded."""
+
+    code = "payment_required"
+
+
+class TooMany(Conflict):
+    """A bound that keeps everything fast is reached."""
+
+    code = "too_many"
 
 
 class ClockRunsForwardOnly(Conflict):

@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 from contracts.events.base import Event
+from contracts.values import Instant
 
 Recurrence = Literal["day", "week", "month", "year"]
 
@@ -43,6 +44,7 @@ class BudgetReserved(Event):
     order_id: str
     coupon_id: str
     amount_minor: int
+    lock_until: Instant | None = None  # From here on the money counts as free again, released or not.
 
 
 class BudgetCommitted(Event):

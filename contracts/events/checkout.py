@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from contracts.events.base import Event
 from contracts.events.coupon import ReleaseCause
-from contracts.orders import CouponRefusal, FrozenLine, HeldCoupon
+from contracts.orders import CouponCredit, CouponRefusal, FrozenLine, HeldCoupon, ReturnedLine
 from contracts.values import Instant
 
 
@@ -48,6 +48,7 @@ class CheckoutCompleted(Event):
     discount_minor: int
     payable_minor: int
     honoured: bool = False
+    coupons: tuple[HeldCoupon, ...] | None = None  # Only after a late payment: the budget periods that paid in the end.
 
 
 class CheckoutCompletedUnredeemed(Event):
@@ -89,3 +90,6 @@ class CheckoutRefunded(Event):
     excess_minor: int
     full: bool
     returned_coupon_ids: tuple[str, ...]
+    lines: tuple[ReturnedLine, ...] = ()
+    shipping_minor: int = 0
+    credits: tuple[CouponCredit, ...] = ()  # Before redemption: what will be credited if it is still redeemed.

@@ -115,6 +115,7 @@ class TemplateStockReserved(Event):
     user_id: str
     quantity: int
     reserved: int
+    period: str = ""  # The limit period that it counts in; "" when the terms limit no period.
 
 
 class TemplateReservationConfirmed(Event):

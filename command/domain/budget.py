@@ -1,0 +1,268 @@
+"""A budget: a limit on what discounts may take, whole or anew in each calendar period.
+
+``available = limit - reserved - committed + credited``, never below zero (unless a commitment is flagged honoured).
+Which order holds what is decided in :mod:`command.domain.checkout`; here are the sums and the open reservations.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from heapq import nsmallest
+from typing import Final, Literal, NamedTuple
+
+from command.domain.calendar import NO_INSTANT, period_of
+from command.unit_of_work import Kind
+from contracts.commands import CreateBudget
+from contracts.events import (
+    BudgetCommitted,
+    BudgetCreated,
+    BudgetCredited,
+    BudgetReleased,
+    BudgetReserved,
+    BudgetThresholdReached,
+    BudgetToppedUp,
+    Event,
+)
+from contracts.orders import BudgetShare
+from contracts.refusals import AlreadyExists, UnknownBudget
+
+# Only the present period is ever decided upon; a credit to a forgotten one is still recorded.
+PERIODS_KEPT_MAX: Final = 400
+# How many ended holds one decision may clear away to make room; timers do the bulk.
+LAPSED_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """One period's sums, and the highest threshold that was announced in it (percent)."""
+
+    reserved_minor: int = 0
+    committed_minor: int = 0
+    credited_minor: int = 0
+    announced_percent: int = 0
+
+    @property
+    def used_minor(self) -> int:
+        """What counts against the limit."""
+        return self.reserved_minor + self.committed_minor - self.credited_minor
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReservation:
+    """What one order holds of the budget, over all its coupons, until its lock ends."""
+
+    period: str
+    amount_minor: int
+    lock_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What decisions need to know of a budget: totals by period, and reservations that are still open, by order."""
+
+    created: BudgetCreated | None = None
+    limit_minor: int = 0
+    periods: dict[str, Totals] = field(default_factory=dict)
+    open: dict[str, OpenReservation] = field(default_factory=dict)
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was created."""
+        return self.created is not None
+
+    @property
+    def definition(self) -> BudgetCreated:
+        """How it was created. Raises UnknownBudget."""
+        if self.created is None:
+            raise UnknownBudget
+        return self.created
+
+    @property
+    def currency(self) -> str:
+        """Its currency, ``""`` when it does not exist."""
+        return self.created.currency if self.created else ""
+
+    def period_at(self, now: datetime) -> str:
+        """The name of its present period, in its own zone."""
+        return period_of(now, self.definition.recurs, self.definition.zone)
+
+    def available_minor(self, period: str) -> int:
+        """What is left of a period's limit."""
+        return self.limit_minor - self.periods.get(period, Totals()).used_minor
+
+
+class Room(NamedTuple):
+    """How much a decision may take of a budget, and what happens when that is too little."""
+
+    period: str
+    available_minor: int
+    when_short: Literal["refuse", "grant_remainder"]
+
+
+def evolve(budget: Budget, event: Event) -> Budget:  # noqa: PLR0911 - one case per event
+    """Fold one event of the budget's stream."""
+    match event:
+        case BudgetCreated():
+            return replace(budget, created=event, limit_minor=event.limit_minor)
+        case BudgetToppedUp():
+            return replace(budget, limit_minor=event.limit_minor)
+        case BudgetReserved():
+            changed = _with_totals(budget, event.period, reserved=event.amount_minor)
+            held = budget.open.get(event.order_id, OpenReservation(event.period, 0, event.lock_until or NO_INSTANT))
+            more = replace(held, amount_minor=held.amount_minor + event.amount_minor)
+            return replace(changed, open={**budget.open, event.order_id: more})
+        case BudgetCommitted(honoured=True):
+            return _with_totals(budget, event.period, committed=event.amount_minor)
+        case BudgetCommitted():
+            changed = _with_totals(budget, event.period, reserved=-event.amount_minor, committed=event.amount_minor)
+            return replace(changed, open=_less(budget.open, event.order_id, event.amount_minor))
+        case BudgetReleased():
+            changed = _with_totals(budget, event.period, reserved=-event.amount_minor)
+            return replace(changed, open=_less(budget.open, event.order_id, event.amount_minor))
+        case BudgetCredited():
+            return _with_totals(budget, event.period, credited=event.amount_minor)
+        case BudgetThresholdReached():
+            return _with_totals(budget, event.period, announced=event.threshold_percent)
+    return budget
+
+
+BUDGET: Final = Kind("budget", Budget, Budget(), evolve)
+
+
+def create(budget: Budget, budget_id: str, command: CreateBudget) -> tuple[Event, ...]:
+    """Open a budget."""
+    event = BudgetCreated(
+        budget_id=budget_id,
+        name=command.name,
+        currency=command.currency,
+        limit_minor=command.limit_minor,
+        recurs=command.recurs,
+        zone=command.zone,
+        when_short=command.when_short,
+        thresholds_percent=command.thresholds_percent,
+    )
+    if budget.created == event:
+        return ()
+    if budget.exists:
+        raise AlreadyExists(f"There is another budget {budget_id}.")
+    return (event,)
+
+
+def top_up(budget: Budget, by_minor: int) -> tuple[Event, ...]:
+    """Raise the limit, for this and every later period."""
+    budget_id = budget.definition.budget_id
+    return (BudgetToppedUp(budget_id=budget_id, by_minor=by_minor, limit_minor=budget.limit_minor + by_minor),)
+
+
+def room(budget: Budget, need_max_minor: int, *, now: datetime) -> Room:
+    """What may be reserved now. Holds that ended count as free from that instant, released or not.
+
+    ``need_max_minor`` is the most that anybody could ask: with that much left, nobody looks for ended holds.
+    """
+    period = budget.period_at(now)
+    available = budget.available_minor(period)
+    if available < need_max_minor:
+        available += sum(held.amount_minor for _, held in lapsed(budget, period, now=now))
+    return Room(period, max(available, 0), budget.definition.when_short)
+
+
+def lapsed(budget: Budget, period: str, *, now: datetime) -> list[tuple[str, OpenReservation]]:
+    """The orders whose hold on this period ended without being released yet: the oldest ones, a bounded number."""
+    ended = ((key, held) for key, held in budget.open.items() if held.period == period and held.lock_until <= now)
+    return nsmallest(LAPSED_MAX, ended, key=lambda item: (item[1].lock_until, item[0]))
+
+
+def lapsed_to_free(budget: Budget, period: str, needed_minor: int, *, now: datetime) -> tuple[str, ...]:
+    """The orders whose ended holds must be released first, so that ``needed_minor`` fits."""
+    missing = needed_minor - budget.available_minor(period)
+    orders: list[str] = []
+    if missing > 0:
+        for order_id, held in lapsed(budget, period, now=now):
+            if missing <= 0:
+                break
+            orders.append(order_id)
+            missing -= held.amount_minor
+    return tuple(orders)
+
+
+def reserve(
+    budget: Budget, order_id: str, coupon_id: str, share: BudgetShare, lock_until: datetime
+) -> tuple[Event, ...]:
+    """Hold money for an order, and say which thresholds that passes."""
+    reserved = BudgetReserved(
+        budget_id=share.budget_id,
+        currency=budget.currency,
+        period=share.period,
+        order_id=order_id,
+        coupon_id=coupon_id,
+        amount_minor=share.amount_minor,
+        lock_until=lock_until,
+    )
+    return (reserved, *_thresholds(evolve(budget, reserved), share.period))
+
+
+def commit(budget: Budget, order_id: str, coupon_id: str, share: BudgetShare) -> tuple[Event, ...]:
+    """Make a reservation final."""
+    return (
+        BudgetCommitted(
+            budget_id=share.budget_id,
+            currency=budget.currency,
+            period=share.period,
+            order_id=order_id,
+            coupon_id=coupon_id,
+            amount_minor=share.amount_minor,
+        ),
+    )
+
+
+def honour(budget: Budget, order_id: str, coupon_id: str, share: BudgetShare) -> tuple[Event, ...]:
+    """Spend without a reservation and whatever is left, by a template's policy for late payment."""
+    spent = BudgetCommitted(
+        budget_id=share.budget_id,
+        currency=budget.currency,
+        period=share.period,
+        order_id=order_id,
+        coupon_id=coupon_id,
+        amount_minor=share.amount_minor,
+        honoured=True,
+    )
+    return (spent, *_thresholds(evolve(budget, spent), share.period))
+
+
+def _thresholds(budget: Budget, period: str) -> list[Event]:
+    totals = budget.periods[period]
+    return [
+        BudgetThresholdReached(
+            budget_id=budget.definition.budget_id,
+            currency=budget.currency,
+            period=period,
+            threshold_percent=percent,
+            used_minor=totals.used_minor,
+            limit_minor=budget.limit_minor,
+        )
+        for percent in budget.definition.thresholds_percent
+        if percent > totals.announced_percent and totals.used_minor * 100 >= percent * budget.limit_minor
+    ]
+
+
+def _with_totals(
+    budget: Budget, period: str, *, reserved: int = 0, committed: int = 0, credited: int = 0, announced: int = 0
+) -> Budget:
+    old = budget.periods.get(period, Totals())
+    new = Totals(
+        old.reserved_minor + reserved,
+        old.committed_minor + committed,
+        old.credited_minor + credited,
+        max(old.announced_percent, announced),
+    )
+    periods = {**budget.periods, period: new}
+    if len(periods) > PERIODS_KEPT_MAX:
+        del periods[min(periods)]
+    return replace(budget, periods=periods)
+
+
+def _less(opened: dict[str, OpenReservation], order_id: str, amount_minor: int) -> dict[str, OpenReservation]:
+    left = dict(opened)
+    held = left.pop(order_id, None)
+    if held is not None and held.amount_minor > amount_minor:
+        left[order_id] = replace(held, amount_minor=held.amount_minor - amount_minor)
+    return left
