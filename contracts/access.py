@@ -28,6 +28,13 @@ class Scope(StrEnum):
     PROCESSES_WRITE = "processes:write"  # What sagas and timers send; people do so only to repair.
 
 
+class Door(StrEnum):
+    """What a route may state instead of a scope; nobody is granted these."""
+
+    PUBLIC = "public"  # No key: health, metrics, documentation.
+    ANY_KEY = "any key"  # Any valid key: each part of the request states a scope of its own.
+
+
 _READS = frozenset(
     {
         Scope.TEMPLATES_READ,

@@ -1,0 +1,132 @@
+"""The write side's routes: a table of contents. How a request becomes a command is the edge's business."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+from fastapi import APIRouter
+
+from contracts import commands as c
+from contracts.access import Door, Scope
+from contracts.commands import Command
+
+BATCH_COMMANDS_MAX: Final = 1_000
+
+Endpoint = Callable[[Any], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRoute:
+    """A POST that is one command. Path parameters are named like the command's fields that they fill."""
+
+    path: str
+    command: type[Command]
+    scope: Scope
+    creates: bool = False  # Answered with 201.
+    awaits_checkout: bool = False  # Answered with the checkout's outcome, if it comes soon enough.
+
+
+T, B = "/v1/templates", "/v1/budgets"
+_TEMPLATES, _USE, _ORDERS = Scope.TEMPLATES_WRITE, Scope.COUPONS_USE, Scope.ORDERS_WRITE
+
+COMMAND_ROUTES: Final = (
+    CommandRoute(f"{T}/{{template_id}}/claims", c.ClaimCoupon, Scope.COUPONS_CLAIM, creates=True),
+    CommandRoute(T, c.CreateTemplate, _TEMPLATES, creates=True),
+    CommandRoute(f"{T}/{{template_id}}/activate", c.ActivateTemplate, _TEMPLATES),
+    CommandRoute(f"{T}/{{template_id}}/pause", c.PauseTemplate, _TEMPLATES),
+    CommandRoute(f"{T}/{{template_id}}/resume", c.ResumeTemplate, _TEMPLATES),
+    CommandRoute(f"{T}/{{template_id}}/increase-stock", c.IncreaseTemplateStock, _TEMPLATES),
+    CommandRoute(f"{T}/{{template_id}}/shorten", c.ShortenTemplate, _TEMPLATES),
+    CommandRoute(f"{T}/{{template_id}}/revise", c.ReviseTemplate, _TEMPLATES),
+    CommandRoute(f"{T}/{{template_id}}/reserve", c.ReserveTemplateStock, _TEMPLATES),
+    CommandRoute(f"{T}/{{template_id}}/confirm", c.ConfirmTemplateReservation, _TEMPLATES),
+    CommandRoute(f"{T}/{{template_id}}/cancel", c.CancelTemplateReservation, _TEMPLATES),
+    CommandRoute(f"{T}/{{template_id}}/terminate", c.TerminateTemplate, _TEMPLATES),
+    CommandRoute("/v1/coupons/{coupon_id}/lock", c.LockCoupon, _USE),
+    CommandRoute("/v1/coupons/{coupon_id}/redeem", c.RedeemCoupon, _USE),
+    CommandRoute("/v1/coupons/{coupon_id}/release", c.ReleaseCoupon, _USE),
+    CommandRoute("/v1/coupons/{coupon_id}/revoke", c.RevokeCoupon, Scope.COUPONS_REVOKE),
+    CommandRoute("/v1/orders", c.PlaceOrder, _ORDERS, creates=True, awaits_checkout=True),
+    CommandRoute("/v1/orders/{order_id}/cancel", c.CancelOrder, _ORDERS),
+    CommandRoute("/v1/orders/{order_id}/reopen", c.ReopenOrder, _ORDERS, awaits_checkout=True),
+    CommandRoute("/v1/payments", c.ReportPayment, _ORDERS, creates=True),
+    CommandRoute("/v1/refunds", c.ReportRefund, _ORDERS, creates=True),
+    CommandRoute("/v1/adjustments", c.ReportAdjustment, _ORDERS, creates=True),
+    CommandRoute(B, c.CreateBudget, Scope.BUDGETS_WRITE, creates=True),
+    CommandRoute(f"{B}/{{budget_id}}/top-up", c.TopUpBudget, Scope.BUDGETS_WRITE),
+    CommandRoute("/v1/clock", c.AdvanceClock, Scope.CLOCK_ADVANCE),
+)
+
+# Commands without a route of their own may come in a batch; sagas, timers and reconciliation send them otherwise.
+_BATCH_ONLY: Final[dict[type[Command], Scope]] = {
+    c.NoteOrder: Scope.ORDERS_WRITE,
+    c.QuoteOrder: Scope.ORDERS_WRITE,
+    c.OpenBreak: Scope.RECONCILIATION_WRITE,
+    c.CloseBreak: Scope.RECONCILIATION_WRITE,
+    c.SetRowsAside: Scope.RECONCILIATION_WRITE,
+    c.OpenTemplate: Scope.PROCESSES_WRITE,
+    c.CloseTemplate: Scope.PROCESSES_WRITE,
+    c.ExpireCoupon: Scope.PROCESSES_WRITE,
+    c.EndCouponLock: Scope.PROCESSES_WRITE,
+    c.HoldForOrder: Scope.PROCESSES_WRITE,
+    c.RedeemForOrder: Scope.PROCESSES_WRITE,
+    c.ReleaseForOrder: Scope.PROCESSES_WRITE,
+    c.EndOrderLock: Scope.PROCESSES_WRITE,
+    c.RefundForOrder: Scope.PROCESSES_WRITE,
+}
+
+SCOPE_OF_COMMAND: Final[Mapping[type[Command], Scope]] = MappingProxyType(
+    {route.command: route.scope for route in COMMAND_ROUTES} | _BATCH_ONLY
+)
+
+
+class CommandEndpoints(Protocol):
+    """What the edge supplies: endpoints that parse, authorize, send and answer."""
+
+    def command(self, route: CommandRoute) -> Endpoint:
+        """One command per request."""
+        ...
+
+    async def batch(self, request: Any) -> Any:
+        """Up to BATCH_COMMANDS_MAX commands, answered one by one; each needs its own scope."""
+        ...
+
+    async def quote(self, request: Any) -> Any:
+        """What placing this order would give; nothing is stored."""
+        ...
+
+    async def upstream_event(self, request: Any) -> Any:
+        """An order or payment service's own event, translated."""
+        ...
+
+
+def command_router(endpoints: CommandEndpoints) -> APIRouter:
+    """All routes that change something, and the quote. Each states its scope where the edge and OpenAPI find it."""
+    router = APIRouter(tags=["commands"])
+
+    def add(path: str, endpoint: Endpoint, scope: Scope | Door, summary: str, **stated: Any) -> None:
+        extra = {"x-scope": scope.value, **stated}
+        router.add_api_route(path, endpoint, methods=["POST"], summary=summary, openapi_extra=extra)
+
+    for route in COMMAND_ROUTES:
+        add(route.path, endpoints.command(route), route.scope, summary_of(route.command), **_stated(route))
+    add("/v1/orders/quote", endpoints.quote, _ORDERS, summary_of(c.QuoteOrder), **{"x-command": c.QuoteOrder.type})
+    batch = "Up to 1,000 commands in one request, answered one by one."
+    add("/v1/commands", endpoints.batch, Door.ANY_KEY, batch, **{"x-body": "CommandBatch"})
+    upstream = "Report an event under the upstream's own name."
+    add("/v1/upstream-events", endpoints.upstream_event, _ORDERS, upstream, **{"x-body": "UpstreamEvent"})
+    return router
+
+
+def summary_of(command: type[Command]) -> str:
+    """The first line of what a command says about itself."""
+    return (command.__doc__ or command.type).strip().splitlines()[0]
+
+
+def _stated(route: CommandRoute) -> dict[str, Any]:
+    return {
+        "x-command": route.command.type,
+        "x-creates": route.creates,
+        "x-awaits-checkout": route.awaits_checkout,
+    }

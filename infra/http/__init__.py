@@ -1,0 +1,1 @@
+"""The HTTP edge: keys, bodies, problems, commands in, read models out."""

@@ -1,0 +1,135 @@
+"""API keys at the door: from an Authorization header to a caller, with a short memory so that revoking acts quickly."""
+
+import asyncio
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable, Set
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Final, NamedTuple, Protocol
+
+from contracts.access import Caller, Scope
+from contracts.identity import Realm
+from infra.http.problems import Problem
+
+TOKEN_LENGTH_MAX: Final = 200
+# How long a revoked key may still be honoured by a process that has just seen it.
+MEMORY_SECONDS: Final = 3.0
+KEYS_REMEMBERED_MAX: Final = 10_000
+LOOKUP_TIMEOUT_SECONDS: Final = 5.0
+
+
+class StoredKey(Protocol):
+    """An API key as it is stored: the secret only as its SHA-256."""
+
+    @property
+    def realm(self) -> Realm:
+        """The tenant and app it is confined to."""
+        ...
+
+    @property
+    def actor(self) -> str:
+        """Who acts with it: what events remember."""
+        ...
+
+    @property
+    def secret_sha256(self) -> bytes:
+        """The digest of its secret part."""
+        ...
+
+    @property
+    def scopes(self) -> Set[str]:
+        """What it may do."""
+        ...
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """From when on it is refused."""
+        ...
+
+    @property
+    def revoked_at(self) -> datetime | None:
+        """Since when it is refused."""
+        ...
+
+
+class _Remembered(NamedTuple):
+    key: StoredKey | None
+    until: float
+
+
+class KeyRing:
+    """Knows whom a key stands for. ``find`` looks a prefix up in the store; it blocks, so it runs in a thread.
+
+    What was found, or not found, is remembered for ``memory_seconds``: the bound within which a revocation acts.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[str], StoredKey | None],
+        *,
+        memory_seconds: float = MEMORY_SECONDS,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._find = find
+        self._memory_seconds = memory_seconds
+        self._now = now
+        self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
+        self._lookups: dict[str, asyncio.Future[StoredKey | None]] = {}
+
+    async def caller(self, authorization: bytes | None) -> Caller:
+        """Who is calling. Raises Problem (401) for a missing, unknown, wrong, expired or revoked key."""
+        prefix, secret = _token_parts(authorization)
+        remembered = self._remembered.get(prefix)
+        if remembered is not None and remembered.until > monotonic():
+            key = remembered.key
+        else:
+            key = await self._look_up(prefix)
+        # Compared even when there is no such key, so that the time taken does not say which prefixes exist.
+        expected = key.secret_sha256 if key is not None else bytes(hashlib.sha256().digest_size)
+        matches = hmac.compare_digest(hashlib.sha256(secret).digest(), expected)
+        if key is None or not matches:
+            raise Problem("unauthenticated", "the API key is not known")
+        if key.revoked_at is not None:
+            raise Problem("key_revoked", "the API key was revoked")
+        if key.expires_at is not None and key.expires_at <= self._now():
+            raise Problem("key_expired", "the API key has expired")
+        return Caller(key.realm, key.actor, key.scopes)
+
+    async def _look_up(self, prefix: str) -> StoredKey | None:
+        """Ask the store once, however many requests with this prefix wait for it."""
+        if (lookup := self._lookups.get(prefix)) is None:
+            lookup = asyncio.ensure_future(asyncio.to_thread(self._find, prefix))
+            self._lookups[prefix] = lookup
+            lookup.add_done_callback(lambda done: self._remember(prefix, done))
+        async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):
+            return await asyncio.shield(lookup)
+
+    def _remember(self, prefix: str, done: "asyncio.Future[StoredKey | None]") -> None:
+        del self._lookups[prefix]
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._remembered[prefix] = _Remembered(done.result(), monotonic() + self._memory_seconds)
+        self._remembered.move_to_end(prefix)
+        while len(self._remembered) > KEYS_REMEMBERED_MAX:
+            self._remembered.popitem(last=False)
+
+
+def require_scope(caller: Caller, scope: Scope) -> None:
+    """Raises Problem (403) when the caller lacks it."""
+    if scope not in caller.scopes:
+        raise Problem("scope_missing", f"the API key lacks the scope {scope.value}", extra={"scope": scope.value})
+
+
+def _token_parts(authorization: bytes | None) -> tuple[str, bytes]:
+    """``Bearer tsk_<prefix>_<secret>`` to prefix and secret."""
+    if not authorization:
+        raise Problem("unauthenticated", "an API key is needed: Authorization: Bearer tsk_…")
+    scheme, _, token = authorization.partition(b" ")
+    start, _, rest = token.strip().partition(b"_")
+    prefix, _, secret = rest.partition(b"_")
+    wellformed = scheme.lower() == b"bearer" and start == b"tsk" and prefix.isalnum() and secret
+    if not wellformed or len(token) > TOKEN_LENGTH_MAX:
+        raise Problem("unauthenticated", "the Authorization header must read: Bearer tsk_<prefix>_<secret>")
+    return prefix.decode(), secret

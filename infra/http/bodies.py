@@ -1,0 +1,164 @@
+"""Request bodies: read within bounds, parsed strictly into commands, and every mistake told by place and code."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import orjson
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, from_json
+from starlette.types import Receive
+
+from contracts.commands import Command
+from infra.http.problems import FieldError, Problem, pointer_to
+
+DEPTH_MAX: Final = 32
+_WHITE_SPACE: Final = b" \t\r\n"
+
+C = TypeVar("C", bound=Command)
+
+_CODES: Final[dict[str, str]] = {
+    "missing": "missing",
+    "union_tag_not_found": "missing",
+    "extra_forbidden": "unknown_field",
+    "literal_error": "not_one_of",
+    "union_tag_invalid": "not_one_of",
+    "timezone_aware": "time_without_zone",
+    "datetime_parsing": "not_a_time",
+    "datetime_from_date_parsing": "not_a_time",
+    "string_too_short": "wrong_length",
+    "string_too_long": "wrong_length",
+    "too_short": "wrong_length",
+    "too_long": "wrong_length",
+    "string_pattern_mismatch": "wrong_format",
+    "greater_than": "out_of_range",
+    "greater_than_equal": "out_of_range",
+    "less_than": "out_of_range",
+    "less_than_equal": "out_of_range",
+}
+# Validators of ours say what is wrong in words; what it is about is the field's own name.
+_CODES_BY_FIELD: Final[dict[str, str]] = {"currency": "unknown_currency", "zone": "unknown_zone"}
+
+
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit_bytes: int) -> bytes:
+    """The whole body; one that says or shows that it is larger than the limit is refused before it is read in full."""
+    announced = headers.get(b"content-length", b"0")
+    if not announced.isdigit() or int(announced) > limit_bytes:
+        raise _too_large(limit_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem("body_incomplete", "the connection ended before the body did")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def parse_command(command: type[C], raw: bytes, path: Mapping[str, str]) -> C:
+    """A command from its body and the ids that the path names. An empty body is an empty object.
+
+    Raises Problem: ``malformed_json`` and ``too_deep`` (400), or the fields' own codes (422).
+    """
+    try:
+        parsed = command.model_validate_json(_with_path(raw, path))
+    except ValidationError as error:
+        raise problem_of(error, raw) from None
+    for field, told in path.items():
+        # The body may repeat what the path says, but not contradict it.
+        if getattr(parsed, field) != told:
+            message = f"the path already says {told!r}"
+            raise malformed([FieldError(pointer_to((field,)), "contradicts_path", message)])
+    return parsed
+
+
+def parse_json(raw: bytes) -> Any:
+    """Any JSON value, within the depth that bodies may have. Raises Problem."""
+    try:
+        value = from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        raise _unreadable(str(error)) from None
+    _require_shallow(value)
+    return value
+
+
+def problem_of(error: ValidationError, raw: bytes) -> Problem:
+    """What a failed validation of a JSON text means to whoever sent it. Raises Problem when it is not JSON at all."""
+    value = parse_json(raw) if raw.strip(_WHITE_SPACE) else {}
+    return malformed([_field_error(details, value) for details in error.errors(include_url=False, include_input=False)])
+
+
+def malformed(errors: Sequence[FieldError]) -> Problem:
+    """A 422 that carries the errors' own code when they agree on one."""
+    codes = {error.code for error in errors}
+    code = codes.pop() if len(codes) == 1 else "malformed"
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return Problem(code, f"{first.pointer or 'the body'}: {first.message}{more}", errors=errors)
+
+
+def _with_path(raw: bytes, path: Mapping[str, str]) -> bytes:
+    """Put the path's ids in front of the body's own members: parsing once is the cheapest way to be strict."""
+    body = raw.lstrip(_WHITE_SPACE) or b"{}"
+    if not path or not body.startswith(b"{"):
+        return body
+    rest = body[1:].lstrip(_WHITE_SPACE)
+    return orjson.dumps(path)[:-1] + (b"" if rest.startswith(b"}") else b",") + rest
+
+
+def _field_error(details: ErrorDetails, value: Any) -> FieldError:
+    location = _without_tags(details["loc"], value)
+    kind, message = details["type"], details["msg"].removeprefix("Value error, ")
+    field = str(location[-1]) if location else ""
+    code = _CODES.get(kind, "invalid")
+    if kind.endswith("_type"):
+        code = "wrong_type"
+    elif kind == "value_error":
+        code = _CODES_BY_FIELD.get(field, code)
+    elif kind in {"greater_than", "greater_than_equal"} and field.endswith("_minor"):
+        code = "negative_amount"
+    return FieldError(pointer_to(location), code, message)
+
+
+def _without_tags(location: Sequence[str | int], value: Any) -> list[str | int]:
+    """Where the error is in the text: pydantic also names the member of a union that was tried, which is nowhere."""
+    path: list[str | int] = []
+    for index, part in enumerate(location):
+        if isinstance(value, dict):
+            if part not in value and index < len(location) - 1:
+                continue
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part] if part < len(value) else None
+        path.append(part)
+    return path
+
+
+def _require_shallow(value: Any) -> None:
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    raise Problem("too_deep", f"the JSON is nested deeper than {DEPTH_MAX} levels")
+
+
+def _children(node: Any) -> Sequence[Any]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else ()
+
+
+def _unreadable(message: str) -> Problem:
+    if message.startswith("recursion limit"):
+        return Problem("too_deep", f"the JSON is nested deeper than {DEPTH_MAX} levels")
+    return Problem("malformed_json", f"the body is not JSON: {message}")
+
+
+def _too_large(limit_bytes: int) -> Problem:
+    # The rest of the body is not wanted: keeping the connection would mean to read it.
+    return Problem("body_too_large", f"the body must not exceed {limit_bytes} bytes", headers={"connection": "close"})

@@ -1,0 +1,402 @@
+"""Commands over HTTP: one per request or many, each sent under an idempotency key and answered after its commit."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+from urllib.parse import quote
+from uuid import uuid4
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from command.api import BATCH_COMMANDS_MAX, SCOPE_OF_COMMAND, CommandRoute
+from command.ports import CommandKey
+from command.upstream_names import UntranslatableEvent, translate
+from contracts.access import Caller
+from contracts.commands import Command, PlaceOrder, QuoteOrder
+from contracts.envelope import Answer, CommandEnvelope
+from contracts.identity import Realm
+from contracts.registry import UnknownCommandType, command_class
+from contracts.values import ID_LENGTH_MAX, Instant
+from infra.http.access import require_scope
+from infra.http.bodies import malformed, parse_command, parse_json, problem_of, read_body
+from infra.http.bridge import AnswerBridge
+from infra.http.edge import Endpoint, Exchange, problem_for
+from infra.http.problems import FieldError, Problem, pointer_to
+
+JSON: Final = "application/json"
+BATCH_BODY_FACTOR: Final = 8
+_DRY_RUN_FIELDS: Final = frozenset({"dry_run", "at"})
+_QUOTE_FIELDS: Final = frozenset({"at"})
+_NO_FIELDS: Final[frozenset[str]] = frozenset()
+_INSTANT: Final = TypeAdapter(Instant)
+
+
+class DryRun(Protocol):
+    """What would be answered, now or at another business time, storing nothing. Blocks."""
+
+    def __call__(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
+        """Raises StoreUnavailable or HandlerFailed."""
+        ...
+
+
+class CheckoutOutcomes(Protocol):
+    """Whoever hears how the checkout of an order went."""
+
+    def expect(self, realm: Realm, order_id: str, attempt: int) -> "asyncio.Future[Mapping[str, Any]]":
+        """Resolves to the outcome once it is recorded. Ask before sending what causes it; cancel when done."""
+        ...
+
+    def recorded(self, realm: Realm, order_id: str, attempt: int) -> Mapping[str, Any] | None:
+        """The outcome, if it is recorded already. Blocks."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLimits:
+    """Bounds of the command endpoints."""
+
+    body_bytes_max: int = 1_048_576
+    order_wait_ms: int = 2_000
+    answer_timeout_seconds: float = 30.0
+
+
+@dataclass(slots=True)
+class _Item:
+    """One command of a batch: ready to be sent, or a problem of its own."""
+
+    command_id: str
+    envelope: CommandEnvelope | None = None
+    problem: Problem | None = None
+    answer: "asyncio.Future[Answer] | None" = None
+
+
+class HttpCommands:
+    """The endpoints of the write side."""
+
+    def __init__(
+        self,
+        bridge: AnswerBridge,
+        dry_run: DryRun,
+        outcomes: CheckoutOutcomes,
+        blocking: Executor,
+        limits: CommandLimits,
+        *,
+        upstream_currency: Callable[[Realm], str] = lambda _realm: "USD",
+    ) -> None:
+        self._bridge = bridge
+        self._dry_run = dry_run
+        self._outcomes = outcomes
+        self._blocking = blocking
+        self._limits = limits
+        self._upstream_currency = upstream_currency
+        self._in_flight: set[CommandKey] = set()
+
+    def command(self, route: CommandRoute) -> Endpoint:
+        """The endpoint of one route."""
+        send = self._send_and_await_checkout if route.awaits_checkout else self._send
+        created = HTTPStatus.CREATED if route.creates else HTTPStatus.OK
+
+        async def endpoint(exchange: Exchange) -> Response:
+            raw = await read_body(exchange.raw_headers, exchange.receive, self._limits.body_bytes_max)
+            query = exchange.query(_DRY_RUN_FIELDS)
+            command = parse_command(route.command, raw, exchange.path_ids)
+            envelope = _envelope(exchange, command, _command_id(exchange))
+            if query:
+                return await self._dry(envelope, query)
+            return await send(envelope, created)
+
+        return endpoint
+
+    async def quote(self, exchange: Exchange) -> Response:
+        """What placing this order would give, now or ``at`` another time."""
+        raw = await read_body(exchange.raw_headers, exchange.receive, self._limits.body_bytes_max)
+        query = exchange.query(_QUOTE_FIELDS)
+        command = parse_command(QuoteOrder, raw, {})
+        return await self._dry(_envelope(exchange, command, _command_id(exchange)), {"dry_run": "true", **query})
+
+    async def upstream_event(self, exchange: Exchange) -> Response:
+        """An upstream's event under its own name. Its id is the command id: hearing it twice does nothing twice."""
+        raw = await read_body(exchange.raw_headers, exchange.receive, self._limits.body_bytes_max)
+        exchange.query(_NO_FIELDS)
+        body = _object(parse_json(raw), "", {"event", "id", "data"}, required=("event", "id", "data"))
+        data = _object(body["data"], "/data", None)
+        event, event_id = _text(body["event"], "/event"), _text(body["id"], "/id")
+        try:
+            command = translate(event, data, default_currency=self._upstream_currency(exchange.caller.realm))
+        except UntranslatableEvent as error:
+            pointer = f"/data/{error.field}" if error.field else "/event"
+            raise malformed([FieldError(pointer, error.code, str(error))]) from None
+        except ValidationError as error:
+            # Its places are those of our command, not of their event: the words have to do.
+            raise malformed([FieldError("/data", "invalid", _words(error))]) from None
+        envelope = _envelope(exchange, command, _bounded_id(f"upstream:{event}:{event_id}", "/id"))
+        if isinstance(command, PlaceOrder):
+            return await self._send_and_await_checkout(envelope, HTTPStatus.CREATED)
+        return await self._send(envelope, HTTPStatus.OK)
+
+    async def batch(self, exchange: Exchange) -> Response:
+        """Many commands, queued together in their order, answered one by one; a wrong one does not spoil the others."""
+        limit = self._limits.body_bytes_max * BATCH_BODY_FACTOR
+        raw = await read_body(exchange.raw_headers, exchange.receive, limit)
+        exchange.query(_NO_FIELDS)
+        body = _object(parse_json(raw), "", {"commands"}, required=("commands",))
+        entries = body["commands"]
+        if not isinstance(entries, list):
+            raise malformed([FieldError("/commands", "wrong_type", "must be an array")])
+        if not 0 < len(entries) <= BATCH_COMMANDS_MAX:
+            message = f"must hold 1 to {BATCH_COMMANDS_MAX} commands, not {len(entries)}"
+            raise malformed([FieldError("/commands", "wrong_length", message)])
+        batch_id = _command_id(exchange)
+        items = [self._item(exchange, entry, f"{batch_id}:{index}") for index, entry in enumerate(entries)]
+        await self._send_items(items)
+        answers = [await self._item_answer(exchange, item) for item in items]
+        return Response(orjson.dumps({"answers": answers}), HTTPStatus.OK, {"idempotency-key": batch_id}, JSON)
+
+    # One command.
+
+    async def _send(self, envelope: CommandEnvelope, created: HTTPStatus) -> Response:
+        answer = await self._answer_of(envelope)
+        return _accepted(envelope, answer, created)
+
+    async def _send_and_await_checkout(self, envelope: CommandEnvelope, created: HTTPStatus) -> Response:
+        """Send, then wait a bounded time for what the saga makes of it; else say where to look."""
+        command: Any = envelope.command
+        order_id: str = command.order_id
+        expected = self._outcomes.expect(envelope.realm, order_id, 1)
+        try:
+            answer = await self._answer_of(envelope)
+            attempt = int(answer.data.get("attempt", 1))
+            if attempt != 1:
+                expected.cancel()
+                expected = self._outcomes.expect(envelope.realm, order_id, attempt)
+            outcome = await self._outcome(envelope.realm, order_id, attempt, answer, expected)
+        finally:
+            expected.cancel()
+        address = {"location": f"/v1/orders/{quote(order_id, safe='')}"}
+        if outcome is None:
+            return _accepted(envelope, answer, HTTPStatus.ACCEPTED, headers=address)
+        status = HTTPStatus.OK if answer.replayed else created
+        return _accepted(envelope, answer, status, headers=address, checkout=outcome)
+
+    async def _outcome(
+        self,
+        realm: Realm,
+        order_id: str,
+        attempt: int,
+        answer: Answer,
+        expected: "asyncio.Future[Mapping[str, Any]]",
+    ) -> Mapping[str, Any] | None:
+        loop = asyncio.get_running_loop()
+        if answer.replayed or attempt != 1:
+            # It may have been recorded before we began to listen.
+            recorded = await loop.run_in_executor(self._blocking, self._outcomes.recorded, realm, order_id, attempt)
+            if recorded is not None:
+                return recorded
+        await asyncio.wait([expected], timeout=self._limits.order_wait_ms / 1_000)
+        return expected.result() if expected.done() and not expected.cancelled() else None
+
+    async def _answer_of(self, envelope: CommandEnvelope) -> Answer:
+        """The final answer. Raises Problem for a refusal, and for an id that is on its way already."""
+        key = CommandKey(envelope.realm, envelope.command_id)
+        if key in self._in_flight:
+            raise _in_flight(envelope.command_id)
+        self._in_flight.add(key)
+        try:
+            (future,) = self._bridge.submit((envelope,))
+            async with asyncio.timeout(self._limits.answer_timeout_seconds):
+                answer = await future
+        finally:
+            self._in_flight.discard(key)
+        if not answer.accepted:
+            raise _refused(envelope.command_id, answer)
+        return answer
+
+    async def _dry(self, envelope: CommandEnvelope, query: Mapping[str, str]) -> Response:
+        """``dry_run=true`` (and ``at=``): the answer that would be given, marked as such."""
+        dry_run, at = query.get("dry_run", "false"), query.get("at")
+        if dry_run != "true":
+            message = "must be true when it is given, and is needed for at"
+            raise malformed([FieldError("?dry_run", "not_one_of", message)])
+        instant = _instant(at) if at is not None else None
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._blocking, self._dry_run, envelope, instant)
+        async with asyncio.timeout(self._limits.answer_timeout_seconds):
+            answer = await work
+        if not answer.accepted:
+            raise _refused(envelope.command_id, answer, dry_run=True)
+        return _accepted(envelope, answer, HTTPStatus.OK, dry_run=True)
+
+    # Many commands.
+
+    def _item(self, exchange: Exchange, entry: object, default_id: str) -> _Item:
+        item = _Item(default_id)
+        try:
+            body = _object(entry, "", {"type", "command_id", "data"}, required=("type",))
+            if body.get("command_id") is not None:
+                item.command_id = _bounded_id(_text(body["command_id"], "/command_id"), "/command_id")
+            command = _command_of(exchange.caller, body)
+            key = CommandKey(exchange.caller.realm, item.command_id)
+            if key in self._in_flight:
+                raise _in_flight(item.command_id)
+            item.envelope = _envelope(exchange, command, item.command_id)
+        except Problem as problem:
+            item.problem = problem
+        return item
+
+    async def _send_items(self, items: Sequence[_Item]) -> None:
+        """Queue all good items together and wait until each has its outcome."""
+        ready = [(item, item.envelope) for item in items if item.envelope is not None]
+        if not ready:
+            return
+        keys = {CommandKey(envelope.realm, envelope.command_id) for _, envelope in ready}
+        self._in_flight |= keys
+        try:
+            futures = self._bridge.submit([envelope for _, envelope in ready])
+            for (item, _), future in zip(ready, futures, strict=True):
+                item.answer = future
+            await asyncio.wait(futures, timeout=self._limits.answer_timeout_seconds)
+        finally:
+            self._in_flight -= keys
+
+    async def _item_answer(self, exchange: Exchange, item: _Item) -> dict[str, Any]:
+        if item.problem is not None:
+            return {"command_id": item.command_id, **item.problem.body(exchange.request_id)}
+        if item.answer is None or not item.answer.done():
+            return {"command_id": item.command_id, **problem_for(TimeoutError()).body(exchange.request_id)}
+        if (error := item.answer.exception()) is not None:
+            problem = problem_for(error if isinstance(error, Exception) else RuntimeError(str(error)))
+            return {"command_id": item.command_id, **problem.body(exchange.request_id)}
+        answer = item.answer.result()
+        if not answer.accepted:
+            return _refused(item.command_id, answer).body(exchange.request_id)
+        return {**_answer_body(item.command_id, answer), "replayed": answer.replayed}
+
+
+def _envelope(exchange: Exchange, command: Command, command_id: str) -> CommandEnvelope:
+    caller = exchange.caller
+    return CommandEnvelope(
+        realm=caller.realm,
+        command_id=command_id,
+        command=command,
+        actor=caller.actor,
+        correlation_id=exchange.request_id,
+        traceparent=exchange.traceparent,
+    )
+
+
+def _command_id(exchange: Exchange) -> str:
+    """The caller's Idempotency-Key, or a new id when there is none."""
+    told = exchange.raw_headers.get(b"idempotency-key")
+    return uuid4().hex if told is None else _bounded_id(told.decode("latin-1"), "Idempotency-Key")
+
+
+def _bounded_id(text: str, where: str) -> str:
+    if 0 < len(text) <= ID_LENGTH_MAX and text.isascii() and text.isprintable() and text == text.strip():
+        return text
+    message = f"must be 1 to {ID_LENGTH_MAX} printable ASCII characters without surrounding white space"
+    raise malformed([FieldError(where, "malformed_command_id", message)])
+
+
+def _answer_body(command_id: str, answer: Answer) -> dict[str, Any]:
+    return {
+        "command_id": command_id,
+        "status": answer.status,
+        "position": answer.position.token(),
+        "data": dict(answer.data),
+    }
+
+
+def _accepted(
+    envelope: CommandEnvelope,
+    answer: Answer,
+    status: HTTPStatus,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **members: Any,
+) -> Response:
+    body = {**_answer_body(envelope.command_id, answer), **members}
+    out = {"idempotency-key": envelope.command_id, **(headers or {})}
+    if answer.replayed:
+        out["idempotency-replayed"] = "true"
+    return Response(orjson.dumps(body, default=str), status, out, JSON)
+
+
+def _refused(command_id: str, answer: Answer, **members: Any) -> Problem:
+    headers = {"idempotency-key": command_id}
+    if answer.replayed and answer.code != "command_id_reused":
+        headers["idempotency-replayed"] = "true"
+    extra = {
+        "command_id": command_id,
+        "position": answer.position.token(),
+        "data": dict(answer.data),
+        **members,
+    }
+    return Problem(answer.code, answer.detail, extra=extra, headers=headers)
+
+
+def _in_flight(command_id: str) -> Problem:
+    detail = "a command with this id is being decided right now; retry to learn its answer"
+    return Problem("command_in_flight", detail, extra={"command_id": command_id})
+
+
+def _command_of(caller: Caller, body: Mapping[str, Any]) -> Command:
+    """The command of a batch's item. Raises Problem, with pointers into the item."""
+    try:
+        command = command_class(_text(body["type"], "/type"))
+    except UnknownCommandType as error:
+        raise malformed([FieldError("/type", "unknown_command", str(error))]) from None
+    require_scope(caller, SCOPE_OF_COMMAND[command])
+    raw = to_json(_object(body.get("data", {}), "/data", None))
+    try:
+        return command.model_validate_json(raw)
+    except ValidationError as error:
+        problem = problem_of(error, raw)
+        raise malformed([each._replace(pointer=f"/data{each.pointer}") for each in problem.errors]) from None
+
+
+def _object(value: object, where: str, allowed: set[str] | None, required: Sequence[str] = ()) -> Mapping[str, Any]:
+    """A JSON object with these members only. Raises Problem that names every wrong one."""
+    if not isinstance(value, dict):
+        raise malformed([FieldError(where, "wrong_type", "must be an object")])
+    errors = [
+        FieldError(where + pointer_to((name,)), "missing", "must be there") for name in required if name not in value
+    ]
+    if allowed is not None:
+        errors += [
+            FieldError(where + pointer_to((name,)), "unknown_field", "is not a member here")
+            for name in value
+            if name not in allowed
+        ]
+    if errors:
+        raise malformed(errors)
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    """A string; an integer becomes its decimal digits, as in every id."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise malformed([FieldError(where, "wrong_type", "must be a string")])
+
+
+def _instant(text: str) -> datetime:
+    try:
+        return _INSTANT.validate_strings(text.replace(" ", "+"))  # A bare + in a query string reads as a blank.
+    except ValidationError as error:
+        kind = error.errors()[0]["type"]
+        code = "time_without_zone" if kind == "timezone_aware" else "not_a_time"
+        raise malformed([FieldError("?at", code, "must be an RFC 3339 time with a zone")]) from None
+
+
+def _words(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,175 @@
+"""What surrounds every endpoint: request id, key, scope, trace, metrics and log, and problems instead of exceptions."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qsl
+from uuid import uuid4
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from command.engine import Busy, EngineStopped, HandlerFailed
+from command.ports import StoreUnavailable
+from contracts.access import Caller, Door, Scope
+from infra.http.access import KeyRing, require_scope
+from infra.http.problems import FieldError, Problem
+from infra.telemetry.tracing import Tracing
+
+logger = structlog.get_logger(__name__)
+
+QUERY_FIELDS_MAX: Final = 20
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,100}")
+
+
+class Exchange(Request):
+    """One request at an endpoint: who calls, under which ids, with which path and query parameters."""
+
+    raw_headers: dict[bytes, bytes]
+    request_id: str
+    traceparent: str | None
+    caller: Caller
+    path_ids: Mapping[str, str]
+
+    def query(self, allowed: frozenset[str]) -> dict[str, str]:
+        """The query parameters. Raises Problem for one that this route does not know, or that comes twice."""
+        text = self.scope["query_string"]
+        if not text:
+            return {}
+        try:
+            pairs = parse_qsl(text.decode("ascii"), keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX)
+        except ValueError:
+            raise Problem("malformed_query", "the query string cannot be read") from None
+        values = dict(pairs)
+        if unknown := sorted(values.keys() - allowed):
+            message = f"this route has no query parameter {unknown[0]!r}"
+            raise Problem("unknown_field", message, errors=[FieldError(f"?{unknown[0]}", "unknown_field", message)])
+        if len(values) != len(pairs):
+            raise Problem("malformed_query", "a query parameter must not come twice")
+        return values
+
+
+Endpoint = Callable[[Exchange], Awaitable[Response]]
+
+
+class RequestObserver(Protocol):
+    """Whoever counts requests."""
+
+    def request_served(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One request was answered."""
+        ...
+
+    def command_answered_with(self, code: str) -> None:
+        """The edge answered a problem of its own, or a refusal."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedRoute:
+    """An endpoint behind the door, and what the door asks for."""
+
+    method: str
+    path: str
+    scope: Scope | Door
+    endpoint: Endpoint
+
+
+class Edge:
+    """Runs guarded routes."""
+
+    def __init__(self, keys: KeyRing, tracing: Tracing, observer: RequestObserver) -> None:
+        self._keys = keys
+        self._tracing = tracing
+        self._observer = observer
+
+    async def serve(
+        self, route: GuardedRoute, path_ids: Mapping[str, str], scope: AsgiScope, receive: Receive, send: Send
+    ) -> None:
+        """Answer one request. Never raises: what goes wrong becomes a problem, and our own defects are logged."""
+        started = perf_counter()
+        exchange = Exchange(scope, receive)
+        exchange.raw_headers = headers = dict(scope["headers"])
+        exchange.request_id = request_id = _request_id(headers)
+        exchange.path_ids = path_ids
+        if self._tracing.enabled:
+            with self._tracing.server_span(f"{route.method} {route.path}", headers.get(b"traceparent")) as span:
+                exchange.traceparent = span.traceparent
+                response = await self._answer(route, exchange)
+                span.set_status(response.status_code)
+        else:
+            exchange.traceparent = self._tracing.traceparent_of(headers.get(b"traceparent"))
+            response = await self._answer(route, exchange)
+        response.raw_headers.append((b"x-request-id", request_id.encode()))
+        await response(scope, receive, send)
+        seconds = perf_counter() - started
+        self._observer.request_served(route.path, route.method, response.status_code, seconds)
+        logger.debug(
+            "request_served",
+            request_id=request_id,
+            method=route.method,
+            route=route.path,
+            status=response.status_code,
+            seconds=round(seconds, 6),
+        )
+
+    async def _answer(self, route: GuardedRoute, exchange: Exchange) -> Response:
+        try:
+            if route.scope is not Door.PUBLIC:
+                exchange.caller = await self._keys.caller(exchange.raw_headers.get(b"authorization"))
+                if isinstance(route.scope, Scope):
+                    require_scope(exchange.caller, route.scope)
+            return await route.endpoint(exchange)
+        except Exception as error:  # noqa: BLE001 - no exception leaves: each is a problem, unknown ones are logged.
+            problem = problem_for(error)
+        if problem.code == "internal":
+            logger.error("request_failed", exc_info=problem.__cause__, **_ids(route, exchange))
+        self._observer.command_answered_with(problem.code)
+        return problem.response(exchange.request_id)
+
+
+def problem_for(error: Exception) -> Problem:
+    """Any exception as a problem; the cause of an ``internal`` one is for the log only."""
+    match error:
+        case Problem():
+            return error
+        case Busy():
+            return Problem("busy", "too many commands are waiting; retry with the same Idempotency-Key")
+        case EngineStopped():
+            return Problem("stopping", "this process is shutting down; retry with the same Idempotency-Key")
+        case StoreUnavailable():
+            detail = "the store did not answer; whether the command took effect is not known: retry with the same id"
+            return Problem("store_unavailable", detail)
+        case TimeoutError() | asyncio.CancelledError():
+            return Problem("answer_late", "no answer in time; retry with the same Idempotency-Key to learn it")
+        case HandlerFailed():
+            problem = Problem("internal", "this command failed by a defect of ours; nothing of it was stored")
+        case _:
+            problem = Problem("internal", "something failed that should not; the request id leads to it")
+    problem.__cause__ = error
+    return problem
+
+
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    """The caller's own request id, if it is harmless in a log, else a new one."""
+    told = headers.get(b"x-request-id")
+    if told is not None and _REQUEST_ID.fullmatch(told):
+        return told.decode()
+    return uuid4().hex
+
+
+def _ids(route: GuardedRoute, exchange: Exchange) -> dict[str, Any]:
+    caller: Caller | None = getattr(exchange, "caller", None)
+    return {
+        "request_id": exchange.request_id,
+        "route": route.path,
+        "method": route.method,
+        "tenant_id": caller.realm.tenant_id if caller else None,
+        "app_id": caller.realm.app_id if caller else None,
+        "actor": caller.actor if caller else None,
+    }

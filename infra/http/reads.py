@@ -1,0 +1,132 @@
+"""Reads over HTTP: wait for the position that the caller has to see, read, and say what position was shown."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from time import monotonic
+from typing import Any, Final
+
+import orjson
+from starlette.responses import Response
+
+from contracts.position import Position
+from infra.http.bodies import malformed
+from infra.http.edge import Endpoint, Exchange
+from infra.http.problems import FieldError, Problem
+from query.api import ItemRoute, ListRoute, Shows
+from query.ports import PAGE_MAX, BadCursor, ReadModelUnavailable
+
+JSON: Final = "application/json"
+LIMIT_DEFAULT: Final = 50
+READ_TIMEOUT_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = (0.002, 0.005, 0.01, 0.02)
+_ITEM_FIELDS: Final = frozenset({"min_position"})
+_LIST_FIELDS: Final = frozenset({"min_position", "cursor", "limit"})
+
+Positions = Mapping[Shows, Callable[[], Awaitable[Position]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """Bounds of the read endpoints."""
+
+    min_position_wait_ms: int = 2_000
+
+
+class HttpReads:
+    """The endpoints of the read side. ``positions`` says per kind of model what it shows at least."""
+
+    def __init__(self, positions: Positions, limits: ReadLimits) -> None:
+        self._positions = positions
+        self._limits = limits
+
+    def item(self, route: ItemRoute) -> Endpoint:
+        """One thing, or 404: the same answer whether it is unknown or somebody else's."""
+
+        async def endpoint(exchange: Exchange) -> Response:
+            query = exchange.query(_ITEM_FIELDS)
+            async with _bounded():
+                position = await self._position(exchange, query, route.shows)
+                view = await route.read(exchange.caller.realm, exchange.path_ids)
+            if view is None:
+                raise Problem(route.unknown, "there is no such thing", headers={"x-position": position.token()})
+            return _shown({"data": view}, position)
+
+        return endpoint
+
+    def list(self, route: ListRoute) -> Endpoint:
+        """A page of things, in a stable order."""
+        allowed = _LIST_FIELDS | route.filters
+
+        async def endpoint(exchange: Exchange) -> Response:
+            query = exchange.query(allowed)
+            limit = _limit(query.get("limit"))
+            filters = {name: value for name, value in query.items() if name in route.filters}
+            try:
+                async with _bounded():
+                    position = await self._position(exchange, query, route.shows)
+                    realm, ids = exchange.caller.realm, exchange.path_ids
+                    page = await route.read(realm, ids, filters, query.get("cursor"), limit)
+            except BadCursor:
+                raise malformed([FieldError("?cursor", "malformed_cursor", "was not made by this list")]) from None
+            return _shown({"items": list(page.items), "next_cursor": page.next_cursor}, position)
+
+        return endpoint
+
+    async def _position(self, exchange: Exchange, query: Mapping[str, str], shows: Shows) -> Position:
+        """What the model shows, once that is as far as the caller asked for. Raises Problem when it takes too long."""
+        token = query.get("min_position") or exchange.raw_headers.get(b"min-position", b"").decode("latin-1")
+        wanted = _parsed(token) if token else None
+        position_of = self._positions[shows]
+        deadline = monotonic() + self._limits.min_position_wait_ms / 1_000
+        pauses = iter(_POLL_SECONDS)
+        pause = 0.0
+        while True:
+            position = await position_of()
+            if wanted is None:
+                return position
+            if (wanted.shard, wanted.epoch) != (position.shard, position.epoch):
+                message = "belongs to another history of the store, and will never be reached"
+                raise malformed([FieldError("?min_position", "position_of_another_history", message)])
+            if position.offset >= wanted.offset:
+                return position
+            if monotonic() >= deadline:
+                detail = "the read model has not come that far yet; retry, or ask for less"
+                raise Problem("position_not_reached", detail, extra={"position": position.token()})
+            pause = next(pauses, pause)
+            await asyncio.sleep(pause)
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    """A time limit around a read, and what a model's absence means."""
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise Problem("read_model_unavailable", "the read model did not answer in time") from error
+    except ReadModelUnavailable as error:
+        raise Problem("read_model_unavailable", str(error) or "the read model cannot be reached") from error
+
+
+def _shown(body: dict[str, Any], position: Position) -> Response:
+    body["position"] = position.token()
+    return Response(orjson.dumps(body, default=str), HTTPStatus.OK, media_type=JSON)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return LIMIT_DEFAULT
+    if text.isascii() and text.isdigit() and 0 < int(text) <= PAGE_MAX:
+        return int(text)
+    raise malformed([FieldError("?limit", "out_of_range", f"must be 1 to {PAGE_MAX}")])
+
+
+def _parsed(token: str) -> Position:
+    try:
+        return Position.parse(token)
+    except ValueError:
+        message = "is not a position that an answer carried"
+        raise malformed([FieldError("?min_position", "malformed_position", message)]) from None

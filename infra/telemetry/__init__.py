@@ -1,0 +1,1 @@
+"""Logs, metrics and traces: they watch from outside and decide nothing."""

@@ -1,0 +1,157 @@
+"""Prometheus metrics: what is counted, under which names, and the observers that count it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500)
+_CHILDREN_MAX: Final = 5_000
+
+
+class Sample(NamedTuple):
+    """One value that is read when somebody looks: a metric's name, its labels, its value."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    value: float
+
+
+Source = Callable[[], Iterable[Sample]]
+
+# What sources may report: name -> (help, label names). They say it of stores, so any process can serve it.
+GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "tessera_follower_lag_events": ("Events in the log that a follower has not handled.", ("follower",)),
+    "tessera_follower_halted": ("1 when a follower stopped and waits for somebody.", ("follower",)),
+    "tessera_sagas": ("Sagas by the step they are at.", ("step",)),
+    "tessera_dead_letters": ("Events and commands parked for an operator.", ("source",)),
+    "tessera_engine_queue_commands": ("Commands that wait for their batch.", ()),
+}
+
+
+class Metrics:
+    """All metrics of one process. Passed to the engine and to the edge as their observer."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._sources: list[Source] = []
+        here = self.registry
+        self._commands = Counter("tessera_commands", "Commands answered.", ("type", "outcome"), registry=here)
+        self._refusals = Counter("tessera_refusals", "Commands refused, by reason.", ("type", "code"), registry=here)
+        self._problems = Counter("tessera_http_problems", "Requests answered with a problem.", ("code",), registry=here)
+        self._batch_commands = Histogram(
+            "tessera_append_batch_commands", "Commands per transaction.", buckets=_SIZES, registry=here
+        )
+        self._batch_events = Histogram(
+            "tessera_append_batch_events", "Events per transaction.", buckets=_SIZES, registry=here
+        )
+        self._batch_seconds = Histogram(
+            "tessera_append_batch_seconds",
+            "Seconds per transaction, from lock to commit.",
+            buckets=_SECONDS,
+            registry=here,
+        )
+        self._batches_failed = Counter(
+            "tessera_append_batches_failed", "Transactions rolled back or of unknown fate.", ("error",), registry=here
+        )
+        self._requests = Counter(
+            "tessera_http_requests", "Requests answered.", ("route", "method", "status"), registry=here
+        )
+        self._request_seconds = Histogram(
+            "tessera_http_request_seconds", "Seconds per request.", ("route", "method"), buckets=_SECONDS, registry=here
+        )
+        self._handled = Counter(
+            "tessera_follower_events", "Events that a follower handled.", ("follower",), registry=here
+        )
+        self._follower_seconds = Histogram(
+            "tessera_follower_batch_seconds",
+            "Seconds per batch of a follower.",
+            ("follower",),
+            buckets=_SECONDS,
+            registry=here,
+        )
+        self._up = Gauge("tessera_up", "1 while the process runs.", registry=here)
+        self._up.set(1)
+        # Looking a labelled child up costs more than counting; the label values are few and bounded.
+        self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self.registry.register(_Sources(self._sources))
+
+    def add_source(self, source: Source) -> None:
+        """Have values of GAUGES read from this when somebody looks."""
+        self._sources.append(source)
+
+    def exposition(self) -> bytes:
+        """Everything in Prometheus' text format. Sources may block: not for an event loop."""
+        return generate_latest(self.registry)
+
+    # What the engine tells.
+
+    def batch_committed(
+        self, tickets: int, events: int, outcomes: Mapping[tuple[str, str], int], seconds: float
+    ) -> None:
+        """A batch is durable. ``outcomes`` counts (command type, code)."""
+        self._batch_commands.observe(tickets)
+        self._batch_events.observe(events)
+        self._batch_seconds.observe(seconds)
+        for (command_type, code), count in outcomes.items():
+            accepted = code == "ok"
+            self._commands.labels(command_type, "accepted" if accepted else "refused").inc(count)
+            if not accepted:
+                self._refusals.labels(command_type, code).inc(count)
+
+    def batch_failed(self, tickets: int, error: Exception) -> None:
+        """A batch was rolled back, or its fate is unknown."""
+        self._batches_failed.labels(type(error).__name__).inc()
+
+    # What the edge tells.
+
+    def request_served(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One request was answered."""
+        key = (route, method, status)
+        if (children := self._request_children.get(key)) is None:
+            children = (
+                self._requests.labels(route, method, str(status)),
+                self._request_seconds.labels(route, method),
+            )
+            if len(self._request_children) < _CHILDREN_MAX:
+                self._request_children[key] = children
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def command_answered_with(self, code: str) -> None:
+        """A problem left: a refusal, or one of the edge's own."""
+        self._problems.labels(code).inc()
+
+    # What followers tell.
+
+    def batch_followed(self, follower: str, events: int, seconds: float) -> None:
+        """A follower handled a batch."""
+        self._handled.labels(follower).inc(events)
+        self._follower_seconds.labels(follower).observe(seconds)
+
+
+class _Sources(Collector):
+    """Turns what sources say into metrics; one that fails is left out instead of taking the others along."""
+
+    def __init__(self, sources: list[Source]) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}
+        failed = GaugeMetricFamily("tessera_metric_sources_failed", "Sources that could not be read just now.")
+        failures = 0
+        for source in self._sources:
+            try:
+                for sample in source():
+                    families[sample.name].add_metric([value for _, value in sample.labels], sample.value)
+            except Exception:  # noqa: BLE001 - a store that is down must not hide the other metrics; it is counted.
+                failures += 1
+        failed.add_metric([], failures)
+        return [*families.values(), failed]
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return []

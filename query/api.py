@@ -1,0 +1,175 @@
+"""The read side's routes: a table of contents. Every answer says which position in the log it shows."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+from fastapi import APIRouter
+
+from contracts.access import Scope
+from contracts.identity import Realm
+from query.ports import Histories, Page, ReadModels, Reports, View
+
+PathIds = Mapping[str, str]
+Filters = Mapping[str, str]
+Endpoint = Callable[[Any], Awaitable[Any]]
+
+# Which model's position an answer shows: Redis read models, ClickHouse facts, or the log itself.
+Shows = Literal["models", "facts", "log"]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRoute:
+    """A GET of one thing; None is answered with 404 and ``unknown``."""
+
+    path: str
+    scope: Scope
+    summary: str
+    read: Callable[[Realm, PathIds], Awaitable[View | None]]
+    shows: Shows
+    unknown: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListRoute:
+    """A GET of a page of things; ``filters`` are the query parameters that narrow it."""
+
+    path: str
+    scope: Scope
+    summary: str
+    read: Callable[[Realm, PathIds, Filters, str | None, int], Awaitable[Page]]
+    shows: Shows
+    filters: frozenset[str] = frozenset()
+
+
+class ReadEndpoints(Protocol):
+    """What the edge supplies: endpoints that wait for ``min_position``, read and answer."""
+
+    def item(self, route: ItemRoute) -> Endpoint:
+        """One thing, or 404."""
+        ...
+
+    def list(self, route: ListRoute) -> Endpoint:
+        """A page of things."""
+        ...
+
+
+REPORT_FILTERS: Final = frozenset({"template_id", "campaign_id", "currency", "from", "until"})
+BREAK_FILTERS: Final = frozenset({"kind", "status"})
+
+
+def item_routes(models: ReadModels, reports: Reports) -> tuple[ItemRoute, ...]:
+    """Reads of one thing."""
+    return (
+        ItemRoute(
+            "/v1/templates/{template_id}",
+            Scope.TEMPLATES_READ,
+            "Terms, status and availability of a template.",
+            lambda realm, ids: models.template(realm, ids["template_id"]),
+            "models",
+            "unknown_template",
+        ),
+        ItemRoute(
+            "/v1/coupons/{coupon_id}",
+            Scope.COUPONS_READ,
+            "One coupon.",
+            lambda realm, ids: models.coupon(realm, ids["coupon_id"]),
+            "models",
+            "unknown_coupon",
+        ),
+        ItemRoute(
+            "/v1/orders/{order_id}",
+            Scope.ORDERS_READ,
+            "One order: what was told, what is held, where its saga stands and why.",
+            lambda realm, ids: models.order(realm, ids["order_id"]),
+            "models",
+            "unknown_order",
+        ),
+        ItemRoute(
+            "/v1/budgets/{budget_id}",
+            Scope.BUDGETS_READ,
+            "One budget: limit, reserved, committed, credited, available.",
+            lambda realm, ids: models.budget(realm, ids["budget_id"]),
+            "models",
+            "unknown_budget",
+        ),
+        ItemRoute(
+            "/v1/reconciliation/breaks/{break_id}",
+            Scope.RECONCILIATION_READ,
+            "One break with the events behind it.",
+            lambda realm, ids: reports.a_break(realm, ids["break_id"]),
+            "facts",
+            "unknown_break",
+        ),
+    )
+
+
+def list_routes(models: ReadModels, reports: Reports, histories: Histories) -> tuple[ListRoute, ...]:
+    """Reads of many things, by cursor."""
+    return (
+        ListRoute(
+            "/v1/templates",
+            Scope.TEMPLATES_READ,
+            "All templates.",
+            lambda realm, _ids, _filters, cursor, limit: models.templates(realm, cursor=cursor, limit=limit),
+            "models",
+        ),
+        ListRoute(
+            "/v1/users/{user_id}/coupons",
+            Scope.COUPONS_READ,
+            "A user's coupons, latest claim first.",
+            lambda realm, ids, _filters, cursor, limit: models.user_coupons(
+                realm, ids["user_id"], cursor=cursor, limit=limit
+            ),
+            "models",
+        ),
+        ListRoute(
+            "/v1/coupons/{coupon_id}/history",
+            Scope.COUPONS_READ,
+            "What was recorded of a coupon, in order.",
+            lambda realm, ids, _filters, cursor, limit: histories.coupon(
+                realm, ids["coupon_id"], cursor=cursor, limit=limit
+            ),
+            "log",
+        ),
+        ListRoute(
+            "/v1/reports/funnel",
+            Scope.REPORTS_READ,
+            "Claims, locks, redemptions, returns and refusals per template.",
+            lambda realm, _ids, filters, cursor, limit: reports.funnel(realm, filters, cursor=cursor, limit=limit),
+            "facts",
+            REPORT_FILTERS,
+        ),
+        ListRoute(
+            "/v1/reports/spend",
+            Scope.REPORTS_READ,
+            "Discounts given and taken back per campaign, template and currency.",
+            lambda realm, _ids, filters, cursor, limit: reports.spend(realm, filters, cursor=cursor, limit=limit),
+            "facts",
+            REPORT_FILTERS,
+        ),
+        ListRoute(
+            "/v1/reconciliation/breaks",
+            Scope.RECONCILIATION_READ,
+            "Breaks between the ledgers, oldest first.",
+            lambda realm, _ids, filters, cursor, limit: reports.breaks(realm, filters, cursor=cursor, limit=limit),
+            "facts",
+            BREAK_FILTERS,
+        ),
+    )
+
+
+def query_router(endpoints: ReadEndpoints, models: ReadModels, reports: Reports, histories: Histories) -> APIRouter:
+    """All routes that only read. Each states its scope where the edge and OpenAPI find it."""
+    router = APIRouter(tags=["queries"])
+    for item in item_routes(models, reports):
+        extra = {"x-scope": item.scope.value, "x-shows": item.shows}
+        router.add_api_route(
+            item.path, endpoints.item(item), methods=["GET"], summary=item.summary, openapi_extra=extra
+        )
+    for page in list_routes(models, reports, histories):
+        stated: dict[str, Any] = {"x-scope": page.scope.value, "x-shows": page.shows, "x-filters": sorted(page.filters)}
+        router.add_api_route(
+            page.path, endpoints.list(page), methods=["GET"], summary=page.summary, openapi_extra=stated
+        )
+    return router
