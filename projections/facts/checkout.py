@@ -34,7 +34,7 @@ CHECKOUT = Table(
         "refunded_minor": 0,
         "credited_minor": 0,
         "excess_minor": 0,
-        "full": 0,
+        "is_full": 0,
         "honoured": 0,
         "cause": "",
         "lock_until": None,
@@ -164,7 +164,7 @@ def _refunded(recorded: Recorded, event: CheckoutRefunded) -> Iterator[Row]:
         refunded_minor=event.refunded_minor,
         credited_minor=event.credited_minor,
         excess_minor=event.excess_minor,
-        full=int(event.full),
+        is_full=int(event.full),
     )
     for row_no, coupon_id in enumerate(event.returned_coupon_ids, start=1):
         yield CHECKOUT.row(recorded, row_no, **about, entry="returned", coupon_id=coupon_id)
