@@ -55,7 +55,8 @@ _UPSERT = """
     FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::bigint[], %s::text[])
         AS new (tenant_id, app_id, kind, key, due_at, set_by, data)
     ON CONFLICT (tenant_id, app_id, kind, key) DO UPDATE
-    SET due_at = excluded.due_at, set_by = excluded.set_by, data = excluded.data
+    SET due_at = excluded.due_at, set_by = excluded.set_by, data = excluded.data,
+        attempts = 0, retry_at = NULL, last_error = NULL
 """
 
 _CLEAR = """

@@ -34,8 +34,6 @@ CREATE TABLE timers (
     kind text NOT NULL,
     key text NOT NULL,
     due_at timestamptz NOT NULL,
-    set_by bigint NOT NULL,                -- The version, in its stream, of the event that set it.
-    data jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (tenant_id, app_id, kind, key)
 );
 
