@@ -1,0 +1,115 @@
+"""Sends what sagas owe: pending commands go to the engine until each has its final answer."""
+
+import logging
+from collections.abc import Sequence
+
+import orjson
+
+from contracts.envelope import Answer, CommandEnvelope
+from contracts.registry import UnknownCommandType, command_class
+from infra.postgres import outbox
+from infra.postgres.outbox import PendingCommand
+from infra.sagas import tables
+from infra.sagas.checkpoints import At, Checkpoint, pass_by
+from infra.sagas.sending import Outcome, Submits, describe, send
+from infra.sagas.session import Session
+from infra.sagas.settings import SagaSettings
+
+logger = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """The sagas' voice. Sending twice is safe: the engine answers a command id once. For one thread."""
+
+    def __init__(
+        self, dsn: str, engine: Submits, settings: SagaSettings | None = None, *, checkpoint: Checkpoint = pass_by
+    ) -> None:
+        self._engine = engine
+        self._settings = settings or SagaSettings()
+        self._checkpoint = checkpoint
+        self._session = Session(dsn, name="saga-outbox")
+
+    def run_once(self) -> int:
+        """Send one batch and note the answers; returns how many commands it had (0: nothing is due).
+
+        Raises Busy and StoreUnavailable, after which it may be called again, and EngineStopped.
+        """
+        with self._session.transaction() as cursor:
+            pending = tables.next_commands(cursor, self._settings.commands_max)
+        if not pending:
+            return 0
+        self._checkpoint(At.COMMANDS_READ)
+        outcomes = self._send(pending)
+        self._checkpoint(At.COMMANDS_ANSWERED)
+        self._settle(pending, outcomes)
+        self._checkpoint(At.COMMANDS_SETTLED)
+        return len(pending)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._session.close()
+
+    def _send(self, pending: Sequence[PendingCommand]) -> list[Outcome]:
+        """The outcome of each; what cannot even be read is an outcome of its own and hinders no other."""
+        readable = [_envelope(command) for command in pending]
+        envelopes = [envelope for envelope in readable if isinstance(envelope, CommandEnvelope)]
+        answered = iter(
+            send(
+                self._engine,
+                envelopes,
+                wait_seconds=self._settings.answer_wait_seconds,
+                submitted=At.COMMANDS_SUBMITTED,
+                checkpoint=self._checkpoint,
+            )
+        )
+        return [next(answered) if isinstance(each, CommandEnvelope) else each for each in readable]
+
+    def _settle(self, pending: Sequence[PendingCommand], outcomes: Sequence[Outcome]) -> None:
+        accepted: list[int] = []
+        refused: dict[int, tuple[str, str]] = {}
+        unanswered: dict[int, str] = {}
+        for command, outcome in zip(pending, outcomes, strict=True):
+            if not isinstance(outcome, Answer):
+                unanswered[command.id] = describe(outcome)
+                self._log_unanswered(command, outcome)
+            elif outcome.accepted:
+                accepted.append(command.id)
+            else:
+                refused[command.id] = (outcome.code, outcome.detail)
+                logger.error("saga_command_refused", extra={**_about(command), "code": outcome.code})
+        with self._session.transaction() as cursor:
+            outbox.remove(cursor, accepted)
+            tables.refuse_commands(cursor, refused)
+            tables.delay_commands(cursor, unanswered)
+
+    def _log_unanswered(self, command: PendingCommand, error: Exception) -> None:
+        stuck = command.attempts + 1 >= self._settings.stuck_attempts
+        level, event = (logging.ERROR, "saga_command_stuck") if stuck else (logging.WARNING, "saga_command_unanswered")
+        logger.log(level, event, extra={**_about(command), "error": describe(error)})
+
+
+def _envelope(pending: PendingCommand) -> CommandEnvelope | Exception:
+    try:
+        # Commands are strict: instants and tuples are read from JSON text, never from the values it stands for.
+        command = command_class(pending.command_type).model_validate_json(orjson.dumps(pending.payload))
+    except (UnknownCommandType, ValueError) as error:
+        return error
+    return CommandEnvelope(
+        realm=pending.realm,
+        command_id=pending.command_id,
+        command=command,
+        actor=pending.actor,
+        correlation_id=pending.correlation_id,
+        causation_id=pending.causation_id,
+        traceparent=pending.traceparent,
+    )
+
+
+def _about(command: PendingCommand) -> dict[str, object]:
+    return {
+        "tenant": command.realm.tenant_id,
+        "app": command.realm.app_id,
+        "saga": command.saga_key,
+        "command_id": command.command_id,
+        "attempts": command.attempts + 1,
+    }

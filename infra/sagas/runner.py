@@ -1,0 +1,186 @@
+"""Hears the log: a batch of facts becomes memory, commands, timers and position in one PostgreSQL transaction."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from command.ports import Batch
+from contracts.envelope import Recorded
+from infra.postgres import dead_letters, outbox, positions, timers
+from infra.postgres.feed import StoreFeed
+from infra.postgres.log import PostgresAppend, PostgresEventLog
+from infra.sagas import tables
+from infra.sagas.checkpoints import At, Checkpoint, pass_by
+from infra.sagas.hearing import Hearing, Saga, fold_saga, streams_of
+from infra.sagas.session import Session
+from infra.sagas.settings import SagaSettings
+
+logger = logging.getLogger(__name__)
+
+FOLLOWER: Final = "sagas"
+PARKED_MAX: Final = 1_000
+
+
+class SagaRunner:
+    """The follower that is the sagas' ear. For one thread; several processes may try, one of them moves at a time."""
+
+    def __init__(
+        self,
+        dsn: str,
+        log: PostgresEventLog,
+        feed: StoreFeed,
+        settings: SagaSettings | None = None,
+        *,
+        checkpoint: Checkpoint = pass_by,
+        on_commands: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._log = log
+        self._feed = feed
+        self._settings = settings or SagaSettings()
+        self._checkpoint = checkpoint
+        self._on_commands = on_commands
+        self._session = Session(dsn, name="sagas")
+        self._memories: OrderedDict[str, Saga] = OrderedDict()
+        self._offset: int | None = None  # None: to be read; so are the parked streams.
+        self._parked: frozenset[str] = frozenset()
+
+    @property
+    def offset(self) -> int:
+        """Up to where the log was heard; 0 before the first look."""
+        return self._offset or 0
+
+    def run_once(self) -> int:
+        """Hear one batch; returns how many events it had (0: nothing new).
+
+        Raises StoreUnavailable, StreamConflict and PositionMoved, after which it may be called again, and
+        EpochChanged, UnknownEventType, UnreadableEvent and UnknownProcessVersion, which need somebody's help.
+        """
+        try:
+            return self._run_once()
+        except Exception:
+            self._forget()
+            raise
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._session.close()
+
+    def _run_once(self) -> int:
+        offset = self._start()
+        retried = self._retry_requeued(offset)
+        batch = self._feed.read(offset, self._settings.facts_max)
+        if not batch:
+            return retried
+        self._checkpoint(At.FACTS_READ)
+        hearing = self._hear(batch, self._parked)
+        self._checkpoint(At.FACTS_DECIDED)
+        self._store(hearing, expected=offset, offset=batch[-1].offset)
+        self._checkpoint(At.MEMORY_COMMITTED)
+        return retried + len(batch)
+
+    def _start(self) -> int:
+        if self._offset is None:
+            with self._session.transaction() as cursor:
+                self._parked = dead_letters.parked_streams(cursor, FOLLOWER)
+                self._offset = positions.read(cursor, FOLLOWER, self._log.epoch)
+        return self._offset
+
+    def _forget(self) -> None:
+        """After any failure what is remembered may be wrong: read it again."""
+        self._memories.clear()
+        self._offset = None
+
+    def _hear(self, facts: Sequence[Recorded], parked: frozenset[str]) -> Hearing:
+        self._load(streams_of(facts))
+        hearing = Hearing(self._memories, parked)
+        for fact in facts:
+            hearing.take(fact)
+        return hearing
+
+    def _load(self, streams: Iterable[str]) -> None:
+        """Bring memories in, all missing ones in one query."""
+        missing = [stream for stream in streams if stream not in self._memories]
+        if not missing:
+            return
+        with self._log.reading() as view:
+            histories = view.histories(missing)
+        for stream in missing:
+            history = histories.get(stream)
+            self._memories[stream] = fold_saga(stream, history.events if history is not None else ())
+
+    def _store(
+        self, hearing: Hearing, *, expected: int, offset: int, done: Sequence[dead_letters.ParkedEvent] = ()
+    ) -> None:
+        """Everything in one transaction; under the append lock only when there is something to append."""
+        if hearing.heard:
+            with self._log.appending() as transaction:
+                self._append(transaction, hearing)
+                self._write(transaction.cursor, hearing, expected, offset, done)
+                self._checkpoint(At.MEMORY_WRITTEN)
+        else:
+            with self._session.transaction() as cursor:
+                self._write(cursor, hearing, expected, offset, done)
+                self._checkpoint(At.MEMORY_WRITTEN)
+        self._committed(hearing, offset)
+
+    def _append(self, transaction: PostgresAppend, hearing: Hearing) -> None:
+        transaction.append(Batch(events=hearing.events(transaction.store_now)))
+
+    def _write(
+        self,
+        cursor: tables.Cursor,
+        hearing: Hearing,
+        expected: int,
+        offset: int,
+        done: Sequence[dead_letters.ParkedEvent],
+    ) -> None:
+        positions.advance(cursor, FOLLOWER, self._log.epoch, expected=expected, offset=offset)
+        if hearing.is_empty and not done:
+            return
+        outbox.add(cursor, hearing.commands())
+        for realm, cleared in hearing.timers_cleared().items():
+            timers.clear(cursor, realm, cleared)
+        timers.put(cursor, hearing.timers_set())
+        tables.put_standings(cursor, hearing.standings())
+        tables.put_clocks(cursor, hearing.clocks)
+        for fact, reason in hearing.failures:
+            dead_letters.park(cursor, FOLLOWER, fact, reason=reason, attempts=1)
+        dead_letters.park_behind(cursor, FOLLOWER, hearing.behind)
+        dead_letters.remove(cursor, done)
+
+    def _committed(self, hearing: Hearing, offset: int) -> None:
+        self._offset = offset
+        for stream, saga in hearing.sagas.items():
+            self._memories[stream] = saga
+            self._memories.move_to_end(stream)
+        while len(self._memories) > self._settings.memories_max:
+            self._memories.popitem(last=False)
+        self._parked |= {failure.fact.stream for failure in hearing.failures}
+        if any(heard.heard.sends for heard in hearing.heard):
+            self._on_commands()
+
+    # Parked facts that an operator wants to be tried again.
+
+    def _retry_requeued(self, offset: int) -> int:
+        """Try again what was requeued, stream by stream, in order. Returns how many facts were heard."""
+        if not self._parked:
+            return 0
+        with self._session.transaction() as cursor:
+            requeued = dead_letters.requeued(cursor, FOLLOWER, PARKED_MAX)
+        return sum(self._retry_stream(stream, offset) for stream in dict.fromkeys(row.stream for row in requeued))
+
+    def _retry_stream(self, stream: str, offset: int) -> int:
+        """Hear the parked facts of one stream until one fails again; those that came meanwhile included."""
+        with self._session.transaction() as cursor:
+            parked = dead_letters.find(cursor, follower=FOLLOWER, stream=stream, limit=PARKED_MAX)
+        for done, row in enumerate(parked):
+            (fact,) = self._feed.read(row.offset - 1, 1)
+            hearing = self._hear((fact,), self._parked - {stream})
+            self._store(hearing, expected=offset, offset=offset, done=() if hearing.failures else (row,))
+            if hearing.failures:
+                return done
+        if len(parked) < PARKED_MAX:
+            self._parked -= {stream}
+        logger.info("parked_facts_heard", extra={"stream": stream, "count": len(parked)})
+        return len(parked)

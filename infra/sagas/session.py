@@ -1,0 +1,39 @@
+"""One PostgreSQL connection of one thread, opened when it is needed and again after it broke."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+
+from infra.postgres.connections import DEFAULT_TIMEOUTS, BoundedConnection, Timeouts, connect, translated
+
+
+class Session:
+    """Short transactions on a connection of one's own. Not for several threads."""
+
+    def __init__(self, dsn: str, *, name: str, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
+        self._dsn = dsn
+        self._name = name
+        self._timeouts = timeouts
+        self._connection: BoundedConnection | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Cursor[Any]]:
+        """Commit when the block ends, roll back when it raises. Raises StoreUnavailable."""
+        with translated():
+            if self._connection is None:
+                self._connection = connect(self._dsn, self._timeouts, name=self._name)
+            try:
+                with self._connection.transaction(), self._connection.cursor() as cursor:
+                    yield cursor
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Give the connection back; the next transaction opens another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(psycopg.Error):
+                connection.close()

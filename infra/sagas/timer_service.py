@@ -1,0 +1,82 @@
+"""Fires due timers: in bulk, by the business time of their realm, and once in effect."""
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from contracts.envelope import Answer, CommandEnvelope
+from infra.postgres import timers
+from infra.sagas import tables
+from infra.sagas.checkpoints import At, Checkpoint, pass_by
+from infra.sagas.sending import Outcome, Submits, describe, send
+from infra.sagas.session import Session
+from infra.sagas.settings import SagaSettings
+from sagas.timers import DueTimer, command_of
+
+logger = logging.getLogger(__name__)
+
+ACTOR: Final = "timer"
+
+
+class TimerService:
+    """Sends the command of each due timer and forgets the timer when it was answered. For one thread."""
+
+    def __init__(
+        self, dsn: str, engine: Submits, settings: SagaSettings | None = None, *, checkpoint: Checkpoint = pass_by
+    ) -> None:
+        self._engine = engine
+        self._settings = settings or SagaSettings()
+        self._checkpoint = checkpoint
+        self._session = Session(dsn, name="timers")
+
+    def run_once(self) -> int:
+        """Fire one batch; returns how many timers it had (0: nothing is due).
+
+        Raises Busy and StoreUnavailable, after which it may be called again, and EngineStopped.
+        """
+        with self._session.transaction() as cursor:
+            due = tables.due_timers(cursor, self._settings.timers_max, self._settings.realms_max)
+        if not due:
+            return 0
+        self._checkpoint(At.TIMERS_READ)
+        outcomes = send(
+            self._engine,
+            [_envelope(timer) for timer in due],
+            wait_seconds=self._settings.answer_wait_seconds,
+            submitted=At.TIMERS_SUBMITTED,
+            checkpoint=self._checkpoint,
+        )
+        self._checkpoint(At.TIMERS_ANSWERED)
+        self._settle(due, outcomes)
+        self._checkpoint(At.TIMERS_SETTLED)
+        return len(due)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._session.close()
+
+    def _settle(self, due: Sequence[DueTimer], outcomes: Sequence[Outcome]) -> None:
+        fired: list[DueTimer] = []
+        unanswered: list[tuple[DueTimer, str]] = []
+        for timer, outcome in zip(due, outcomes, strict=True):
+            if isinstance(outcome, Answer):
+                fired.append(timer)
+                if not outcome.accepted:
+                    # What it waited for is no longer so, or somebody was quicker: there is nothing left to record.
+                    logger.info("timer_refused", extra={"timer": timer.command_id, "code": outcome.code})
+            else:
+                unanswered.append((timer, describe(outcome)))
+                logger.warning("timer_unanswered", extra={"timer": timer.command_id, "error": describe(outcome)})
+        with self._session.transaction() as cursor:
+            timers.remove(cursor, fired)
+            tables.delay_timers(cursor, unanswered)
+
+
+def _envelope(timer: DueTimer) -> CommandEnvelope:
+    return CommandEnvelope(
+        realm=timer.realm,
+        command_id=timer.command_id,
+        command=command_of(timer),
+        actor=ACTOR,
+        correlation_id=timer.command_id,
+    )
