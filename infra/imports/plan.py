@@ -205,7 +205,7 @@ def _check_columns(where: Path, present: dict[str, str]) -> None:
         raise BadMapping(where, f"unknown column {', '.join(unknown)}; a command's own fields belong into `fields`")
     if present["occurred_at"] != "TIMESTAMP WITH TIME ZONE":
         raise BadMapping(
-            where, f"`occurred_at` is a {present['at']} without zone; write … AT TIME ZONE 'Europe/London'"
+            where, f"`occurred_at` is a {present['occurred_at']} without zone; write … AT TIME ZONE 'Europe/London'"
         )
     amount = present.get("amount", "DECIMAL")
     if not amount.startswith(("DECIMAL", "INTEGER", "BIGINT", "HUGEINT")):
