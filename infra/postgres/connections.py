@@ -1,6 +1,6 @@
 """How every connection to PostgreSQL is made: no wait without an end, and errors in the words of the ports."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,22 +25,25 @@ class Timeouts:
     statement_seconds: float = 15.0
     answer_seconds: float = 20.0
 
-    def server_options(self) -> str:
-        """The settings of the session, as an ``options`` connection parameter.
+    def server_settings(self) -> dict[str, str]:
+        """The limits that the server enforces, by the names of its settings.
 
         A transaction that its client forgot would hold the append lock for ever: it is ended after the time that the
         client itself gives up.
         """
-        milliseconds = {
+        seconds = {
             "lock_timeout": self.lock_seconds,
             "statement_timeout": self.statement_seconds,
             "idle_in_transaction_session_timeout": self.answer_seconds,
         }
-        limits = [f"-c {name}={int(seconds * 1000)}" for name, seconds in milliseconds.items()]
-        return " ".join([*limits, "-c TimeZone=UTC"])
+        return {name: f"{int(value * 1000)}ms" for name, value in seconds.items()}
 
 
 DEFAULT_TIMEOUTS = Timeouts()
+
+# For connections that only ever look things up by key. A plan is kept for a session's whole life: one that was made
+# while the tables were nearly empty would scan them for ever after.
+BY_KEY = {"enable_seqscan": "off", "jit": "off"}
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -59,14 +62,15 @@ class BoundedConnection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(f"the server did not answer within {self.answer_seconds} s") from error
 
 
-def parameters(dsn: str, timeouts: Timeouts, *, name: str) -> dict[str, Any]:
-    """A DSN's connection parameters, with our limits and the component's name added."""
+def parameters(dsn: str, timeouts: Timeouts, *, name: str, settings: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A DSN's connection parameters, with our limits, the component's name and its session settings added."""
     given = conninfo_to_dict(dsn)
-    options = f"{given.get('options') or ''} {timeouts.server_options()}".strip()
+    session = {"TimeZone": "UTC", **timeouts.server_settings(), **(settings or {})}
+    options = [str(given["options"])] if given.get("options") else []
     return {
         **given,
         "connect_timeout": timeouts.connect_seconds,
-        "options": options,
+        "options": " ".join([*options, *(f"-c {key}={value}" for key, value in session.items())]),
         "application_name": f"tessera {name}",
         "keepalives_idle": 10,
         "keepalives_interval": 5,
@@ -75,10 +79,16 @@ def parameters(dsn: str, timeouts: Timeouts, *, name: str) -> dict[str, Any]:
 
 
 def connect(
-    dsn: str, timeouts: Timeouts = DEFAULT_TIMEOUTS, *, name: str, autocommit: bool = False
+    dsn: str,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    *,
+    name: str,
+    autocommit: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> BoundedConnection:
     """Open one connection. Raises psycopg.OperationalError when the server is out of reach."""
-    connection = BoundedConnection.connect(**parameters(dsn, timeouts, name=name), autocommit=autocommit)
+    given = parameters(dsn, timeouts, name=name, settings=settings)
+    connection = BoundedConnection.connect(**given, autocommit=autocommit)
     connection.answer_seconds = timeouts.answer_seconds
     return connection
 

@@ -32,7 +32,15 @@ from command.ports import (
 from contracts.envelope import Recorded
 from contracts.registry import EVENTS, EventRegistry
 from infra.postgres import command_log
-from infra.postgres.connections import DEFAULT_TIMEOUTS, BoundedConnection, Timeouts, connect, transaction, translated
+from infra.postgres.connections import (
+    BY_KEY,
+    DEFAULT_TIMEOUTS,
+    BoundedConnection,
+    Timeouts,
+    connect,
+    transaction,
+    translated,
+)
 from infra.postgres.epoch import ensure_epoch
 from infra.postgres.mapper import EventMapper
 from infra.postgres.recorder import ShardRecorder, SnapshotRecorder, datastore
@@ -150,7 +158,7 @@ class PostgresEventLog:
     def _lock_and_look(self, store: _Store) -> "PostgresAppend":
         """One round trip: begin, lock, and (in a statement of its own, so that it sees what others committed) look."""
         if self._connection is None:
-            self._connection = connect(self._dsn, self._timeouts, name="append")
+            self._connection = connect(self._dsn, self._timeouts, name="append", settings=BY_KEY)
             self._connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             store.events.register_types(self._connection)
         with self._connection.pipeline():

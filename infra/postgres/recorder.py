@@ -10,7 +10,7 @@ from psycopg.rows import DictRow, TupleRow, dict_row
 from psycopg.sql import SQL, Literal
 from psycopg.types.composite import register_composite
 
-from infra.postgres.connections import BoundedConnection, Timeouts, parameters
+from infra.postgres.connections import BY_KEY, BoundedConnection, Timeouts, parameters
 
 # The first half of the append lock's key; the second is the shard. Any other use of two-part advisory locks in the
 # same database has to take another number.
@@ -35,7 +35,7 @@ def datastore(dsn: str, timeouts: Timeouts, *, name: str) -> PostgresDatastore:
         enable_db_functions=False,
     )
     store.pool.connection_class = cast(Any, BoundedConnection)
-    store.pool.kwargs = {**parameters(dsn, timeouts, name=name), "row_factory": dict_row}
+    store.pool.kwargs = {**parameters(dsn, timeouts, name=name, settings=BY_KEY), "row_factory": dict_row}
     return store
 
 
