@@ -105,17 +105,25 @@ def command_router(endpoints: CommandEndpoints) -> APIRouter:
     """All routes that change something, and the quote. Each states its scope where the edge and OpenAPI find it."""
     router = APIRouter(tags=["commands"])
 
-    def add(path: str, endpoint: Endpoint, scope: Scope | Door, summary: str, **stated: Any) -> None:
-        extra = {"x-scope": scope.value, **stated}
-        router.add_api_route(path, endpoint, methods=["POST"], summary=summary, openapi_extra=extra)
+    def add(name: str, path: str, endpoint: Endpoint, scope: Scope | Door, summary: str, **stated: Any) -> None:
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            operation_id=name,
+            summary=summary,
+            openapi_extra={"x-scope": scope.value, **stated},
+        )
 
     for route in COMMAND_ROUTES:
-        add(route.path, endpoints.command(route), route.scope, summary_of(route.command), **_stated(route))
-    add("/v1/orders/quote", endpoints.quote, _ORDERS, summary_of(c.QuoteOrder), **{"x-command": c.QuoteOrder.type})
+        name, summary = route.command.type, summary_of(route.command)
+        add(name, route.path, endpoints.command(route), route.scope, summary, **_stated(route))
+    quote = c.QuoteOrder
+    add(quote.type, "/v1/orders/quote", endpoints.quote, _ORDERS, summary_of(quote), **{"x-command": quote.type})
     batch = "Up to 1,000 commands in one request, answered one by one."
-    add("/v1/commands", endpoints.batch, Door.ANY_KEY, batch, **{"x-body": "CommandBatch"})
-    upstream = "Report an event under the upstream's own name."
-    add("/v1/upstream-events", endpoints.upstream_event, _ORDERS, upstream, **{"x-body": "UpstreamEvent"})
+    add("send_commands", "/v1/commands", endpoints.batch, Door.ANY_KEY, batch, **{"x-body": "CommandBatch"})
+    upstream, body = "Report an event under the upstream's own name.", {"x-body": "UpstreamEvent"}
+    add("report_upstream_event", "/v1/upstream-events", endpoints.upstream_event, _ORDERS, upstream, **body)
     return router
 
 

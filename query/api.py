@@ -22,6 +22,7 @@ Shows = Literal["models", "facts", "log"]
 class ItemRoute:
     """A GET of one thing; None is answered with 404 and ``unknown``."""
 
+    name: str
     path: str
     scope: Scope
     summary: str
@@ -34,6 +35,7 @@ class ItemRoute:
 class ListRoute:
     """A GET of a page of things; ``filters`` are the query parameters that narrow it."""
 
+    name: str
     path: str
     scope: Scope
     summary: str
@@ -62,6 +64,7 @@ def item_routes(models: ReadModels, reports: Reports) -> tuple[ItemRoute, ...]:
     """Reads of one thing."""
     return (
         ItemRoute(
+            "get_template",
             "/v1/templates/{template_id}",
             Scope.TEMPLATES_READ,
             "Terms, status and availability of a template.",
@@ -70,6 +73,7 @@ def item_routes(models: ReadModels, reports: Reports) -> tuple[ItemRoute, ...]:
             "unknown_template",
         ),
         ItemRoute(
+            "get_coupon",
             "/v1/coupons/{coupon_id}",
             Scope.COUPONS_READ,
             "One coupon.",
@@ -78,6 +82,7 @@ def item_routes(models: ReadModels, reports: Reports) -> tuple[ItemRoute, ...]:
             "unknown_coupon",
         ),
         ItemRoute(
+            "get_order",
             "/v1/orders/{order_id}",
             Scope.ORDERS_READ,
             "One order: what was told, what is held, where its saga stands and why.",
@@ -86,6 +91,7 @@ def item_routes(models: ReadModels, reports: Reports) -> tuple[ItemRoute, ...]:
             "unknown_order",
         ),
         ItemRoute(
+            "get_budget",
             "/v1/budgets/{budget_id}",
             Scope.BUDGETS_READ,
             "One budget: limit, reserved, committed, credited, available.",
@@ -94,6 +100,7 @@ def item_routes(models: ReadModels, reports: Reports) -> tuple[ItemRoute, ...]:
             "unknown_budget",
         ),
         ItemRoute(
+            "get_break",
             "/v1/reconciliation/breaks/{break_id}",
             Scope.RECONCILIATION_READ,
             "One break with the events behind it.",
@@ -108,6 +115,7 @@ def list_routes(models: ReadModels, reports: Reports, histories: Histories) -> t
     """Reads of many things, by cursor."""
     return (
         ListRoute(
+            "list_templates",
             "/v1/templates",
             Scope.TEMPLATES_READ,
             "All templates.",
@@ -115,6 +123,7 @@ def list_routes(models: ReadModels, reports: Reports, histories: Histories) -> t
             "models",
         ),
         ListRoute(
+            "list_user_coupons",
             "/v1/users/{user_id}/coupons",
             Scope.COUPONS_READ,
             "A user's coupons, latest claim first.",
@@ -124,6 +133,7 @@ def list_routes(models: ReadModels, reports: Reports, histories: Histories) -> t
             "models",
         ),
         ListRoute(
+            "list_coupon_history",
             "/v1/coupons/{coupon_id}/history",
             Scope.COUPONS_READ,
             "What was recorded of a coupon, in order.",
@@ -133,6 +143,7 @@ def list_routes(models: ReadModels, reports: Reports, histories: Histories) -> t
             "log",
         ),
         ListRoute(
+            "report_funnel",
             "/v1/reports/funnel",
             Scope.REPORTS_READ,
             "Claims, locks, redemptions, returns and refusals per template.",
@@ -141,6 +152,7 @@ def list_routes(models: ReadModels, reports: Reports, histories: Histories) -> t
             REPORT_FILTERS,
         ),
         ListRoute(
+            "report_spend",
             "/v1/reports/spend",
             Scope.REPORTS_READ,
             "Discounts given and taken back per campaign, template and currency.",
@@ -149,6 +161,7 @@ def list_routes(models: ReadModels, reports: Reports, histories: Histories) -> t
             REPORT_FILTERS,
         ),
         ListRoute(
+            "list_breaks",
             "/v1/reconciliation/breaks",
             Scope.RECONCILIATION_READ,
             "Breaks between the ledgers, oldest first.",
@@ -162,14 +175,19 @@ def list_routes(models: ReadModels, reports: Reports, histories: Histories) -> t
 def query_router(endpoints: ReadEndpoints, models: ReadModels, reports: Reports, histories: Histories) -> APIRouter:
     """All routes that only read. Each states its scope where the edge and OpenAPI find it."""
     router = APIRouter(tags=["queries"])
+
+    def add(route: ItemRoute | ListRoute, endpoint: Endpoint, **stated: Any) -> None:
+        router.add_api_route(
+            route.path,
+            endpoint,
+            methods=["GET"],
+            operation_id=route.name,
+            summary=route.summary,
+            openapi_extra={"x-scope": route.scope.value, "x-shows": route.shows, **stated},
+        )
+
     for item in item_routes(models, reports):
-        extra = {"x-scope": item.scope.value, "x-shows": item.shows}
-        router.add_api_route(
-            item.path, endpoints.item(item), methods=["GET"], summary=item.summary, openapi_extra=extra
-        )
+        add(item, endpoints.item(item))
     for page in list_routes(models, reports, histories):
-        stated: dict[str, Any] = {"x-scope": page.scope.value, "x-shows": page.shows, "x-filters": sorted(page.filters)}
-        router.add_api_route(
-            page.path, endpoints.list(page), methods=["GET"], summary=page.summary, openapi_extra=stated
-        )
+        add(page, endpoints.list(page), **{"x-filters": sorted(page.filters)})
     return router

@@ -149,7 +149,8 @@ def _public_router(parts: HttpParts, app: FastAPI) -> APIRouter:
         ("/openapi.json", openapi, "This document."),
     ):
         extra = {"x-scope": Door.PUBLIC.value}
-        router.add_api_route(path, endpoint, methods=["GET"], summary=summary, openapi_extra=extra)
+        name = path.strip("/").replace("/", "_").removesuffix(".json")
+        router.add_api_route(path, endpoint, methods=["GET"], operation_id=name, summary=summary, openapi_extra=extra)
     return router
 
 

@@ -1,7 +1,7 @@
 """Commands over HTTP: one per request or many, each sent under an idempotency key and answered after its commit."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -194,13 +194,15 @@ class HttpCommands:
         expected: "asyncio.Future[Mapping[str, Any]]",
     ) -> Mapping[str, Any] | None:
         loop = asyncio.get_running_loop()
-        if answer.replayed or attempt != 1:
-            # It may have been recorded before we began to listen.
-            recorded = await loop.run_in_executor(self._blocking, self._outcomes.recorded, realm, order_id, attempt)
-            if recorded is not None:
-                return recorded
+
+        def look() -> Awaitable[Mapping[str, Any] | None]:
+            return loop.run_in_executor(self._blocking, self._outcomes.recorded, realm, order_id, attempt)
+
+        # After a replay or a reopening it may have been recorded before we began to listen.
+        if (answer.replayed or attempt != 1) and (recorded := await look()) is not None:
+            return recorded
         await asyncio.wait([expected], timeout=self._limits.order_wait_ms / 1_000)
-        return expected.result() if expected.done() and not expected.cancelled() else None
+        return expected.result() if expected.done() else await look()
 
     async def _answer_of(self, envelope: CommandEnvelope) -> Answer:
         """The final answer. Raises Problem for a refusal, and for an id that is on its way already."""

@@ -16,8 +16,15 @@ Check = Callable[[], Awaitable[None]]
 class Readiness:
     """Asks every part, at most once a second. A check raises when its part cannot work."""
 
-    def __init__(self, checks: Mapping[str, Check], *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        checks: Mapping[str, Check],
+        *,
+        memory_seconds: float = MEMORY_SECONDS,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._checks = checks
+        self._memory_seconds = memory_seconds
         self._now = now
         self._failing_since: dict[str, datetime] = {}
         self._report: tuple[bool, dict[str, Any]] = (False, {})
@@ -31,7 +38,7 @@ class Readiness:
                 states = await asyncio.gather(*(self._state(name, check) for name, check in self._checks.items()))
                 parts = dict(zip(self._checks, states, strict=True))
                 self._report = (all(state["ready"] for state in states), parts)
-                self._valid_until = monotonic() + MEMORY_SECONDS
+                self._valid_until = monotonic() + self._memory_seconds
             return self._report
 
     async def _state(self, name: str, check: Check) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def document(app: FastAPI) -> Schema:
     for path, operations in made["paths"].items():
         for operation in operations.values():
             _complete(path, operation, bodies)
+    made["paths"] = dict(sorted(made["paths"].items()))
     made["components"] = {
         "schemas": dict(sorted({**_command_schemas(), **bodies, **_FIXED_SCHEMAS}.items())),
         "securitySchemes": {"api_key": {"type": "http", "scheme": "bearer", "bearerFormat": "tsk_<prefix>_<secret>"}},

@@ -5,8 +5,7 @@ One thread follows the log for all waiting requests: the saga that decides may r
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -20,19 +19,24 @@ logger = structlog.get_logger(__name__)
 
 BATCH_EVENTS_MAX: Final = 1_000
 WAIT_SECONDS: Final = 0.025
+IDLE_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 0.5
-TOPICS: Final = frozenset({CheckoutReady.type, CheckoutRefused.type, CheckoutCompleted.type})
+TOPICS: Final = (CheckoutReady.type, CheckoutRefused.type)
 
 
 class Feed(Protocol):
     """The log as followers read it."""
 
-    def read(self, after: int, limit: int, topics: AbstractSet[str] | None = None) -> Sequence[Recorded]:
+    def head(self) -> int:
+        """The offset of the last event. Raises StoreUnavailable."""
+        ...
+
+    def read(self, after: int, limit: int, topics: Sequence[str] = ()) -> Sequence[Recorded]:
         """Events after an offset, in order. Raises StoreUnavailable."""
         ...
 
-    def wait(self, after: int, timeout_seconds: float) -> None:
-        """Return when there may be something after an offset, or when the time is over."""
+    def wait(self, timeout_seconds: float) -> bool:
+        """Return when something may have been appended, or when the time is over."""
         ...
 
 
@@ -42,17 +46,17 @@ class _Awaited(NamedTuple):
 
 
 class CheckoutWatch:
-    """Resolves what requests wait for. ``expect`` belongs to the event loop, everything else to the watch's thread.
+    """Resolves what requests wait for; it reads the log only while somebody waits.
 
-    ``head`` says where the log ends now: what happened before somebody waits is of no interest.
+    It is a hint like every wake-up: whoever runs out of time looks into the log once more (``recorded``).
     """
 
-    def __init__(self, feed: Feed, log: EventLog, head: Callable[[], int]) -> None:
+    def __init__(self, feed: Feed, log: EventLog) -> None:
         self._feed = feed
         self._log = log
-        self._head = head
         self._awaited: dict[_Awaited, list[asyncio.Future[Mapping[str, Any]]]] = {}
         self._lock = threading.Lock()
+        self._wanted = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkout-watch", daemon=True)
 
@@ -63,6 +67,7 @@ class CheckoutWatch:
     def stop(self, timeout_seconds: float = 5.0) -> None:
         """Stop following; whoever still waits runs into its own time limit."""
         self._stopping.set()
+        self._wanted.set()
         self._thread.join(timeout_seconds)
 
     def expect(self, realm: Realm, order_id: str, attempt: int) -> "asyncio.Future[Mapping[str, Any]]":
@@ -71,6 +76,7 @@ class CheckoutWatch:
         awaited = _Awaited(stream_id(realm, "checkout", order_id), attempt)
         with self._lock:
             self._awaited.setdefault(awaited, []).append(future)
+            self._wanted.set()
         future.add_done_callback(lambda done: self._forget(awaited, done))
         return future
 
@@ -91,22 +97,33 @@ class CheckoutWatch:
     def _run(self) -> None:
         after: int | None = None
         while not self._stopping.is_set():
+            if not self._wanted.is_set():
+                after = None
+                self._wanted.wait(IDLE_SECONDS)
+                continue
             try:
-                if after is None:
-                    after = self._head()
-                batch = self._feed.read(after, BATCH_EVENTS_MAX, TOPICS)
-                for recorded in batch:
-                    self._tell(recorded)
-                    after = recorded.offset
-                if not batch:
-                    self._feed.wait(after, WAIT_SECONDS)
+                after = self._follow(after)
             except StoreUnavailable:
-                # Waiting requests run into their time limit and say where to look; nothing is lost.
                 logger.warning("checkout_watch_interrupted", exc_info=True)
                 self._stopping.wait(RETRY_SECONDS)
-            except Exception:
+            except Exception:  # Nobody is left without an answer: they look for themselves when their time is over.
                 logger.exception("checkout_watch_failed")
                 self._stopping.wait(RETRY_SECONDS)
+
+    def _follow(self, after: int | None) -> int:
+        """Read on once, tell who waits, and return how far we are."""
+        head = self._feed.head()
+        if after is None:
+            after = head
+        batch = self._feed.read(after, BATCH_EVENTS_MAX, TOPICS)
+        for recorded in batch:
+            self._tell(recorded)
+        if len(batch) == BATCH_EVENTS_MAX:
+            return batch[-1].offset
+        if not batch:
+            self._feed.wait(WAIT_SECONDS)
+        # Whatever else there is up to the head seen before reading is of no interest to us.
+        return max(after, head, *(recorded.offset for recorded in batch[-1:]))
 
     def _tell(self, recorded: Recorded) -> None:
         event = recorded.event
@@ -124,14 +141,15 @@ class CheckoutWatch:
                 self._awaited[awaited] = others
             else:
                 self._awaited.pop(awaited, None)
+            if not self._awaited:
+                self._wanted.clear()
 
 
 def outcome_of(event: Event) -> Mapping[str, Any] | None:
     """What a caller is told of a checkout's step; None for steps that are no answer to placing an order."""
     match event:
         case CheckoutReady():
-            told = event.model_dump(mode="json", exclude={"order_id"})
-            return {"status": "ready", **told}
+            return {"status": "ready", **event.model_dump(mode="json", exclude={"order_id"})}
         case CheckoutRefused():
             return {"status": "refused", **event.model_dump(mode="json", exclude={"order_id"})}
         case CheckoutCompleted():
