@@ -155,7 +155,13 @@ def activate(template: Template, *, now: datetime) -> tuple[Event, ...]:
         return ()
     if now >= template.claim_until:
         raise Ended("The claim window is over already.")
-    return (TemplateActivated(template_id=template.template_id),)
+    return (
+        TemplateActivated(
+            template_id=template.template_id,
+            claim_from=template.current.claim_from,
+            claim_until=template.claim_until,
+        ),
+    )
 
 
 def pause(template: Template, reason: str, *, now: datetime) -> tuple[Event, ...]:
