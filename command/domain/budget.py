@@ -4,6 +4,7 @@
 Which order holds what is decided in :mod:`command.domain.checkout`; here are the sums and the open reservations.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from heapq import nsmallest
@@ -182,6 +183,15 @@ def lapsed_to_free(budget: Budget, period: str, needed_minor: int, *, now: datet
             orders.append(order_id)
             missing -= held.amount_minor
     return tuple(orders)
+
+
+def without(budget: Budget, orders: Sequence[str]) -> Budget:
+    """The budget as it is once these orders' reservations are released."""
+    for order_id in orders:
+        if (held := budget.open.get(order_id)) is not None:
+            freed = _with_totals(budget, held.period, reserved=-held.amount_minor)
+            budget = replace(freed, open=_less(freed.open, order_id, held.amount_minor))
+    return budget
 
 
 def reserve(

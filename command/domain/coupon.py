@@ -235,6 +235,7 @@ def give_back(coupon: Coupon, order_id: str, refund_id: str, *, now: datetime) -
         order_id=order_id,
         refund_id=refund_id,
         discount_minor=coupon.discount_minor,
+        valid_until=coupon.valid_until,
     )
     return (returned,) if now < coupon.valid_until else (returned, _expired(coupon, now))
 
@@ -278,6 +279,12 @@ def require_held(coupon: Coupon, order_id: str, *, now: datetime) -> None:
         raise NotLocked
 
 
+def require_external(coupon: Coupon) -> None:
+    """Refuse what an upstream with a checkout of its own asks of a coupon that our checkout holds."""
+    if coupon.status == "locked" and not coupon.external:
+        raise NotLocked("Our own checkout holds the coupon, and redeems or releases it with its order.")
+
+
 def _require_unused(coupon: Coupon, now: datetime) -> None:
     match coupon.status:
         case "none":
@@ -298,6 +305,7 @@ def _released(coupon: Coupon, order_id: str, cause: ReleaseCause, now: datetime)
         cause="lock_ended" if ended else cause,
         released_at=coupon.lock_until if ended else now,
         external=coupon.external,
+        valid_until=coupon.valid_until,
     )
 
 
