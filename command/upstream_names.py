@@ -1,13 +1,16 @@
 """The names that order and payment services already publish under, translated into our commands by one table."""
 
+import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
 
 from contracts.commands import CancelOrder, Command, NoteOrder, PlaceOrder, ReportPayment, ReportRefund
 from contracts.money import EXPONENTS, require_currency
 
 Data = Mapping[str, Any]
+
+_AMOUNT: Final = re.compile(r"-?\d{1,15}(\.\d{1,9})?", re.ASCII)
 
 
 class UntranslatableEvent(Exception):
@@ -35,7 +38,7 @@ def _placed(data: Data, currency: str) -> Command:
         order_id=_id(data, "order_id", "id"),
         user_id=_optional_id(data, "customer_id", "user_id"),
         currency=currency,
-        coupon_ids=tuple(_as_id("coupon_ids", each) for each in data.get("coupon_ids") or ()),
+        coupon_ids=_ids(data, "coupon_ids"),
         total_minor=_minor(data, currency, "total_amount", "total"),
     )
 
@@ -116,6 +119,13 @@ def _optional_id(data: Data, *names: str) -> str | None:
     return None
 
 
+def _ids(data: Data, name: str) -> tuple[str, ...]:
+    values = data.get(name) or []
+    if not isinstance(values, list):
+        raise UntranslatableEvent(name, "wrong_type", "must be an array")
+    return tuple(_as_id(name, value) for value in values)
+
+
 def _as_id(name: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise UntranslatableEvent(name, "wrong_type", "must be a string or an integer")
@@ -137,13 +147,14 @@ def _minor(data: Data, currency: str, *names: str) -> int:
     value = data[name]
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise UntranslatableEvent(name, "wrong_type", "must be a decimal number of major units")
-    try:
-        # A float is read by its shortest decimal text, which is what its sender printed.
-        minor = Decimal(str(value)).scaleb(EXPONENTS[_currency(currency)])
-        if minor != minor.to_integral_value():
-            raise UntranslatableEvent(name, "wrong_format", f"has more digits than {currency} has")
-    except InvalidOperation:
-        raise UntranslatableEvent(name, "wrong_format", "must be a decimal number of major units") from None
+    # A float is read by its shortest decimal text, which is what its sender printed. No exponents: 1E+999999999
+    # would be an honest decimal, and all of our memory.
+    text = str(value)
+    if not _AMOUNT.fullmatch(text):
+        raise UntranslatableEvent(name, "wrong_format", "must be a decimal number of major units")
+    minor = Decimal(text).scaleb(EXPONENTS[_currency(currency)])
+    if minor != minor.to_integral_value():
+        raise UntranslatableEvent(name, "wrong_format", f"has more digits than {currency} has")
     return int(minor)
 
 

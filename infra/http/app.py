@@ -61,13 +61,13 @@ class Application(FastAPI):
 
     def __init__(self, parts: HttpParts) -> None:
         super().__init__(lifespan=parts.lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-        commands = HttpCommands(
+        self._commands = HttpCommands(
             AnswerBridge(parts.queue), parts.dry_run, parts.outcomes, parts.blocking, parts.command_limits
         )
-        reads = HttpReads(parts.positions, parts.read_limits)
+        self._reads = HttpReads(parts.positions, parts.read_limits)
         # Straight into one flat list: nothing here needs what nested routers can do.
-        self.router.routes.extend(command_router(commands).routes)
-        self.router.routes.extend(query_router(reads, parts.models, parts.reports, parts.histories).routes)
+        self.router.routes.extend(command_router(self._commands).routes)
+        self.router.routes.extend(query_router(self._reads, parts.models, parts.reports, parts.histories).routes)
         self.router.routes.extend(_public_router(parts, self).routes)
         self._edge = Edge(parts.keys, parts.tracing, parts.metrics)
         self._dispatcher = Dispatcher(guarded_routes(self))

@@ -114,7 +114,7 @@ class Edge:
             request_id=request_id,
             method=route.method,
             route=route.path,
-            status=response.status_code,
+            status=int(response.status_code),
             seconds=round(seconds, 6),
         )
 

@@ -23,6 +23,7 @@ from infra.http.access import KeyRing
 from infra.http.app import Application, HttpParts, create_app
 from infra.http.commands import CommandLimits
 from infra.http.health import Readiness
+from infra.http.histories import LogHistories
 from infra.http.reads import ReadLimits
 from infra.telemetry.metrics import Metrics
 from query.ports import BadCursor, Page, View
@@ -174,7 +175,7 @@ def world() -> Iterator[World]:
             keys=KeyRing(keys.get, memory_seconds=0.0),
             models=models,
             reports=models,
-            histories=models,
+            histories=LogHistories(log, blocking),
             positions={"models": models.position, "facts": models.position, "log": models.position},
             readiness=Readiness({name: check(name) for name in ready}, memory_seconds=0.0),
             metrics=metrics,

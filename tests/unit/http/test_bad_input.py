@@ -146,7 +146,7 @@ async def test_an_unknown_query_parameter_is_refused(client: httpx.AsyncClient, 
 
 @pytest.mark.parametrize("key", ["", " spaced ", "x" * 129, "ümlaut"])
 async def test_an_unusable_idempotency_key_is_refused(client: httpx.AsyncClient, world: World, key: str) -> None:
-    response = await client.post(CLAIMS, json={"user_id": "u"}, headers=[("Idempotency-Key", key.encode("latin-1"))])
+    response = await client.post(CLAIMS, json={"user_id": "u"}, headers={b"Idempotency-Key": key.encode("latin-1")})
     assert (response.status_code, problem(response)["code"]) == (422, "malformed_command_id")
     assert world.stored_answers == 0
 
