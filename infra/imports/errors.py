@@ -9,6 +9,7 @@
     ├── SourceChanged     other files (or another mapping) than this import began with
     ├── AlreadyRunning    another process works on this import
     ├── ClockElsewhere    the realm's business clock is already past the next row
+    ├── HandlerBroke      the engine failed on a command: a defect, not a refusal
     └── EngineUnreachable the store did not answer, however often it was asked
 """
 
@@ -57,6 +58,10 @@ class AlreadyRunning(ImportStopped):
 
 class ClockElsewhere(ImportStopped):
     """The realm's business clock cannot be set to the next row's time."""
+
+
+class HandlerBroke(ImportStopped):
+    """The engine failed on a command. Nothing of it was stored."""
 
 
 class EngineUnreachable(ImportStopped):

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from time import sleep
 from typing import Final, Protocol
 
-from command.engine import Busy, EngineStopped
+from command.engine import Busy, EngineStopped, HandlerFailed
 from command.ports import StoreUnavailable
 from contracts.commands import Command
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
-from infra.imports.errors import EngineUnreachable
+from infra.imports.errors import EngineUnreachable, HandlerBroke
 
 ATTEMPTS_MAX: Final = 8
 BACKOFF_SECONDS: Final = 0.1
@@ -70,12 +70,12 @@ class Sender:
     def answers(self, sent: InFlight) -> list[Answer]:
         """Wait for the final answers. When the store was out of reach all are sent again: what landed is replayed.
 
-        Raises EngineUnreachable when that does not help, and the engine's own error when a handler broke.
+        Raises EngineUnreachable when that does not help, HandlerBroke when the engine fails on one of them.
         """
         reason: Exception | None = None
         for attempt in range(ATTEMPTS_MAX):
             try:
-                return [future.result(ANSWER_SECONDS_MAX) for future in sent.futures]
+                return [_answer(*pair) for pair in zip(sent.envelopes, sent.futures, strict=True)]
             except (StoreUnavailable, FutureTimeout) as lost:
                 reason = lost
             except EngineStopped as stopped:
@@ -83,6 +83,13 @@ class Sender:
             sleep(_backoff_seconds(attempt))
             sent = self.submit(sent.envelopes)
         raise EngineUnreachable(f"no answer from the engine: {reason}") from reason
+
+
+def _answer(envelope: CommandEnvelope, future: Future[Answer]) -> Answer:
+    try:
+        return future.result(ANSWER_SECONDS_MAX)
+    except HandlerFailed as failure:
+        raise HandlerBroke(f"command {envelope.command_id}: {failure}") from failure
 
 
 def _backoff_seconds(attempt: int) -> float:
