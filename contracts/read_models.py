@@ -14,7 +14,8 @@ MODELS: Final = (WALLET, COUPON, TEMPLATE, TEMPLATES, ORDER, BUDGET)
 
 POSITION_FIELD: Final = "_pos"  # Every bucket's own position; a bucket without one is not trusted.
 SINGLE_FIELD: Final = "doc"  # The field of a bucket that holds one document only.
-ACTIVE_FIELD: Final = "active"  # In the control hash: the number of the version that readers use.
+ACTIVE_FIELD: Final = "active"  # In the control hash: the number of the version that readers use,
+READY_FIELD: Final = "ready_at"  # and the offset that it has to reach before it may be served.
 
 
 def bucket_key(model: str, version: int, realm: Realm, key: str | None) -> str:

@@ -12,7 +12,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalErr
 CONNECT_TIMEOUT_SECONDS = 5
 ANSWER_TIMEOUT_SECONDS = 60
 
-# Error codes of a server that is there but cannot answer now: too many queries, memory, parts; time-outs; shutting down.
+# Error codes of a server that is there but cannot now: too many queries, memory, parts; time-outs; shutting down.
 _LATER = ("Code: 159.", "Code: 202.", "Code: 241.", "Code: 252.", "Code: 209.", "Code: 210.", "Code: 236.")
 
 

@@ -93,7 +93,8 @@ def _apply(client: Client, migration: Migration) -> None:
 
 
 def _pending(client: Client, files: Sequence[Migration]) -> list[Migration]:
-    applied = dict(client.query("SELECT name, checksum FROM schema_migrations FINAL").result_rows)
+    rows = client.query("SELECT name, checksum FROM schema_migrations FINAL").result_rows
+    applied: dict[str, str] = {row[0]: row[1] for row in rows}
     known = {migration.name for migration in files}
     if newer := sorted(applied.keys() - known):
         raise MigrationRefused(f"the database has migrations that this version does not know: {', '.join(newer)}")

@@ -1,0 +1,178 @@
+"""The store of facts: rows in, position after them, checksums, and a shadow database to rebuild in."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.insert import InsertContext
+
+from contracts.position import Position
+from infra.clickhouse import migrations
+from infra.clickhouse.connection import at_database, connect, database_of, translated
+from projections.facts import TABLES, Row
+
+POSITION_NAME = "facts"
+SHADOW_SUFFIX = "__shadow"
+
+# A batch may hold events of any business time; the default limit of 100 months per insert is not ours to hit.
+_INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
+
+
+class FactsDamaged(Exception):
+    """A table of the facts is not there or not as we made it: rebuild them."""
+
+
+@dataclass(frozen=True, slots=True)
+class FactsCheckpoint:
+    """Where the facts stand. ``version`` counts rebuilds; ``serial`` counts writes of this row."""
+
+    version: int
+    position: Position
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """What a table holds, in one number: independent of order, parts, redelivery and version."""
+
+    rows: int
+    digest: str
+
+
+class FactsStore:
+    """Reads and writes the fact tables of one database. Safe in several threads. Raises ClickHouseUnavailable."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connected: Client | None = None
+        self._contexts: dict[str, InsertContext] = {}
+
+    @property
+    def _client(self) -> Client:
+        if self._connected is None:
+            self._connected = connect(self._url)
+        return self._connected
+
+    def checkpoint(self) -> FactsCheckpoint | None:
+        """Where the facts stand, or None when they have not begun. Raises FactsDamaged without the schema."""
+        query = (
+            "SELECT version, shard, epoch, `offset`, serial FROM projection_positions FINAL WHERE name = {name:String}"
+        )
+        with _damage_named(), translated():
+            rows = self._client.query(query, parameters={"name": POSITION_NAME}).result_rows
+        if not rows:
+            return None
+        version, shard, epoch, offset, serial = rows[0]
+        return FactsCheckpoint(version, Position(shard, epoch, offset), serial)
+
+    def insert(self, table: str, rows: Sequence[Row]) -> None:
+        """One insert of any number of rows; doing it again changes nothing. Raises FactsDamaged."""
+        with _damage_named(), translated():
+            context = self._contexts.get(table)
+            if context is None:
+                context = self._client.create_insert_context(table, TABLES[table].columns, settings=_INSERT_SETTINGS)
+                self._contexts[table] = context
+            context.data = rows
+            self._client.insert(context=context)
+
+    def save(self, checkpoint: FactsCheckpoint) -> None:
+        """Note where the facts stand, after their rows. A higher serial wins."""
+        position = checkpoint.position
+        row = (
+            POSITION_NAME,
+            checkpoint.version,
+            position.shard,
+            position.epoch,
+            position.offset,
+            checkpoint.serial,
+        )
+        names = ["name", "version", "shard", "epoch", "offset", "serial"]
+        types = ["LowCardinality(String)", "UInt32", "UInt16", "String", "UInt64", "UInt64"]
+        with _damage_named(), translated():
+            self._client.insert("projection_positions", [row], names, column_type_names=types)
+
+    def checksums(self, upto: int) -> dict[str, Checksum]:
+        """Per table what is stored of the events up to an offset. Raises FactsDamaged."""
+        return {table: self._checksum(table, upto) for table in TABLES}
+
+    def migrate(self) -> list[str]:
+        """Apply pending migrations; returns their names. Raises MigrationRefused."""
+        return migrations.migrate(self._client)
+
+    def restore(self) -> None:
+        """Bring back tables (empty) and views that somebody dropped. Raises MigrationRefused."""
+        migrations.restore(self._client)
+
+    def begin_shadow(self) -> Self:
+        """A fresh, empty database of the same schema beside this one. A former shadow is dropped."""
+        self.drop_shadow()
+        with translated():
+            self._client.command(f"CREATE DATABASE {_quoted(self._shadow_name)}")
+        shadow = type(self)(at_database(self._url, self._shadow_name))
+        shadow.migrate()
+        return shadow
+
+    def switch_to_shadow(self) -> None:
+        """Exchange every table with the shadow's, each atomically; the old rows are the shadow's from then on."""
+        live = _quoted(database_of(self._url))
+        with _damage_named(), translated():
+            for table in TABLES:
+                self._client.command(f"EXCHANGE TABLES {live}.{table} AND {_quoted(self._shadow_name)}.{table}")
+
+    def has_shadow(self) -> bool:
+        """Whether there is a shadow: being built, or what was live before a switch."""
+        with translated():
+            return bool(self._client.command(f"EXISTS DATABASE {_quoted(self._shadow_name)}"))
+
+    def drop_shadow(self) -> None:
+        """Delete the shadow and everything in it."""
+        with translated():
+            self._client.command(f"DROP DATABASE IF EXISTS {_quoted(self._shadow_name)} SYNC")
+
+    def close(self) -> None:
+        """Give back the connection. A store that is used again opens a new one."""
+        client, self._connected = self._connected, None
+        self._contexts.clear()
+        if client is not None:
+            client.close()
+
+    @property
+    def _shadow_name(self) -> str:
+        return database_of(self._url) + SHADOW_SUFFIX
+
+    def _checksum(self, table: str, upto: int) -> Checksum:
+        # Every column counts, the origin too. The sum of hashes does not care about order.
+        columns = ", ".join(_quoted(column) for column in TABLES[table].columns)
+        query = (
+            f"SELECT count(), lower(hex(sum(reinterpretAsUInt128(sipHash128({columns}))))) "
+            f"FROM {table} FINAL WHERE `offset` <= {{upto:UInt64}}"
+        )
+        with _damage_named(), translated():
+            rows, digest = self._client.query(query, parameters={"upto": upto}).result_rows[0]
+        return Checksum(rows, digest)
+
+
+# Unknown table, unknown database, no such column, unknown identifier.
+_DAMAGE = re.compile(r"[Cc]ode: (60|81|16|47)\b")
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Tell a missing table or column from an engine that is out of reach."""
+    try:
+        yield
+    except ClickHouseError as error:
+        if not _DAMAGE.search(str(error)):
+            raise
+        raise FactsDamaged(
+            f"the fact tables are not as this version made them (run `tessera migrate`, then "
+            f"`tessera projections rebuild {POSITION_NAME}`): {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"

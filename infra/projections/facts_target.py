@@ -1,0 +1,86 @@
+"""The facts in ClickHouse as a target of the log: rows of a batch, one insert per table, the position last."""
+
+from collections.abc import Sequence
+
+from contracts.envelope import Recorded
+from contracts.position import Position
+from infra.clickhouse.facts import POSITION_NAME, FactsCheckpoint, FactsStore
+from infra.projections.digestion import Attempt, Digestion
+from infra.projections.ports import Coordination, Feed, OtherEpoch
+from projections.facts import Row, rows_of
+
+FIRST_VERSION = 1
+
+
+class FactsTarget:
+    """All fact tables of one database. One thread at a time, under the projection's lock.
+
+    Rows are named by (event, row): inserting a batch again, or one that overlaps, changes nothing.
+    """
+
+    name = POSITION_NAME
+
+    def __init__(
+        self, store: FactsStore, coordination: Coordination, *, shard: int, version: int = FIRST_VERSION
+    ) -> None:
+        self.position = Position(shard, "", 0)
+        self.version = version
+        self._serial = 0
+        self._store = store
+        self._coordination = coordination
+        self._digestion: Digestion | None = None
+
+    @property
+    def label(self) -> str:
+        """Name and version, as parked events are filed under."""
+        return f"{self.name}:v{self.version}"
+
+    def load(self, epoch: str, head: int) -> None:
+        """Look where the facts stand. Raises OtherEpoch, FactsDamaged."""
+        found = self._store.checkpoint()
+        if found is None:
+            found = FactsCheckpoint(self.version, Position(self.position.shard, epoch, 0), 0)
+        if found.position.epoch != epoch:
+            raise OtherEpoch(self.name, found.position.epoch, epoch)
+        if found.version != self.version or self._digestion is None:
+            self.version = found.version
+            self._digestion = Digestion(self._coordination, self.label)
+        self.position, self._serial = found.position, found.serial
+
+    def apply(self, events: Sequence[Recorded]) -> None:
+        """Take in a batch. Raises FactsDamaged."""
+        assert self._digestion is not None
+        news = [each for each in events if each.offset > self.position.offset]
+        if not news:
+            return
+        rows: dict[str, list[Row]] = {}
+        self._digestion.digest(news, _attempt(rows))
+        self._insert(rows)
+        self._save(self.position._replace(offset=news[-1].offset))
+
+    def replay_parked(self, feed: Feed) -> int:
+        """Try parked events again that an operator asked for; returns how many were applied."""
+        assert self._digestion is not None
+        rows: dict[str, list[Row]] = {}
+        succeeded = self._digestion.replay(feed, _attempt(rows))
+        if succeeded:
+            self._insert(rows)
+            self._digestion.settle(succeeded)
+        return len(succeeded)
+
+    def _insert(self, rows: dict[str, list[Row]]) -> None:
+        for table, group in rows.items():
+            self._store.insert(table, group)
+
+    def _save(self, position: Position) -> None:
+        self._store.save(FactsCheckpoint(self.version, position, self._serial + 1))
+        self.position, self._serial = position, self._serial + 1
+
+
+def _attempt(rows: dict[str, list[Row]]) -> Attempt:
+    def attempt(recorded: Recorded) -> None:
+        if (found := rows_of(recorded)) is not None:
+            table, news = found
+            rows.setdefault(table.name, []).extend(news)
+
+    return attempt

@@ -1,0 +1,132 @@
+"""A read model in Redis as a target of the log: fold a batch in memory, write each bucket once, the position last."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from contracts.envelope import Recorded
+from contracts.position import Position
+from infra.projections.digestion import Attempt, Digestion
+from infra.projections.ports import Coordination, Feed, OtherEpoch
+from infra.redis.models import BucketDamaged, CheckpointLost, ModelStore
+from projections.model import Entry, GapInStream, Place, apply_once
+
+_log = structlog.get_logger(__name__)
+
+
+class RedisTarget:
+    """One version of one read model. Without a version it is whichever one readers use (and begins one when none is).
+
+    One thread at a time, under the projection's lock.
+    """
+
+    def __init__(
+        self, store: ModelStore, coordination: Coordination, *, shard: int, version: int | None = None
+    ) -> None:
+        self.name = store.model.name
+        self.position = Position(shard, "", 0)
+        self.version = version or 0
+        self._follows_active = version is None
+        self._store = store
+        self._coordination = coordination
+        self._digestion: Digestion | None = None
+
+    @property
+    def label(self) -> str:
+        """Name and version, as parked events are filed under."""
+        return f"{self.name}:v{self.version}"
+
+    def load(self, epoch: str, head: int) -> None:
+        """Look where the version stands. Raises OtherEpoch, CheckpointLost (a shadow that was flushed).
+
+        A model that is not there is begun from the start of the log; readers are told to wait until it is whole.
+        """
+        control = self._store.control()
+        version = control.active if self._follows_active else self.version
+        position = None if version is None else control.checkpoints.get(version)
+        if version is None or position is None:
+            if not self._follows_active:
+                raise CheckpointLost(f"{self.label} has no checkpoint any more: it was flushed or dropped")
+            version, position = self._begin(max(control.newest, self.version) + 1, epoch, head)
+        if position.epoch != epoch:
+            raise OtherEpoch(self.name, position.epoch, epoch)
+        if version != self.version or self._digestion is None:
+            self.version = version
+            self._digestion = Digestion(self._coordination, self.label)
+        self.position = position
+
+    def begin(self, epoch: str) -> None:
+        """Make this version, empty, for nobody to read yet."""
+        self.position = Position(self.position.shard, epoch, 0)
+        self._store.begin(self.version, self.position)
+        self._digestion = Digestion(self._coordination, self.label)
+
+    def apply(self, events: Sequence[Recorded]) -> None:
+        """Take in a batch. Raises GapInStream, BucketDamaged, CheckpointLost; none of the batch counts then."""
+        news = [each for each in events if each.offset > self.position.offset]
+        if not news:
+            return
+        mine = [each for each in news if each.name.kind in self._store.model.kinds]
+        try:
+            if mine:
+                self._fold(mine)
+        except (GapInStream, BucketDamaged) as error:
+            if self._store.control().checkpoints.get(self.version) != self.position:
+                raise CheckpointLost(f"{self.label} was flushed or moved") from error  # No wonder that parts are gone.
+            raise
+        self._advance(news[-1].offset)
+
+    def replay_parked(self, feed: Feed) -> int:
+        """Try parked events again that an operator asked for; returns how many were applied."""
+        assert self._digestion is not None
+        changed: dict[Place, Entry] = {}
+        succeeded = self._digestion.replay(feed, self._attempt({}, changed, load=True))
+        if not succeeded:
+            return 0
+        if not self._store.write(self.version, self.position.offset, changed, replay=True):
+            return 0  # A bucket is ahead of the checkpoint (a write that was cut short): next time.
+        self._digestion.settle(succeeded)
+        return len(succeeded)
+
+    def _begin(self, version: int, epoch: str, head: int) -> tuple[int, Position]:
+        start = Position(self.position.shard, epoch, 0)
+        if self.version:
+            _log.error("read_model_lost", model=self.name, version=self.version, offset=self.position.offset)
+            self._coordination.forget(self.label)
+        _log.warning("read_model_begun", model=self.name, version=version, served_from_offset=head)
+        self._coordination.forget(f"{self.name}:v{version}")
+        self._store.begin(version, start, ready_at=head)
+        return version, start
+
+    def _fold(self, events: Sequence[Recorded]) -> None:
+        assert self._digestion is not None
+        entries = self._store.load(self.version, self._places(events))
+        changed: dict[Place, Entry] = {}
+        self._digestion.digest(events, self._attempt(entries, changed))
+        self._store.write(self.version, events[-1].offset, changed)
+
+    def _places(self, events: Sequence[Recorded]) -> set[Place]:
+        places: set[Place] = set()
+        for recorded in events:
+            try:
+                places.update(self._store.model.route(recorded))
+            except Exception:  # noqa: BLE001 - the attempt meets it again, and deals with it.
+                continue
+        return places
+
+    def _attempt(self, entries: dict[Place, Entry], changed: dict[Place, Entry], *, load: bool = False) -> Attempt:
+        def attempt(recorded: Recorded) -> None:
+            places = self._store.model.route(recorded)
+            if load:
+                entries.update(self._store.load(self.version, [place for place in places if place not in entries]))
+            news = {place: apply_once(self._store.model, entries.get(place), recorded) for place in places}
+            for place, entry in news.items():
+                if entry is not None:
+                    entries[place] = changed[place] = entry
+
+        return attempt
+
+    def _advance(self, offset: int) -> None:
+        position = self.position._replace(offset=offset)
+        self._store.advance(self.version, self.position, position)
+        self.position = position

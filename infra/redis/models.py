@@ -1,0 +1,234 @@
+"""One read model in Redis: its versions side by side, their checkpoints, their buckets and their checksums."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar, cast
+
+import orjson
+import redis
+
+from contracts.position import Position
+from contracts.read_models import (
+    ACTIVE_FIELD,
+    POSITION_FIELD,
+    READY_FIELD,
+    bucket_key,
+    checkpoint_field,
+    control_key,
+    list_key,
+)
+from infra.redis.connection import translated
+from infra.redis.scripts import ACTIVATE, COMPARE_AND_SET, WRITE_BUCKET
+from projections.model import Entry, Place, ReadModel
+
+T = TypeVar("T")
+
+PIPELINE_MAX = 1_000  # Commands in one round trip.
+SCAN_COUNT = 1_000
+_MODULUS = 1 << 128
+
+
+class CheckpointLost(Exception):
+    """The checkpoint is not what this writer left there: the model was flushed, or somebody else moved it."""
+
+
+class BucketDamaged(Exception):
+    """A bucket has content but no position, or content that nobody here wrote: it is rebuilt, not trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the control hash says: the version that readers use, and where each version stands.
+
+    ``ready_at``: the offset that the active version has to reach before it is served (it began from nothing).
+    """
+
+    active: int | None
+    ready_at: int = 0
+    checkpoints: Mapping[int, Position] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> int:
+        """The highest version there is, 0 when there is none."""
+        return max(self.checkpoints, default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """What a model holds, in one number: independent of order, batches and version. ``documents`` counts fields."""
+
+    documents: int
+    digest: str
+
+
+class ModelStore:
+    """Reads and writes one read model. Safe in several threads; every write belongs to one version."""
+
+    def __init__(self, client: "redis.Redis", model: ReadModel) -> None:
+        self.model = model
+        self._client = client
+        self._write_bucket = client.register_script(WRITE_BUCKET)
+        self._compare_and_set = client.register_script(COMPARE_AND_SET)
+        self._activate = client.register_script(ACTIVATE)
+        self._control = control_key(model.name)
+
+    def control(self) -> Control:
+        """The control hash. Raises RedisUnavailable, as everything here."""
+        with translated():
+            fields = cast(dict[bytes, bytes], self._client.hgetall(self._control))
+        active = fields.pop(ACTIVE_FIELD.encode(), None)
+        ready_at = int(fields.pop(READY_FIELD.encode(), 0))
+        checkpoints = {int(name.decode()[1:]): Position.parse(token.decode()) for name, token in fields.items()}
+        return Control(None if active is None else int(active), ready_at, checkpoints)
+
+    def begin(self, version: int, start: Position, *, ready_at: int | None = None) -> None:
+        """Make a new, empty version. Whatever lies under its name is a leftover.
+
+        ``ready_at``: there is nothing to serve meanwhile; make it the active one, to be served from that offset on.
+        """
+        self._purge(version)
+        fields: dict[Any, Any] = {checkpoint_field(version): start.token()}
+        if ready_at is not None:
+            fields |= {ACTIVE_FIELD: version, READY_FIELD: ready_at}
+        with translated():
+            self._client.hset(self._control, mapping=fields)
+
+    def load(self, version: int, places: Iterable[Place]) -> dict[Place, Entry]:
+        """The stored entries among these places. Raises BucketDamaged for a bucket that has no position."""
+        return self._load(_by_bucket(self.model, version, places))
+
+    def write(self, version: int, position: int, entries: Mapping[Place, Entry], *, replay: bool = False) -> bool:
+        """Write whole entries, bucket by bucket; a bucket that is past this position already is left alone.
+
+        ``replay``: the bucket may be at this very position (parked events, applied late). Returns whether every
+        bucket was written.
+        """
+        flag = b"1" if replay else b"0"
+        written = True
+        with translated():
+            for chunk in _chunks(_by_bucket(self.model, version, entries).items(), PIPELINE_MAX):
+                with self._client.pipeline(transaction=False) as pipe:
+                    for key, places in chunk:
+                        arguments: list[Any] = [position, flag]
+                        for place in places:
+                            entry = entries[place]
+                            score = entry.first if self.model.listed else b""
+                            arguments += [place.field, encode(entry), score]
+                        self._write_bucket(keys=[key, list_key(key)], args=arguments, client=pipe)
+                    written = all(pipe.execute()) and written
+        return written
+
+    def advance(self, version: int, seen: Position, position: Position) -> None:
+        """Move a version's checkpoint on. Raises CheckpointLost when it is not where the caller saw it."""
+        arguments = [checkpoint_field(version), seen.token(), position.token()]
+        with translated():
+            moved = self._compare_and_set(keys=[self._control], args=arguments)
+        if not moved:
+            raise CheckpointLost(f"{self.model.name} v{version} is no longer at offset {seen.offset}")
+
+    def activate(self, version: int, seen: Position) -> None:
+        """Let readers use this version from now on. Raises CheckpointLost as above."""
+        with translated():
+            done = self._activate(keys=[self._control], args=[version, seen.token(), seen.offset])
+        if not done:
+            raise CheckpointLost(f"{self.model.name} v{version} is no longer at offset {seen.offset}")
+
+    def drop(self, version: int) -> int:
+        """Delete a version that is not active; returns how many keys it had. Raises ValueError for the active one."""
+        if self.control().active == version:
+            raise ValueError(f"{self.model.name} v{version} is what readers use; switch to another version first")
+        with translated():
+            self._client.hdel(self._control, checkpoint_field(version))
+        return self._purge(version)
+
+    def checksum(self, version: int) -> Checksum:
+        """Read everything of one version and add it up. It has to stand still meanwhile."""
+        total, documents = 0, 0
+        prefix = len(f"{self.model.name}:v{version}:")
+        for key, fields, listed in self._buckets(version):
+            documents += len(fields)
+            total += sum(digest(key[prefix:], name, value) for name, value in fields.items())
+            total += sum(digest(key[prefix:], name, b"%d" % score) for name, score in listed)
+        return Checksum(documents, f"{total % _MODULUS:032x}")
+
+    def _load(self, buckets: Mapping[str, Sequence[Place]]) -> dict[Place, Entry]:
+        found: dict[Place, Entry] = {}
+        with translated():
+            for chunk in _chunks(buckets.items(), PIPELINE_MAX):
+                with self._client.pipeline(transaction=False) as pipe:
+                    for key, places in chunk:
+                        pipe.hmget(key, [POSITION_FIELD, *(place.field for place in places)])
+                    for (key, places), (position, *values) in zip(chunk, pipe.execute(), strict=True):
+                        stored = {place: value for place, value in zip(places, values, strict=True) if value}
+                        if stored and position is None:
+                            raise BucketDamaged(f"{key} has documents but no position: rebuild {self.model.name}")
+                        found |= {place: self._decode(key, value) for place, value in stored.items()}
+        return found
+
+    def _decode(self, key: str, value: bytes) -> Entry:
+        try:
+            return decode(value)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BucketDamaged(f"{key} holds what nobody here wrote: rebuild {self.model.name}") from error
+
+    def _buckets(self, version: int) -> Iterator[tuple[str, dict[bytes, bytes], list[tuple[bytes, int]]]]:
+        """Every bucket once: key, fields without the position, list with scores."""
+        keys = {key for key in self._keys(version) if not key.endswith(b":list")}
+        with translated():
+            for chunk in _chunks(sorted(keys), PIPELINE_MAX // 2):
+                with self._client.pipeline(transaction=False) as pipe:
+                    for key in chunk:
+                        pipe.hgetall(key)
+                        pipe.zrange(list_key(key.decode()), 0, -1, withscores=True, score_cast_func=int)
+                    answers = pipe.execute()
+                for nth, key in enumerate(chunk):
+                    fields, listed = answers[2 * nth], answers[2 * nth + 1]
+                    fields.pop(POSITION_FIELD.encode(), None)
+                    yield key.decode(), fields, listed
+
+    def _purge(self, version: int) -> int:
+        deleted = 0
+        with translated():
+            for chunk in _chunks(self._keys(version), PIPELINE_MAX):
+                with self._client.pipeline(transaction=False) as pipe:
+                    for key in chunk:
+                        pipe.unlink(key)
+                    deleted += sum(pipe.execute())
+        return deleted
+
+    def _keys(self, version: int) -> Iterator[bytes]:
+        with translated():
+            yield from self._client.scan_iter(match=f"{self.model.name}:v{version}:*", count=SCAN_COUNT)
+
+
+def encode(entry: Entry) -> bytes:
+    """How an entry is stored; the same entry is always the same bytes."""
+    body = {"first": entry.first, "seen": entry.seen, "doc": entry.document}
+    return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+
+
+def decode(value: bytes) -> Entry:
+    """The inverse of :func:`encode`. Raises ValueError, KeyError or TypeError for anything else."""
+    body = orjson.loads(value)
+    return Entry(int(body["first"]), dict(body["seen"]), dict(body["doc"]))
+
+
+def digest(tag: str, name: bytes, value: bytes) -> int:
+    """One field's share of a checksum: 128 bits of what it is called and what it says."""
+    text = b"\x00".join((tag.encode(), name, value))
+    return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big")
+
+
+def _by_bucket(model: ReadModel, version: int, places: Iterable[Place]) -> dict[str, list[Place]]:
+    buckets: dict[str, list[Place]] = {}
+    for place in places:
+        buckets.setdefault(bucket_key(model.name, version, place.realm, place.key), []).append(place)
+    return buckets
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
