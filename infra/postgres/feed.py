@@ -49,7 +49,7 @@ class StoreFeed:
         topics does pass over unknown types: that is for looking, not for following.) Raises StoreUnavailable.
         """
         with _translated():
-            rows = self._opened().select_notifications(after, limit, topics=list(topics), inclusive_of_start=False)
+            rows = self._opened().read_notifications(after, limit, topics)
         return self._readable(rows)
 
     def wait(self, timeout_seconds: float) -> bool:
@@ -71,7 +71,7 @@ class StoreFeed:
     def head(self) -> int:
         """The offset of the last event in the log, 0 when it is empty. Raises StoreUnavailable."""
         with _translated():
-            return self._opened().max_notification_id() or 0
+            return self._opened().read_head()
 
     def epoch(self) -> str:
         """The store's epoch at this moment. Raises StoreUnavailable, also when the shard was never opened."""

@@ -1,6 +1,7 @@
 """The library's recorder with an append lock that stands in nobody's way."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from inspect import unwrap
 from typing import Any, cast
 
 import psycopg
@@ -61,6 +62,19 @@ class ShardRecorder(PostgresApplicationRecorder):
     def fetch_offsets(self, cursor: psycopg.Cursor[DictRow], events: Sequence[StoredEvent]) -> Sequence[int]:
         """The offsets of the events just inserted, in their order."""
         return self._fetch_ids_after_insert_events(cursor, events) or ()
+
+    def read_notifications(self, after: int, limit: int, topics: Sequence[str] = ()) -> list[Notification]:
+        """The notification log after an offset, on a pooled connection.
+
+        Tried once: the library's own method tries ten times, up to a minute, before it says that the store is away.
+        """
+        select: Callable[..., list[Notification]] = unwrap(PostgresApplicationRecorder.select_notifications)
+        return select(self, after, limit, topics=list(topics), inclusive_of_start=False)
+
+    def read_head(self) -> int:
+        """The offset of the last event, 0 for an empty log; tried once."""
+        select: Callable[..., int | None] = unwrap(PostgresApplicationRecorder.max_notification_id)
+        return select(self) or 0
 
     def register_types(self, connection: psycopg.Connection[Any]) -> None:
         """Teach a connection from outside the library's pool to send the composite type."""
