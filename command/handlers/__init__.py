@@ -1,0 +1,98 @@
+"""Which function handles which command: the write side's table of contents."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from command.domain.breaks import BREAK
+from command.domain.budget import BUDGET
+from command.domain.checkout import CHECKOUT
+from command.domain.clock import CLOCK, MAIN
+from command.domain.coupon import COUPON
+from command.domain.imports import IMPORT
+from command.domain.orders import ADJUSTMENT, ORDER, PAYMENT, REFUND
+from command.domain.settlement import SETTLEMENT
+from command.domain.template import TEMPLATE
+from command.handlers import budgets, checkouts, claims, coupons, operations, templates, upstream
+from command.handlers.handler import Handler, Touches
+from command.unit_of_work import Kind
+from contracts import commands as c
+
+# Every kind of stream that commands decide upon, by the name in its stream ids.
+KINDS: Final[dict[str, Kind[Any]]] = {
+    kind.name: kind
+    for kind in (
+        *(TEMPLATE, COUPON, BUDGET),
+        *(ORDER, PAYMENT, REFUND, ADJUSTMENT),
+        *(CHECKOUT, SETTLEMENT),
+        *(CLOCK, BREAK, IMPORT),
+    )
+}
+
+
+def _by(kind: Kind[Any], field: str, *more: tuple[Kind[Any], str]) -> Callable[[c.Command], Touches]:
+    """Touches the streams whose keys are these fields of the command; a field without a value touches none."""
+    named = ((kind, field), *more)
+    return lambda command: [(kind, key) for kind, name in named if (key := getattr(command, name)) is not None]
+
+
+def _named_coupons(command: c.QuoteOrder) -> Touches:
+    return [(COUPON, coupon_id) for coupon_id in command.coupon_ids]
+
+
+_template = _by(TEMPLATE, "template_id")
+_coupon = _by(COUPON, "coupon_id")
+_budget = _by(BUDGET, "budget_id")
+_order = _by(ORDER, "order_id")
+_checkout = _by(CHECKOUT, "order_id", (ORDER, "order_id"))
+
+HANDLERS: Final[dict[type[c.Command], Handler[Any]]] = {
+    # Template: draft -> active <-> paused -> ended
+    c.CreateTemplate: Handler(templates.create, _template),
+    c.ActivateTemplate: Handler(templates.activate, _template),
+    c.PauseTemplate: Handler(templates.pause, _template),
+    c.ResumeTemplate: Handler(templates.resume, _template),
+    c.TerminateTemplate: Handler(templates.terminate, _template),
+    c.OpenTemplate: Handler(templates.open_window, _template),
+    c.CloseTemplate: Handler(templates.close, _template),
+    # Terms and stock of a template
+    c.IncreaseTemplateStock: Handler(templates.increase_stock, _template),
+    c.ShortenTemplate: Handler(templates.shorten, _template),
+    c.ReviseTemplate: Handler(templates.revise, _template),
+    # Reserved stock
+    c.ReserveTemplateStock: Handler(templates.reserve, _template),
+    c.ConfirmTemplateReservation: Handler(templates.confirm, _template),
+    c.CancelTemplateReservation: Handler(templates.cancel, _template),
+    # Coupon: claimed -> locked -> redeemed, released, expired, revoked
+    c.ClaimCoupon: Handler(claims.claim, _template),
+    c.LockCoupon: Handler(coupons.lock, _coupon),
+    c.RedeemCoupon: Handler(coupons.redeem, _coupon),
+    c.ReleaseCoupon: Handler(coupons.release, _coupon),
+    c.RevokeCoupon: Handler(coupons.revoke, _coupon),
+    c.ExpireCoupon: Handler(coupons.expire, _coupon),
+    c.EndCouponLock: Handler(coupons.end_lock, _coupon),
+    # Budget
+    c.CreateBudget: Handler(budgets.create, _budget),
+    c.TopUpBudget: Handler(budgets.top_up, _budget),
+    # What the upstream tells us
+    c.PlaceOrder: Handler(upstream.place, _order),
+    c.CancelOrder: Handler(upstream.cancel, _order),
+    c.ReopenOrder: Handler(upstream.reopen, _checkout),
+    c.NoteOrder: Handler(upstream.note, _order),
+    c.ReportPayment: Handler(upstream.report_payment, _by(PAYMENT, "payment_id", (ORDER, "order_id"))),
+    c.ReportRefund: Handler(upstream.report_refund, _by(REFUND, "refund_id", (ORDER, "order_id"))),
+    c.ReportAdjustment: Handler(upstream.report_adjustment, _by(ADJUSTMENT, "adjustment_id")),
+    # One order is one decision
+    c.QuoteOrder: Handler(checkouts.quote, _named_coupons),
+    c.HoldForOrder: Handler(checkouts.hold, _checkout),
+    c.RedeemForOrder: Handler(
+        checkouts.redeem, _by(CHECKOUT, "order_id", (ORDER, "order_id"), (PAYMENT, "payment_id"))
+    ),
+    c.ReleaseForOrder: Handler(checkouts.release, _by(CHECKOUT, "order_id")),
+    c.EndOrderLock: Handler(checkouts.end_lock, _by(CHECKOUT, "order_id")),
+    c.RefundForOrder: Handler(checkouts.refund, _by(CHECKOUT, "order_id", (ORDER, "order_id"), (REFUND, "refund_id"))),
+    # Operations
+    c.AdvanceClock: Handler(operations.advance_clock, lambda _: [(CLOCK, MAIN)]),
+    c.OpenBreak: Handler(operations.open_break, _by(BREAK, "break_id")),
+    c.CloseBreak: Handler(operations.close_break, _by(BREAK, "break_id")),
+    c.SetRowsAside: Handler(operations.set_rows_aside, _by(IMPORT, "import_id")),
+}

@@ -1,0 +1,148 @@
+"""Checkouts: the saga's commands, each one decision over an order's coupons, budgets and settlement; and quotes."""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from command.domain import checkout as checkouts
+from command.domain import orders
+from command.domain.budget import BUDGET
+from command.domain.checkout import CHECKOUT, Books, Checkout, Plan
+from command.domain.coupon import COUPON, Coupon
+from command.domain.orders import ORDER, PAYMENT, REFUND
+from command.domain.template import TEMPLATE
+from command.handlers.handler import Data
+from command.unit_of_work import UnitOfWork
+from contracts.commands import (
+    EndOrderLock,
+    HoldForOrder,
+    PlaceOrder,
+    QuoteOrder,
+    RedeemForOrder,
+    RefundForOrder,
+    ReleaseForOrder,
+)
+from contracts.events.coupon import ReleaseCause
+from contracts.refusals import UnknownRefund
+
+# A quote prices an order that has no name yet.
+_QUOTED = "quote"
+
+
+def quote(uow: UnitOfWork, command: QuoteOrder) -> Data:
+    """The dry run of a hold: the same function prices it, and nothing is recorded."""
+    placed = orders.content_of(PlaceOrder(order_id=_QUOTED, **dict(command)))
+    quoted = checkouts.quote(placed, books_of(uow, placed.coupon_ids), now=uow.now)
+    priced = quoted.priced
+    return {
+        "currency": placed.currency,
+        "total_minor": priced.total_minor,
+        "shipping_minor": placed.shipping_minor,
+        "discount_minor": priced.discount_minor,
+        "payable_minor": priced.payable_minor,
+        "lines": [line.model_dump() for line in priced.lines],
+        "usable": [
+            {
+                "coupon_id": it.coupon_id,
+                "discount_minor": it.discount_minor,
+                "lines": [share.model_dump() for share in it.lines],
+            }
+            for it in priced.applied
+        ],
+        "unusable": [refusal.model_dump() for refusal in quoted.refusals],
+    }
+
+
+def hold(uow: UnitOfWork, command: HoldForOrder) -> Data:
+    """Lock, reserve and freeze; or ``checkout.refused`` with every reason."""
+    _hold(uow, command.order_id, command.attempt)
+    return _answer(uow, command.order_id)
+
+
+def redeem(uow: UnitOfWork, command: RedeemForOrder) -> Data:
+    """Redeem, commit and settle; anew when the hold is gone and it is still possible."""
+    checkout = _held_first(uow, command.order_id)
+    order = uow.load(ORDER, command.order_id)
+    payment = uow.load(PAYMENT, command.payment_id) if command.payment_id is not None else None
+    books = books_of(uow, checkout.coupon_ids)
+    ttl = timedelta(seconds=uow.lock_ttl_seconds)
+    carry_out(uow, checkouts.redeem(order, checkout, books, payment, now=uow.now, lock_ttl=ttl))
+    return _answer(uow, command.order_id)
+
+
+def release(uow: UnitOfWork, command: ReleaseForOrder) -> Data:
+    """Give back everything that is held."""
+    release_order(uow, command.order_id, command.cause)
+    return _answer(uow, command.order_id)
+
+
+def end_lock(uow: UnitOfWork, command: EndOrderLock) -> Data:
+    """A timer's: this very hold ended."""
+    checkout = uow.load(CHECKOUT, command.order_id)
+    held = coupons_of(uow, checkout.coupon_ids)
+    carry_out(uow, checkouts.end_lock(checkout, held, command.lock_until, now=uow.now))
+    return _answer(uow, command.order_id)
+
+
+def refund(uow: UnitOfWork, command: RefundForOrder) -> Data:
+    """Credit by the frozen allocation; return the coupons on a full refund."""
+    told = uow.load(REFUND, command.refund_id).told
+    if told is None or told.order_id != command.order_id:
+        raise UnknownRefund
+    checkout = _held_first(uow, command.order_id)
+    held = coupons_of(uow, checkout.coupon_ids)
+    carry_out(uow, checkouts.refund(uow.load(ORDER, command.order_id), checkout, held, told, now=uow.now))
+    return _answer(uow, command.order_id)
+
+
+def release_order(uow: UnitOfWork, order_id: str, cause: ReleaseCause) -> None:
+    """Release an order's whole hold; nothing when it holds nothing."""
+    checkout = uow.load(CHECKOUT, order_id)
+    held = coupons_of(uow, checkout.coupon_ids)
+    carry_out(uow, checkouts.release(checkout, held, cause, now=uow.now))
+
+
+def carry_out(uow: UnitOfWork, plan: Plan) -> None:
+    """Record a decision: first that the holds in its way had ended, then its own steps."""
+    for order_id in plan.lapsed:
+        release_order(uow, order_id, "lock_ended")
+    for step in plan.steps:
+        uow.record(step.kind, step.key, step.events)
+
+
+def books_of(uow: UnitOfWork, coupon_ids: Sequence[str]) -> Books:
+    """Coupons, their templates, and the budgets that their terms name: one round trip each."""
+    coupons = coupons_of(uow, coupon_ids)
+    known = [coupon for coupon in coupons.values() if coupon.status != "none"]
+    template_ids = _distinct(coupon.about.template_id for coupon in known)
+    templates = dict(zip(template_ids, uow.load_all(TEMPLATE, template_ids), strict=True))
+    books = Books(coupons, templates)
+    budget_ids = _distinct(key for coupon in known for key in books.terms_of(coupon).budget_ids)
+    return Books(coupons, templates, dict(zip(budget_ids, uow.load_all(BUDGET, budget_ids), strict=True)))
+
+
+def coupons_of(uow: UnitOfWork, coupon_ids: Sequence[str]) -> dict[str, Coupon]:
+    """The coupons by id."""
+    return dict(zip(coupon_ids, uow.load_all(COUPON, coupon_ids), strict=True))
+
+
+def _hold(uow: UnitOfWork, order_id: str, attempt: int) -> None:
+    order, checkout = uow.load(ORDER, order_id), uow.load(CHECKOUT, order_id)
+    books = books_of(uow, order.content.coupon_ids)
+    ttl = timedelta(seconds=uow.lock_ttl_seconds)
+    carry_out(uow, checkouts.hold(order, checkout, books, attempt, now=uow.now, lock_ttl=ttl))
+
+
+def _held_first(uow: UnitOfWork, order_id: str) -> Checkout:
+    """The order's checkout, decided first when a payment or refund overtook the hold."""
+    if uow.load(CHECKOUT, order_id).status == "none":
+        _hold(uow, order_id, uow.load(ORDER, order_id).attempt)
+    return uow.load(CHECKOUT, order_id)
+
+
+def _answer(uow: UnitOfWork, order_id: str) -> Data:
+    checkout = uow.load(CHECKOUT, order_id)
+    return {"order_id": order_id, "status": checkout.status, "attempt": checkout.attempt}
+
+
+def _distinct(keys: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(keys))

@@ -1,0 +1,63 @@
+"""Claims: counting what a user has of a template, and giving out the next coupon."""
+
+from command.domain import coupon as coupons
+from command.domain import template as templates
+from command.domain.coupon import COUPON, Origin
+from command.domain.ids import coupon_id as nth_coupon_id
+from command.domain.ids import guard_key
+from command.domain.template import TEMPLATE, Taken, Template
+from command.handlers.handler import Data
+from command.unit_of_work import UnitOfWork
+from contracts.commands import ClaimCoupon
+from contracts.events import CouponClaimed
+
+
+def claim(uow: UnitOfWork, command: ClaimCoupon) -> Data:
+    """Take one coupon of a template for a user: within window, stock and limits."""
+    template = uow.load(TEMPLATE, command.template_id)
+    templates.require_claimable(template, now=uow.now)
+    templates.require_stock(template)
+    templates.require_within_limits(template, taken_by(uow, template, command.user_id))
+    claimed = issue_coupon(uow, command.template_id, command.user_id, Origin(command.channel, command.reference))
+    count_in_period(uow, template, command.user_id, templates.limit_period(template, uow.now), 1)
+    return {
+        "coupon_id": claimed.coupon_id,
+        "template_id": command.template_id,
+        "user_id": command.user_id,
+        "valid_from": claimed.valid_from.isoformat(),
+        "valid_until": claimed.valid_until.isoformat(),
+    }
+
+
+def issue_coupon(
+    uow: UnitOfWork, template_id: str, user_id: str, origin: Origin, reservation_id: str | None = None
+) -> CouponClaimed:
+    """Take the next coupon out of the stock. The n-th claim of a user is a stream's name: it exists once."""
+    template = uow.load(TEMPLATE, template_id)
+    claims = guard_key("claims", template_id, user_id)
+    nth = uow.count(claims) + 1
+    coupon_id = nth_coupon_id(uow.realm, template_id, user_id, nth)
+    uow.record(TEMPLATE, template_id, templates.issue(template, coupon_id, user_id, reservation_id))
+    events = coupons.claim(template, coupon_id, user_id, nth, origin, now=uow.now)
+    uow.create(COUPON, coupon_id, events)
+    uow.add(claims, 1)
+    return events[0]
+
+
+def taken_by(uow: UnitOfWork, template: Template, user_id: str) -> Taken:
+    """What counts towards the user's limits: claims, and reservations that are still open."""
+    terms = template.current
+    total = in_period = 0
+    if terms.claims_per_user_max is not None:
+        total = uow.count(guard_key("claims", template.template_id, user_id))
+        if template.reserved:  # Else nobody has a reservation: one look-up less for every claim of a rush.
+            total += uow.count(guard_key("reserved", template.template_id, user_id))
+    if period := templates.limit_period(template, uow.now):
+        in_period = uow.count(guard_key("claims", template.template_id, user_id, period))
+    return Taken(total, in_period)
+
+
+def count_in_period(uow: UnitOfWork, template: Template, user_id: str, period: str, by: int) -> None:
+    """Count claims (and reservations) of a user in a limit period, when the terms limit any."""
+    if period:
+        uow.add(guard_key("claims", template.template_id, user_id, period), by)
