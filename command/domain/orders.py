@@ -108,7 +108,17 @@ ADJUSTMENT: Final = Kind("adjustment", Adjustment, Adjustment(), evolve_adjustme
 
 def place(order: Order, command: PlaceOrder) -> tuple[Event, ...]:
     """Record an order, also one that was cancelled before we heard of it."""
-    placed = OrderPlaced(
+    placed = content_of(command)
+    if order.placed == placed:
+        return ()
+    if order.placed is not None:
+        raise OrderIsDifferent
+    return (placed,)
+
+
+def content_of(command: PlaceOrder) -> OrderPlaced:
+    """The order as it is recorded: one that was told as a total only is one line."""
+    return OrderPlaced(
         order_id=command.order_id,
         user_id=command.user_id,
         currency=command.currency,
@@ -116,11 +126,6 @@ def place(order: Order, command: PlaceOrder) -> tuple[Event, ...]:
         shipping_minor=command.shipping_minor,
         lines=command.lines or (_whole_order(command),),
     )
-    if order.placed == placed:
-        return ()
-    if order.placed is not None:
-        raise OrderIsDifferent
-    return (placed,)
 
 
 def cancel(order: Order, order_id: str, cause: str, reason: str) -> tuple[Event, ...]:
