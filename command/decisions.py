@@ -148,12 +148,14 @@ class Decision:
 
     def record(self, kind: Kind[S], key: str, events: Sequence[Event]) -> S:
         target = self._target(kind, key)
-        return self._append(target, self._entry(target), events)
+        state: S = self._append(target, self._entry(target), events)
+        return state
 
     def create(self, kind: Kind[S], key: str, events: Sequence[Event]) -> S:
         target = self._target(kind, key)
         known = self._entries.get(target.stream) or self._batch.entries.get(target.stream)
-        return self._append(target, known or Entry(kind, kind.initial, 0), events)
+        state: S = self._append(target, known or Entry(kind, kind.initial, 0), events)
+        return state
 
     def count(self, key: str) -> int:
         full = self._count_key(key)

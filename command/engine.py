@@ -17,6 +17,7 @@ from time import monotonic, sleep
 from typing import Any, Final, Literal, Protocol
 
 from command.decisions import BatchView, Decision, Target, targets_of
+from command.handlers.handler import Handler, Handlers
 from command.ports import (
     AppendTransaction,
     Batch,
@@ -28,7 +29,6 @@ from command.ports import (
 )
 from command.refusal_counts import count_refusals
 from command.states import SnapshotFormats, StateCache
-from command.unit_of_work import Handler, Handlers
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.position import Position
 from contracts.refusals import CommandIdReused, Refusal
@@ -355,7 +355,7 @@ class Engine:
     def _decision(self, view: BatchView, envelope: CommandEnvelope) -> Decision:
         return Decision(view, envelope, lock_ttl_seconds=self._settings.lock_ttl_seconds, at=None)
 
-    def _handler(self, envelope: CommandEnvelope) -> Handler:
+    def _handler(self, envelope: CommandEnvelope) -> Handler[Any]:
         return self._handlers[type(envelope.command)]
 
     def _position(self, offset: int) -> Position:
@@ -363,7 +363,7 @@ class Engine:
 
 
 def _handle(
-    handler: Handler, decision: Decision, envelope: CommandEnvelope
+    handler: Handler[Any], decision: Decision, envelope: CommandEnvelope
 ) -> tuple[Literal["accepted", "refused"], str, str, Mapping[str, Any]]:
     """Run a handler: (status, code, detail, data). Raises HandlerFailed for anything but a refusal or a lost store."""
     try:

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from contracts.commands import Command
 from contracts.events import Event
 from contracts.identity import Realm
 
@@ -72,29 +71,3 @@ class UnitOfWork(Protocol):
     def add(self, key: str, by: int) -> None:
         """Change a guard counter; it is stored with the events."""
         ...
-
-
-def _nothing(_command: Any) -> Sequence[tuple[Kind[Any], str]]:
-    return ()
-
-
-def _no_counts(_uow: UnitOfWork, _command: Any) -> Sequence[str]:
-    return ()
-
-
-@dataclass(frozen=True, slots=True)
-class Handler:
-    """How one type of command is handled, and what to fetch before, so that a batch costs few round trips.
-
-    ``handle`` loads, decides and records; it returns the answer's data (JSON) or raises a Refusal.
-    ``touches`` names the streams that are known from the command alone. ``counts`` names the guard counters;
-    it runs after the touched streams were loaded and must not record. Both are hints: what they
-    forget is fetched when ``handle`` asks for it.
-    """
-
-    handle: Callable[[UnitOfWork, Any], dict[str, Any]]
-    touches: Callable[[Any], Sequence[tuple[Kind[Any], str]]] = _nothing
-    counts: Callable[[UnitOfWork, Any], Sequence[str]] = _no_counts
-
-
-Handlers = dict[type[Command], Handler]

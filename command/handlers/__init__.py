@@ -63,7 +63,7 @@ HANDLERS: Final[dict[type[c.Command], Handler[Any]]] = {
     c.ConfirmTemplateReservation: Handler(templates.confirm, _template),
     c.CancelTemplateReservation: Handler(templates.cancel, _template),
     # Coupon: claimed -> locked -> redeemed, released, expired, revoked
-    c.ClaimCoupon: Handler(claims.claim, _template),
+    c.ClaimCoupon: Handler(claims.claim, _template, claims.counters),
     c.LockCoupon: Handler(coupons.lock, _coupon),
     c.RedeemCoupon: Handler(coupons.redeem, _coupon),
     c.ReleaseCoupon: Handler(coupons.release, _coupon),

@@ -29,6 +29,19 @@ def claim(uow: UnitOfWork, command: ClaimCoupon) -> Data:
     }
 
 
+def counters(uow: UnitOfWork, command: ClaimCoupon) -> list[str]:
+    """The guard counters that a claim reads: fetched for a whole batch at once."""
+    template = uow.load(TEMPLATE, command.template_id)
+    if template.status == "none":
+        return []
+    keys = [guard_key("claims", command.template_id, command.user_id)]
+    if template.reserved:
+        keys.append(guard_key("reserved", command.template_id, command.user_id))
+    if period := templates.limit_period(template, uow.now):
+        keys.append(guard_key("claims", command.template_id, command.user_id, period))
+    return keys
+
+
 def issue_coupon(
     uow: UnitOfWork, template_id: str, user_id: str, origin: Origin, reservation_id: str | None = None
 ) -> CouponClaimed:

@@ -1,6 +1,6 @@
 """What the engine needs to know of a command: how it is handled and which streams it surely touches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,12 +13,22 @@ Data = dict[str, Any]
 Touches = Sequence[tuple[Kind[Any], str]]
 
 
+def _no_counts(_uow: UnitOfWork, _command: Any) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Handler(Generic[C]):
     """``handle`` loads, decides and records; it returns the answer's JSON data, or raises a Refusal.
 
-    ``touches`` names the first streams that it will load, so that a batch prefetches them in one round trip.
+    ``touches`` names the first streams that it will load, ``counts`` the guard counters (it runs once those streams are
+    there, and must not record): a batch fetches each in one round trip. Both are hints: what they forget is fetched
+    when it is asked for.
     """
 
     handle: Callable[[UnitOfWork, C], Data]
     touches: Callable[[C], Touches]
+    counts: Callable[[UnitOfWork, C], Sequence[str]] = _no_counts
+
+
+Handlers = Mapping[type[Command], Handler[Any]]

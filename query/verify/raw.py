@@ -37,6 +37,7 @@ class RawAnswer(NamedTuple):
     content_hash: str
     status: str
     offset: int
+    coupon_id: str | None  # Of a claim: what was promised.
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import pytest
 
 from command.engine import Busy, Engine, EngineSettings, EngineStopped, HandlerFailed
+from command.handlers.handler import Handler
 from command.ports import CommandKey, StoreUnavailable
-from command.unit_of_work import Handler, Kind, UnitOfWork
+from command.unit_of_work import Kind, UnitOfWork
 from contracts.commands import Command
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.events import Event, RefusalsCounted
@@ -268,7 +269,7 @@ def test_commands_that_arrive_during_a_commit_form_the_next_batch(log: InMemoryE
         assert may_go_on.wait(10)
         return pour(uow, command)
 
-    engine = Engine(log, {Pour: Handler(slow)}, observer=notes)
+    engine = Engine(log, {Pour: Handler(slow, lambda _: [])}, observer=notes)
     engine.start()
     first = engine.submit(asks("1"))
     assert began.wait(10)

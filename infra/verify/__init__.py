@@ -1,0 +1,5 @@
+"""`tessera verify`: reads the raw log and every store with plain queries and holds them against the invariants."""
+
+from infra.verify.run import Report, Verifier
+
+__all__ = ["Report", "Verifier"]

@@ -1,0 +1,137 @@
+"""One verification from beginning to end: fold the log, then ask every store for the same figures at the same offset."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import redis
+from clickhouse_connect.driver.client import Client
+
+from command.ports import EventLog
+from command.unit_of_work import Kind
+from infra.verify import clickhouse_figures, log_rows, redis_figures
+from infra.verify.replay import check_snapshots
+from query.verify.answers import check_answers
+from query.verify.books import Books
+from query.verify.figures import Figures, differences, fact_figures, read_model_figures
+from query.verify.raw import RawEvent, Violation
+
+QUIET_ROUNDS_MAX = 20
+
+Progress = Callable[[int, int], None]
+Pause = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was checked and what was found. ``compared`` names the stores that stood still long enough to compare."""
+
+    events: int
+    commands: int
+    compared: tuple[str, ...]
+    not_compared: tuple[str, ...]
+    violations: tuple[Violation, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every invariant holds and every store was compared."""
+        return not self.violations and not self.not_compared
+
+
+class Verifier:
+    """Verifies one shard. Reads only; may run while traffic goes on (stores are compared once they stand still)."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        log: EventLog,
+        kinds: Mapping[str, Kind[Any]],
+        redis_client: "redis.Redis | None",
+        clickhouse: Client | None,
+        *,
+        progress: Progress = lambda _done, _all: None,
+        pause: Pause = lambda: None,
+    ) -> None:
+        self._connection = connection
+        self._log = log
+        self._kinds = kinds
+        self._redis = redis_client
+        self._clickhouse = clickhouse
+        self._progress = progress
+        self._pause = pause
+        self._books = Books()
+        self._not_compared: list[str] = []
+
+    def run(self) -> Report:
+        """Check everything. Raises psycopg.Error, redis.RedisError or ClickHouseError when a store is out of reach."""
+        with self._connection.transaction():  # One instant of the log, the command log and the counters.
+            self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            self._fold(log_rows.head(self._connection))
+            commands = list(log_rows.answers(self._connection))
+            found = [*check_answers(self._books, commands), *self._check_guards(), *self._check_parked()]
+        with self._log.reading() as view:
+            found += check_snapshots(view, self._kinds, log_rows.snapshots(self._connection))
+        found += self._compare("Redis", self._redis_at, self._redis_figures, read_model_figures)
+        found += self._compare("ClickHouse", self._clickhouse_at, self._clickhouse_figures, fact_figures)
+        skipped = tuple(self._not_compared)
+        compared = tuple(name for name in ("Redis", "ClickHouse") if name not in skipped)
+        violations = (*self._books.finish(), *found)
+        return Report(self._books.last_offset, len(commands), compared, skipped, violations)
+
+    def _fold(self, upto: int) -> None:
+        self._books.fold(self._counted(log_rows.events(self._connection, self._books.last_offset, upto), upto))
+
+    def _counted(self, events: Iterable[RawEvent], upto: int) -> Iterator[RawEvent]:
+        for number, event in enumerate(events):
+            if number % log_rows.BATCH_ROWS == 0:
+                self._progress(event.offset, upto)
+            yield event
+        self._progress(upto, upto)
+
+    def _check_guards(self) -> Iterator[Violation]:
+        """The counters that guard per-user limits say what the log says (open reservations count, too)."""
+        counters = log_rows.guard_counts(self._connection)
+        for key, expected in self._books.guard_counters().items():
+            if counters.get(key, 0) != expected:
+                yield Violation("I1", f"guard {key}", f"the log says {expected}, the counter {counters.get(key, 0)}")
+
+    def _check_parked(self) -> Iterator[Violation]:
+        for follower, stream, version, reason in log_rows.parked(self._connection):
+            yield Violation("I6", f"{stream}@{version}", f"parked by {follower}: {reason}")
+
+    def _compare(
+        self,
+        store: str,
+        position: Callable[[], int | None],
+        figures: Callable[[], Figures],
+        expected: Callable[[Books], Figures],
+    ) -> Iterator[Violation]:
+        """Read a store's figures at one offset, fold the log to that offset, and compare."""
+        for _ in range(QUIET_ROUNDS_MAX):
+            before = position()
+            if before is None:
+                break
+            shown = figures()
+            head = log_rows.head(self._connection)
+            if before == position() == head:
+                with self._connection.transaction():
+                    self._fold(head)
+                return differences(store, expected(self._books), shown)
+            self._pause()
+        self._not_compared.append(store)
+        return iter(())
+
+    def _redis_at(self) -> int | None:
+        return None if self._redis is None else min(redis_figures.positions(self._redis).values())
+
+    def _redis_figures(self) -> Figures:
+        assert self._redis is not None
+        return redis_figures.read_figures(self._redis)
+
+    def _clickhouse_at(self) -> int | None:
+        return None if self._clickhouse is None else clickhouse_figures.position(self._clickhouse)
+
+    def _clickhouse_figures(self) -> Figures:
+        assert self._clickhouse is not None
+        return clickhouse_figures.read_figures(self._clickhouse)
