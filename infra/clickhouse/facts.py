@@ -145,10 +145,11 @@ class FactsStore:
         return database_of(self._url) + SHADOW_SUFFIX
 
     def _checksum(self, table: str, upto: int) -> Checksum:
-        # Every column counts, the origin too. The sum of hashes does not care about order.
+        # Every column counts, the origin too; NULL as well, which a hash of columns would swallow. The sum of hashes
+        # does not care about order.
         columns = ", ".join(_quoted(column) for column in TABLES[table].columns)
         query = (
-            f"SELECT count(), lower(hex(sum(reinterpretAsUInt128(sipHash128({columns}))))) "
+            f"SELECT count(), lower(hex(sum(reinterpretAsUInt128(sipHash128(formatRow('RowBinary', {columns})))))) "
             f"FROM {table} FINAL WHERE `offset` <= {{upto:UInt64}}"
         )
         with _damage_named(), translated():

@@ -242,7 +242,7 @@ SELECT
     tenant_id,
     app_id,
     break_id,
-    argMax(break_facts.status, version) AS status,
+    if(argMax(break_facts.status, version) = 'closed', 'closed', 'open') AS status,
     argMaxIf(break_facts.kind, version, break_facts.status = 'opened') AS kind,
     argMaxIf(break_facts.severity, version, break_facts.status = 'opened') AS severity,
     argMaxIf(break_facts.subject, version, break_facts.status = 'opened') AS subject,

@@ -1,0 +1,271 @@
+"""Everything about projections for processes and operators: followers to run, and list, rebuild and drop by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Event as Signal
+from threading import Thread
+from types import TracebackType
+from typing import Any, Final, Self
+
+import structlog
+
+from contracts.position import Position
+from infra.clickhouse.facts import POSITION_NAME, FactsStore
+from infra.postgres.feed import StoreFeed
+from infra.projections.coordination import PostgresCoordination
+from infra.projections.facts_target import FactsTarget
+from infra.projections.ports import FollowerStatus
+from infra.projections.rebuild import Progress, Rebuildable, RebuildableFacts, RebuildableModel, RebuildReport, rebuild
+from infra.projections.redis_target import RedisTarget
+from infra.projections.runner import Follower, FollowerLimits
+from infra.redis.connection import connect, require_no_eviction
+from infra.redis.models import ModelStore
+from projections.catalog import READ_MODELS
+
+_log = structlog.get_logger(__name__)
+
+REDIS_FOLLOWER: Final = "redis"
+FACTS_FOLLOWER: Final = "facts"
+FACTS_LINGER_SECONDS: Final = 0.2  # ClickHouse likes few large inserts; a fact may be half a second late.
+HALTED_AGAIN_SECONDS: Final = 5.0
+
+OnBatch = Callable[[str, int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionState:
+    """One projection as it stands: the version that readers use, all versions, its offset and how far it is behind."""
+
+    name: str
+    follower: str
+    active: int | None
+    versions: tuple[int, ...]
+    offset: int | None
+    lag: int | None
+    parked: int
+    ready: bool
+    epoch: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "name": self.name,
+            "follower": self.follower,
+            "active": self.active,
+            "versions": list(self.versions),
+            "offset": self.offset,
+            "lag": self.lag,
+            "parked": self.parked,
+            "ready": self.ready,
+            "epoch": self.epoch,
+        }
+
+
+class UnknownProjection(Exception):
+    """There is no projection of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no projection {name!r}; there are: {', '.join(NAMES)}")
+
+
+NAMES: Final = (*READ_MODELS, POSITION_NAME)
+
+
+class ProjectionService:
+    """The projections of one shard. Connections open at first use; :meth:`close` gives them back.
+
+    Make one per process. Operators' calls (list, rebuild, drop) belong to one thread at a time; :meth:`run` makes
+    connections of its own for each follower.
+    """
+
+    def __init__(
+        self,
+        *,
+        postgres_dsn: str,
+        redis_url: str,
+        clickhouse_url: str,
+        shard: int = 0,
+        limits: FollowerLimits | None = None,
+        on_batch: OnBatch = lambda _follower, _events, _seconds: None,
+    ) -> None:
+        self._dsn = postgres_dsn
+        self._shard = shard
+        self._limits = limits or FollowerLimits()
+        self._on_batch = on_batch
+        self._redis = connect(redis_url)
+        self._clickhouse_url = clickhouse_url
+        self.facts = FactsStore(clickhouse_url)
+        self._feed = StoreFeed(postgres_dsn, shard=shard)
+        self._coordination = PostgresCoordination(postgres_dsn)
+        self._followers: list[Follower] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self._feed.close()
+        self._coordination.close()
+        self.facts.close()
+        self._redis.close()
+
+    def migrate(self) -> list[str]:
+        """Apply pending migrations of the facts; returns their names. Raises MigrationRefused."""
+        return self.facts.migrate()
+
+    def check(self) -> None:
+        """Raise WrongEvictionPolicy when Redis may throw parts of models away."""
+        require_no_eviction(self._redis)
+
+    def run(self, stop: Signal) -> bool:
+        """Follow the log until told to stop, one thread per follower; returns whether none was halted at the end.
+
+        A halted follower looks again every few seconds: an operator may have rebuilt what was wrong. Until then it
+        says so in its status and in the log.
+        """
+        self.check()
+        self.migrate()
+        healthy: dict[str, bool] = {}
+        threads = [
+            Thread(target=self._keep_following, args=(name, stop, healthy), name=f"follow-{name}")
+            for name in (REDIS_FOLLOWER, FACTS_FOLLOWER)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return all(healthy.values())
+
+    def statuses(self) -> Sequence[FollowerStatus]:
+        """How the followers of this process are."""
+        return [follower.status() for follower in self._followers]
+
+    def states(self) -> Sequence[ProjectionState]:
+        """Every projection as it stands. Raises when a store is out of reach."""
+        head = self._feed.head()
+        return [*(self._model_state(name, head) for name in READ_MODELS), self._facts_state(head)]
+
+    def checksums(self) -> Mapping[str, str]:
+        """What every projection holds now, in one text each. With traffic stopped they are comparable."""
+        epoch = self._feed.epoch()
+        found: dict[str, str] = {}
+        for name in NAMES:
+            what = self._rebuildable(name)
+            live = what.live(epoch)
+            found[name] = "" if live is None else what.checksum(live)
+        return found
+
+    def rebuild(self, name: str, progress: Progress = lambda _offset, _head: None) -> RebuildReport:
+        """Build one projection anew and switch to it. Raises UnknownProjection, RebuildRefused, Busy …"""
+        return rebuild(self._rebuildable(name), self._feed, self._coordination, progress=progress)
+
+    def drop(self, name: str) -> int:
+        """Delete the versions that readers do not use; returns how many. Raises UnknownProjection."""
+        return self._rebuildable(name).drop()
+
+    def redis_follower(self, feed: StoreFeed, coordination: PostgresCoordination) -> Follower:
+        """The follower of all read models."""
+        targets = [
+            RedisTarget(ModelStore(self._redis, model), coordination, shard=self._shard)
+            for model in READ_MODELS.values()
+        ]
+        return Follower(
+            REDIS_FOLLOWER,
+            feed,
+            targets,
+            coordination,
+            self._limits,
+            lambda events, seconds: self._on_batch(REDIS_FOLLOWER, events, seconds),
+        )
+
+    def facts_follower(self, feed: StoreFeed, coordination: PostgresCoordination, facts: FactsStore) -> Follower:
+        """The follower of the facts."""
+        limits = FollowerLimits(
+            batch_events_max=max(self._limits.batch_events_max, 5_000),
+            poll_seconds=self._limits.poll_seconds,
+            linger_seconds=max(self._limits.linger_seconds, FACTS_LINGER_SECONDS),
+        )
+        return Follower(
+            FACTS_FOLLOWER,
+            feed,
+            [FactsTarget(facts, coordination, shard=self._shard)],
+            coordination,
+            limits,
+            lambda events, seconds: self._on_batch(FACTS_FOLLOWER, events, seconds),
+        )
+
+    def _keep_following(self, name: str, stop: Signal, healthy: dict[str, bool]) -> None:
+        feed = StoreFeed(self._dsn, shard=self._shard)
+        coordination = PostgresCoordination(self._dsn)
+        facts = FactsStore(self._clickhouse_url)
+        make = self.redis_follower if name == REDIS_FOLLOWER else _with(facts, self.facts_follower)
+        follower = make(feed, coordination)
+        self._followers.append(follower)
+        healthy[name] = False
+        try:
+            while not stop.is_set():
+                try:
+                    follower.run(stop)
+                except Exception as error:  # noqa: BLE001 - whatever halted it, the other follower goes on.
+                    _log.error("follower_halted_looks_again", follower=name, reason=str(error))
+                    stop.wait(HALTED_AGAIN_SECONDS)
+            healthy[name] = follower.status().state == "stopped" and not follower.status().halted
+        finally:
+            feed.close()
+            coordination.close()
+            facts.close()
+
+    def _rebuildable(self, name: str) -> Rebuildable:
+        if name == POSITION_NAME:
+            return RebuildableFacts(self.facts, self._coordination, shard=self._shard, lock=FACTS_FOLLOWER)
+        if (model := READ_MODELS.get(name)) is None:
+            raise UnknownProjection(name)
+        store = ModelStore(self._redis, model)
+        return RebuildableModel(store, self._coordination, shard=self._shard, lock=REDIS_FOLLOWER)
+
+    def _model_state(self, name: str, head: int) -> ProjectionState:
+        control = ModelStore(self._redis, READ_MODELS[name]).control()
+        at = None if control.active is None else control.checkpoints.get(control.active)
+        versions = tuple(sorted(control.checkpoints))
+        ready = at is not None and at.offset >= control.ready_at
+        return self._state(name, head, at, active=control.active, versions=versions, ready=ready)
+
+    def _facts_state(self, head: int) -> ProjectionState:
+        found = self.facts.checkpoint()
+        if found is None:
+            return self._state(POSITION_NAME, head, None, active=None, versions=(), ready=False)
+        version = found.version
+        return self._state(POSITION_NAME, head, found.position, active=version, versions=(version,), ready=True)
+
+    def _state(
+        self,
+        name: str,
+        head: int,
+        at: Position | None,
+        *,
+        active: int | None,
+        versions: tuple[int, ...],
+        ready: bool,
+    ) -> ProjectionState:
+        return ProjectionState(
+            name=name,
+            follower=FACTS_FOLLOWER if name == POSITION_NAME else REDIS_FOLLOWER,
+            active=active,
+            versions=versions,
+            offset=None if at is None else at.offset,
+            lag=None if at is None else max(0, head - at.offset),
+            parked=0 if active is None else self._coordination.parked_count([f"{name}:v{active}"]),
+            ready=ready,
+            epoch=None if at is None else at.epoch,
+        )
+
+
+def _with(
+    facts: FactsStore, make: Callable[[StoreFeed, PostgresCoordination, FactsStore], Follower]
+) -> Callable[[StoreFeed, PostgresCoordination], Follower]:
+    return lambda feed, coordination: make(feed, coordination, facts)

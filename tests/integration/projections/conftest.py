@@ -1,0 +1,96 @@
+"""A store with a log in it, and the projections of that store, on real engines."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from threading import Event as Signal
+from threading import Thread
+
+import pytest
+
+from command.ports import Batch, NewEvent
+from contracts.envelope import Recorded
+from infra.postgres.feed import StoreFeed
+from infra.postgres.log import PostgresEventLog
+from infra.projections.coordination import PostgresCoordination
+from infra.projections.runner import FollowerLimits
+from infra.projections.service import ProjectionService
+
+
+@dataclass
+class World:
+    """Three stores, a log that tests append to, and the projections that follow it."""
+
+    postgres_dsn: str
+    redis_url: str
+    clickhouse_url: str
+    log: PostgresEventLog
+    service: ProjectionService
+    feed: StoreFeed
+
+    def append(self, events: Sequence[Recorded]) -> int:
+        """Store these events; returns the head of the log."""
+        batch = Batch(events=[NewEvent(each.stream, each.version, each.event, each.metadata) for each in events])
+        with self.log.appending() as appending:
+            return appending.append(batch)[-1]
+
+    def catch_up(self) -> None:
+        """Both followers, step by step, to the head of the log."""
+        with self.coordinated() as coordination:
+            followers = [
+                self.service.redis_follower(self.feed, coordination),
+                self.service.facts_follower(self.feed, coordination, self.service.facts),
+            ]
+            for follower in followers:
+                while follower.step():
+                    pass
+
+    def coordinated(self) -> "Coordinated":
+        """A coordination of one's own, closed at the end of the block."""
+        return Coordinated(self.postgres_dsn)
+
+
+class Coordinated:
+    """Closes a coordination."""
+
+    def __init__(self, dsn: str) -> None:
+        self._coordination = PostgresCoordination(dsn)
+
+    def __enter__(self) -> PostgresCoordination:
+        return self._coordination
+
+    def __exit__(self, *_: object) -> None:
+        self._coordination.close()
+
+
+class Running:
+    """Followers in threads of their own, as a worker process has them."""
+
+    def __init__(self, service: ProjectionService) -> None:
+        self._stop = Signal()
+        self._thread = Thread(target=service.run, args=(self._stop,), name="worker")
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=30)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def world(postgres_dsn: str, redis_url: str, clickhouse_url: str) -> Iterator[World]:
+    """Empty stores, migrated."""
+    log = PostgresEventLog(postgres_dsn)
+    assert log.epoch
+    limits = FollowerLimits(batch_events_max=50, tend_seconds=0.0)
+    service = ProjectionService(
+        postgres_dsn=postgres_dsn, redis_url=redis_url, clickhouse_url=clickhouse_url, limits=limits
+    )
+    service.migrate()
+    feed = StoreFeed(postgres_dsn)
+    yield World(postgres_dsn, redis_url, clickhouse_url, log, service, feed)
+    feed.close()
+    service.facts.drop_shadow()
+    service.close()
+    log.close()
