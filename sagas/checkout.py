@@ -47,13 +47,8 @@ class Step:
     REFUNDED: Final = "refunded"
 
 
+# Steps that something else has to end: what a list of unfinished checkouts shows.
 WAITING: Final = frozenset({Step.AWAITING_ORDER, Step.HOLDING, Step.REDEEMING, Step.RELEASING, Step.REFUNDING})
-_OPEN: Final = frozenset({Step.HOLDING, Step.HELD})
-_UNHELD: Final = frozenset({Step.REFUSED, Step.RELEASED, Step.CANCELLED})
-_PAYABLE: Final = frozenset({Step.HOLDING, Step.HELD, Step.REFUSED, Step.RELEASING, Step.RELEASED})
-_SETTLED: Final = frozenset(
-    {Step.COMPLETED, Step.UNREDEEMED, Step.REFUNDING, Step.PARTLY_REFUNDED, Step.REFUNDED},
-)
 
 # ---- Routing: which facts are heard, and by which order's saga.
 
@@ -93,8 +88,9 @@ class CheckoutMemory:
     cancelled: Literal["cancelled", "rejected"] | None = None
     payment_failed: bool = False
     paid_by: str | None = None  # The first payment that succeeded; a second one is for reconciliation to show.
-    refunds_open: tuple[str, ...] = ()  # Told, but not yet credited; at most REFUNDS_OPEN_MAX.
-    refunded_fully: bool = False
+    settled: bool = False  # Completed, redeemed or not: from here on only refunds matter.
+    refunds_open: tuple[str, ...] = ()  # Told, but not yet answered; at most REFUNDS_OPEN_MAX.
+    refunded: Literal["part", "full"] | None = None
     heard_of: tuple[tuple[str, int], ...] = ()  # Stream -> last version heard; the SOURCES_MAX latest streams.
 
 
@@ -104,34 +100,34 @@ def learn(memory: CheckoutMemory, fact: Fact) -> CheckoutMemory:
     known = replace(memory, order_id=details["order_id"], heard_of=_with_source(memory, fact))
     match fact.type:
         case OrderPlaced.type:
-            return replace(known, attempt=1)
+            known = replace(known, attempt=1)
         case OrderReopened.type:
-            return _reopened(known, details["attempt"])
+            known = _reopened(known, details["attempt"])
         case OrderCancelled.type:
-            return replace(known, cancelled=details["cause"])
+            known = replace(known, cancelled=details["cause"])
         case PaymentSucceeded.type:
-            return replace(known, paid_by=known.paid_by or details["payment_id"])
+            known = replace(known, paid_by=known.paid_by or details["payment_id"])
         case PaymentFailed.type:
-            return replace(known, payment_failed=True)
+            known = replace(known, payment_failed=True)
         case RefundSucceeded.type:
-            return replace(known, refunds_open=(*known.refunds_open, details["refund_id"]))
-        case CheckoutRefunded.type:
-            still_open = tuple(refund for refund in known.refunds_open if refund != details["refund_id"])
-            return replace(known, refunds_open=still_open, refunded_fully=known.refunded_fully or details["full"])
+            known = replace(known, refunds_open=(*known.refunds_open, details["refund_id"]))
+        case CheckoutCompleted.type | CheckoutCompletedUnredeemed.type:
+            known = replace(known, settled=True)
+        case CheckoutRefunded.type if details["refund_id"] in known.refunds_open:
+            known = _refund_answered(known, details["refund_id"], full=details["full"])
     return known
 
 
 def _reopened(known: CheckoutMemory, attempt: int) -> CheckoutMemory:
-    """A payment that was going back before anything was redeemed for it does not pay for the new attempt."""
-    taken_back = known.step not in _SETTLED and known.refunds_open
-    return replace(
-        known,
-        attempt=attempt,
-        cancelled=None,
-        payment_failed=False,
-        paid_by=None if taken_back else known.paid_by,
-        refunds_open=() if taken_back else known.refunds_open,
-    )
+    """The order as if new. A payment that went back before anything was redeemed for it does not pay for it."""
+    taken_back = not known.settled and (known.refunds_open or known.refunded)
+    taken_up = replace(known, attempt=attempt, cancelled=None, payment_failed=False)
+    return replace(taken_up, paid_by=None, refunds_open=(), refunded=None) if taken_back else taken_up
+
+
+def _refund_answered(known: CheckoutMemory, refund_id: str, *, full: bool) -> CheckoutMemory:
+    still_open = tuple(refund for refund in known.refunds_open if refund != refund_id)
+    return replace(known, refunds_open=still_open, refunded="full" if full or known.refunded == "full" else "part")
 
 
 def is_news(memory: CheckoutMemory, fact: Fact) -> bool:
@@ -175,76 +171,83 @@ def react(known: CheckoutMemory, recorded: Recorded) -> Reaction:
 def _on_taken_up(known: CheckoutMemory) -> Reaction:
     """Placed or reopened: hold, and at once do what payment or cancellation already asked for (races 2, 3, 6)."""
     hold = HoldForOrder(order_id=known.order_id, attempt=known.attempt)
-    if known.step in _SETTLED or known.step == Step.REDEEMING:
-        return Reaction(known.step)  # The payment decides.
+    if known.settled:
+        return Reaction(known.step)
     if known.cancelled:
-        return Reaction(Step.CANCELLED)
+        return Reaction(Step.CANCELLED, _refunds_if_paid(known))
     if known.paid_by:
-        return Reaction(Step.REDEEMING, (hold, _redeem(known)))
+        return Reaction(Step.REDEEMING, (hold, _redeem(known), *_refunds_if_paid(known)))
     if known.payment_failed:
         return Reaction(Step.RELEASING, (hold, _release(known, "payment_failed")))
     return Reaction(Step.HOLDING, (hold,))
 
 
 def _on_cancelled(known: CheckoutMemory) -> Reaction:
-    """Whatever is held is given back; what a payment already settles stays settled until it is refunded (race 2)."""
-    if known.step in _OPEN:
+    """Whatever is held is given back; what a payment has settled stays settled until it is refunded (race 2).
+
+    The write side redeems nothing for a cancelled order: also a redemption on its way may find it so, and then the
+    release gives back. If the redemption was quicker, the release does nothing and ``checkout.completed`` is heard.
+    """
+    if known.settled or known.step == Step.AWAITING_ORDER:
+        return Reaction(known.step)
+    if known.step in {Step.HOLDING, Step.HELD, Step.REDEEMING}:
         cause: ReleaseCause = "order_rejected" if known.cancelled == "rejected" else "order_cancelled"
-        return Reaction(Step.RELEASING, (_release(known, cause),))
-    if known.step in _UNHELD:
-        return Reaction(Step.CANCELLED)
-    return Reaction(known.step)
+        return Reaction(Step.CANCELLED, (_release(known, cause),))
+    return Reaction(Step.CANCELLED)
 
 
 def _on_payment(known: CheckoutMemory, payment: PaymentSucceeded | PaymentFailed) -> Reaction:
     """The first success redeems, also after the hold was gone (race 1); all others change nothing (race 4)."""
-    match known.step, payment:
-        case ((Step.HOLDING | Step.HELD), PaymentFailed()):
+    if isinstance(payment, PaymentFailed):
+        if known.step in {Step.HOLDING, Step.HELD}:
             return Reaction(Step.RELEASING, (_release(known, "payment_failed"),))
-        case step, PaymentSucceeded() if step in _PAYABLE and not known.cancelled:
-            return Reaction(Step.REDEEMING, (_redeem(known),))
-    return Reaction(known.step)
+        return Reaction(known.step)
+    if known.attempt == 0 or known.settled or known.paid_by != payment.payment_id:
+        return Reaction(known.step)
+    if known.cancelled:
+        return Reaction(known.step, _refunds_if_paid(known))
+    return Reaction(Step.REDEEMING, (_redeem(known), *_refunds_if_paid(known)))
 
 
 def _on_refund(known: CheckoutMemory, refund: RefundSucceeded) -> Reaction:
-    """Credited once the order is settled; until then remembered (races 3, 5)."""
+    """Credited after the payment that it gives back; one that overtook its payment waits for it (races 3, 5)."""
     if len(known.refunds_open) > REFUNDS_OPEN_MAX:
         raise MemoryIsFull(f"{REFUNDS_OPEN_MAX} refunds of order {known.order_id} already wait to be credited")
-    if known.step in _SETTLED:
-        return Reaction(Step.REFUNDING, (RefundForOrder(order_id=known.order_id, refund_id=refund.refund_id),))
-    return Reaction(known.step)
+    if known.attempt == 0 or not (known.paid_by or known.settled):
+        return Reaction(known.step)
+    credit = RefundForOrder(order_id=known.order_id, refund_id=refund.refund_id)
+    return Reaction(Step.REFUNDING if known.settled else known.step, (credit,))
 
 
 def _on_hold(known: CheckoutMemory, answer: CheckoutReady | CheckoutRefused | CheckoutReleased) -> Reaction:
     """The promotion side holds, refuses or released. Of an earlier attempt: too late to matter (race 6)."""
     if answer.attempt < known.attempt:
         return Reaction(known.step)
-    unheld = Step.CANCELLED if known.cancelled else Step.RELEASED
     match known.step, answer:
         case Step.HOLDING, CheckoutReady(payable_minor=0):
             return Reaction(Step.REDEEMING, (_redeem(known),))
         case Step.HOLDING, CheckoutReady():
             return Reaction(Step.HELD)
         case ((Step.HOLDING | Step.RELEASING), CheckoutRefused()):
-            return Reaction(Step.CANCELLED if known.cancelled else Step.REFUSED)
+            return Reaction(Step.REFUSED)
         case ((Step.HOLDING | Step.HELD | Step.RELEASING), CheckoutReleased()):
-            return Reaction(unheld)
-    return Reaction(known.step)  # Redeeming: it holds again by itself, or completes without (race 1).
+            return Reaction(Step.RELEASED)
+        case Step.REDEEMING, CheckoutReleased() if not known.paid_by:
+            return Reaction(Step.RELEASED)  # Nothing was to pay, and the lock ended first: nobody waits for more.
+    return Reaction(known.step)  # Paid: it is held again by the redemption itself, or completed without (race 1).
 
 
 def _on_settled(known: CheckoutMemory, answer: Event) -> Reaction:
-    """Completed or credited. Refunds that came too early are credited now (race 5)."""
-    match answer:
-        case CheckoutCompleted() | CheckoutCompletedUnredeemed() if known.refunds_open:
-            return Reaction(Step.REFUNDING, _refunds(known))
-        case CheckoutCompleted():
-            return Reaction(Step.COMPLETED)
-        case CheckoutCompletedUnredeemed():
-            return Reaction(Step.UNREDEEMED)
-        case CheckoutRefunded() if known.refunds_open:
-            return Reaction(Step.REFUNDING)
-        case CheckoutRefunded():
-            return Reaction(Step.REFUNDED if known.refunded_fully else Step.PARTLY_REFUNDED)
+    """Completed or credited. Refunds of an order with nothing to pay have no payment to wait for: credited now."""
+    if not known.settled:
+        return Reaction(known.step)  # Money went back for an order that never redeemed: there is nothing to credit.
+    newly = not isinstance(answer, CheckoutRefunded)
+    if known.refunds_open:
+        return Reaction(Step.REFUNDING, _refunds(known) if newly and not known.paid_by else ())
+    if known.refunded:
+        return Reaction(Step.REFUNDED if known.refunded == "full" else Step.PARTLY_REFUNDED)
+    if newly:
+        return Reaction(Step.COMPLETED if isinstance(answer, CheckoutCompleted) else Step.UNREDEEMED)
     return Reaction(known.step)
 
 
@@ -254,6 +257,10 @@ def _redeem(known: CheckoutMemory) -> Command:
 
 def _release(known: CheckoutMemory, cause: ReleaseCause) -> Command:
     return ReleaseForOrder(order_id=known.order_id, cause=cause)
+
+
+def _refunds_if_paid(known: CheckoutMemory) -> tuple[Command, ...]:
+    return _refunds(known) if known.paid_by else ()
 
 
 def _refunds(known: CheckoutMemory) -> tuple[Command, ...]:

@@ -73,13 +73,19 @@ def test_a_failed_payment_releases_what_is_held() -> None:
     given(PLACED, ready(), failed()).when(released()).then(Step.RELEASED)
 
 
+def test_a_payment_that_fails_during_the_hold_releases_whatever_the_hold_brings() -> None:
+    given(PLACED).when(failed()).then(Step.RELEASING, release("payment_failed"))
+    given(PLACED, failed()).when(ready()).then(Step.RELEASING)
+    given(PLACED, failed()).when(refused()).then(Step.REFUSED)
+
+
 def test_a_cancelled_order_releases_what_is_held() -> None:
-    given(PLACED, ready()).when(CANCELLED).then(Step.RELEASING, release("order_cancelled"))
+    given(PLACED, ready()).when(CANCELLED).then(Step.CANCELLED, release("order_cancelled"))
     given(PLACED, ready(), CANCELLED).when(released(cause="order_cancelled")).then(Step.CANCELLED)
 
 
 def test_a_rejected_order_says_so_when_it_releases() -> None:
-    given(PLACED, ready()).when(REJECTED).then(Step.RELEASING, release("order_rejected"))
+    given(PLACED, ready()).when(REJECTED).then(Step.CANCELLED, release("order_rejected"))
 
 
 def test_the_end_of_the_lock_releases_by_itself() -> None:
@@ -97,6 +103,10 @@ def test_a_refund_of_a_completed_order_is_credited() -> None:
 
 def test_a_payment_after_the_lock_ended_tries_to_redeem_all_the_same() -> None:
     given(PLACED, ready(), released(cause="lock_ended")).when(paid()).then(Step.REDEEMING, redeem())
+
+
+def test_an_order_with_nothing_to_pay_whose_lock_ended_first_waits_for_nothing() -> None:
+    given(PLACED, ready(payable_minor=0)).when(released(cause="lock_ended")).then(Step.RELEASED)
 
 
 def test_a_lock_that_ends_while_the_redemption_is_on_its_way_changes_nothing() -> None:
@@ -121,19 +131,34 @@ def test_a_payment_after_a_failed_one_redeems() -> None:
 
 def test_a_payment_of_a_cancelled_order_redeems_nothing() -> None:
     given(PLACED, ready(), CANCELLED, released(cause="order_cancelled")).when(paid()).then(Step.CANCELLED)
-    given(PLACED, ready(), CANCELLED).when(paid()).then(Step.RELEASING)
+    given(PLACED, ready(), CANCELLED).when(paid()).then(Step.CANCELLED)
 
 
-def test_a_cancellation_after_the_payment_waits_for_the_refund() -> None:
-    given(PLACED, ready(), paid()).when(CANCELLED).then(Step.REDEEMING)
-    given(PLACED, ready(), paid(), CANCELLED).when(completed()).then(Step.COMPLETED)
+def test_a_cancellation_after_the_redemption_waits_for_the_refund() -> None:
     given(PLACED, ready(), paid(), completed()).when(CANCELLED).then(Step.COMPLETED)
 
 
+def test_a_cancellation_while_the_redemption_is_on_its_way_gives_back_what_it_may_have_left() -> None:
+    racing = given(PLACED, ready(), paid()).when(CANCELLED).then(Step.CANCELLED, release("order_cancelled"))
+    racing.when(released(cause="order_cancelled")).then(Step.CANCELLED)
+    given(PLACED, ready(), paid(), CANCELLED).when(completed()).then(Step.COMPLETED)
+
+
 def test_a_cancellation_during_the_hold_releases_whatever_the_hold_brings() -> None:
-    given(PLACED).when(CANCELLED).then(Step.RELEASING, release("order_cancelled"))
-    given(PLACED, CANCELLED).when(ready()).then(Step.RELEASING)
+    given(PLACED).when(CANCELLED).then(Step.CANCELLED, release("order_cancelled"))
+    given(PLACED, CANCELLED).when(ready()).then(Step.CANCELLED)
     given(PLACED, CANCELLED).when(refused()).then(Step.CANCELLED)
+
+
+def test_a_cancellation_after_a_failed_payment_releases_once() -> None:
+    given(PLACED, ready(), failed()).when(CANCELLED).then(Step.CANCELLED)
+
+
+def test_money_for_a_cancelled_order_that_goes_back_is_told_to_the_promotion_side() -> None:
+    story = given(PLACED, CANCELLED, paid()).when(refund()).then(Step.CANCELLED, credit())
+    story.when(refunded(full=True)).then(Step.CANCELLED)
+    given(PLACED, CANCELLED, refund()).when(paid()).then(Step.CANCELLED, credit())
+    given(CANCELLED, refund(), paid()).when(PLACED).then(Step.CANCELLED, credit())
 
 
 def test_a_cancellation_that_comes_before_its_order_keeps_it_from_holding() -> None:
@@ -149,9 +174,10 @@ def test_a_payment_before_its_order_waits_and_then_redeems_at_once() -> None:
     given(paid()).when(PLACED).then(Step.REDEEMING, hold(), redeem())
 
 
-def test_a_refund_before_its_order_waits_until_there_is_something_to_credit() -> None:
+def test_a_refund_before_its_order_waits_for_order_and_payment() -> None:
     given().when(refund()).then(Step.AWAITING_ORDER)
-    given(refund(), PLACED, ready(), paid()).when(completed()).then(Step.REFUNDING, credit())
+    given(refund(), PLACED, ready()).when(paid()).then(Step.REDEEMING, redeem(), credit())
+    given(refund(), paid()).when(PLACED).then(Step.REDEEMING, hold(), redeem(), credit())
 
 
 def test_a_failed_payment_before_its_order_lets_go_at_once() -> None:
@@ -174,12 +200,27 @@ def test_a_payment_that_fails_after_another_succeeded_releases_nothing() -> None
 # Race 5: refunds.
 
 
-def test_refunds_before_the_redemption_are_all_credited_after_it() -> None:
-    story = given(PLACED, ready(), refund("r1"), refund("r2"), paid())
-    story.when(completed()).then(Step.REFUNDING, credit("r1"), credit("r2"))
+def test_refunds_that_overtook_their_payment_are_credited_right_behind_it() -> None:
+    story = given(PLACED, ready(), refund("r1"), refund("r2"))
+    story.when(paid()).then(Step.REDEEMING, redeem(), credit("r1"), credit("r2"))
     assert len({command.command_id for command in story.sent}) == len(story.sent)
+    story.when(completed()).then(Step.REFUNDING)
     story.when(refunded("r1")).then(Step.REFUNDING)
     story.when(refunded("r2", full=True)).then(Step.REFUNDED)
+
+
+def test_a_refund_between_payment_and_redemption_is_credited_behind_it() -> None:
+    story = given(PLACED, ready(), paid()).when(refund()).then(Step.REDEEMING, credit())
+    story.when(completed()).then(Step.REFUNDING).when(refunded()).then(Step.PARTLY_REFUNDED)
+
+
+def test_a_refund_of_an_order_with_nothing_to_pay_is_credited_after_its_redemption() -> None:
+    given(PLACED, refund(), ready(payable_minor=0)).when(completed(None)).then(Step.REFUNDING, credit())
+
+
+def test_a_refund_of_an_order_that_completed_unredeemed_is_told_as_well() -> None:
+    story = given(PLACED, refused(), paid(), UNREDEEMED).when(refund()).then(Step.REFUNDING, credit())
+    story.when(refunded(full=True)).then(Step.REFUNDED)
 
 
 def test_a_refund_larger_than_what_was_paid_is_asked_for_like_any_other() -> None:
@@ -187,9 +228,9 @@ def test_a_refund_larger_than_what_was_paid_is_asked_for_like_any_other() -> Non
     full.when(refund("r2")).then(Step.REFUNDING, credit("r2")).when(refunded("r2")).then(Step.REFUNDED)
 
 
-def test_a_refund_of_an_order_that_never_redeemed_credits_nothing() -> None:
+def test_a_refund_of_an_order_that_nobody_paid_waits_for_reconciliation_to_show_it() -> None:
     given(PLACED, refused()).when(refund()).then(Step.REFUSED)
-    given(PLACED, ready(), CANCELLED, released(), paid()).when(refund()).then(Step.CANCELLED)
+    given(PLACED, ready()).when(refund()).then(Step.HELD)
 
 
 def test_more_refunds_than_a_saga_may_remember_have_to_wait_outside() -> None:
@@ -228,8 +269,18 @@ def test_a_reopened_order_whose_payment_went_back_waits_for_a_new_one() -> None:
     story.when(paid("p2")).then(Step.REDEEMING, redeem("p2")).when(completed("p2")).then(Step.COMPLETED)
 
 
-def test_reopening_what_a_payment_already_settles_changes_nothing() -> None:
-    given(PLACED, ready(), paid()).when(reopened(2)).then(Step.REDEEMING)
+def test_reopening_while_a_late_payment_is_on_its_way_holds_and_redeems_for_it() -> None:
+    lapsed = given(PLACED, ready(), released(cause="lock_ended"), paid())
+    lapsed.when(reopened(2)).then(Step.REDEEMING, hold(2), redeem())
+
+
+def test_an_answer_to_a_refund_of_an_earlier_attempt_says_nothing_of_the_new_one() -> None:
+    story = given(PLACED, ready(), CANCELLED, released(), paid("p1"), refund("r1"), reopened(2))
+    story.when(refunded("r1", full=True)).then(Step.HOLDING)
+    story.when(ready(2)).when(paid("p2")).when(completed("p2")).then(Step.COMPLETED)
+
+
+def test_reopening_what_is_settled_changes_nothing() -> None:
     given(PLACED, ready(), paid(), completed()).when(reopened(2)).then(Step.COMPLETED)
 
 
