@@ -70,7 +70,7 @@ def _answer(row: TupleRow) -> LoggedAnswer:
 
 # LIMIT 1 keeps the planner on one probe per id; every probe looks into one partition only.
 _SELECT = """
-    SELECT found.* FROM unnest(%s::text[], %s::text[], %s::text[]) AS wanted (tenant_id, app_id, command_id)
+    SELECT found.* FROM unnest(%b::text[], %b::text[], %b::text[]) AS wanted (tenant_id, app_id, command_id)
     CROSS JOIN LATERAL (
         SELECT l.tenant_id, l.app_id, l.command_id, l.command_type, l.content_hash, l.status, l.code, l.detail,
                l.data::text, l.log_offset
@@ -89,8 +89,8 @@ _INSERT = """
                              log_offset, answered_at)
     SELECT a.tenant_id, a.app_id, a.command_id, a.command_type, a.content_hash, a.status, a.code, a.detail,
            a.data::jsonb, log.last - a.back, log.now
-    FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-                %s::text[], %s::bigint[])
+    FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
+                %b::text[], %b::bigint[])
         AS a (tenant_id, app_id, command_id, command_type, content_hash, status, code, detail, data, back)
     CROSS JOIN log
 """

@@ -389,6 +389,6 @@ _SELECT_GAP = """
 _SELECT_COUNTS = "SELECT key, value FROM guard_counts WHERE key = ANY(%s)"
 
 _UPSERT_COUNTS = """
-    INSERT INTO guard_counts (key, value) SELECT * FROM unnest(%s::text[], %s::bigint[])
+    INSERT INTO guard_counts (key, value) SELECT * FROM unnest(%b::text[], %b::bigint[])
     ON CONFLICT (key) DO UPDATE SET value = excluded.value
 """

@@ -55,6 +55,21 @@ class ShardRecorder(PostgresApplicationRecorder):
         lock = SQL("SELECT pg_advisory_xact_lock({}, {})").format(Literal(APPEND_LOCK_CLASS), Literal(shard))
         self.lock_table_statements = [lock]
 
+    def _insert_stored_events(
+        self, curs: psycopg.Cursor[DictRow], stored_events: Sequence[StoredEvent], **_: Any
+    ) -> None:
+        # As inherited, but columns travel as binary arrays instead of one array of composites in text form, whose
+        # quoting of JSON costs ten times the processor time here and makes the whole insert two to four times slower.
+        self._lock_table(curs)
+        self._notify_channel(curs)
+        columns = (
+            [event.originator_id for event in stored_events],
+            [event.originator_version for event in stored_events],
+            [event.topic for event in stored_events],
+            [event.state for event in stored_events],
+        )
+        curs.execute(_INSERT_EVENTS, columns)
+
     def insert_all(self, cursor: psycopg.Cursor[DictRow], events: Sequence[StoredEvent]) -> None:
         """Lock, notify and insert inside the caller's transaction; fetch the offsets with :meth:`fetch_offsets`."""
         self._insert_stored_events(cursor, events)
@@ -119,6 +134,12 @@ class SnapshotRecorder(PostgresAggregateRecorder):
 def _notification(row: TupleRow) -> Notification:
     return Notification(id=row[0], originator_id=row[1], originator_version=row[2], topic=row[3], state=bytes(row[4]))
 
+
+_INSERT_EVENTS = """
+    INSERT INTO stored_events (originator_id, originator_version, topic, state)
+    SELECT * FROM unnest(%b::text[], %b::bigint[], %b::text[], %b::bytea[])
+    RETURNING notification_id
+"""
 
 _SELECT_LOG = """
     SELECT notification_id, originator_id, originator_version, topic, state
