@@ -157,6 +157,11 @@ class Engine:
             _deliver(self._queue.popleft(), EngineStopped("the engine stopped before this command's turn"))
 
     @property
+    def is_running(self) -> bool:
+        """Whether commands are taken and worked off: the committer lives and nobody asked it to stop."""
+        return self._thread.is_alive() and not self._stopping
+
+    @property
     def queue_length(self) -> int:
         """How many commands wait."""
         return len(self._queue)
