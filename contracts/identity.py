@@ -1,6 +1,9 @@
 """Whose and which: the tenant and app of everything, and the text ids of streams built from them."""
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+REALMS_REMEMBERED_MAX: Final = 4_096
 
 _ESCAPES = {"%": "%25", "/": "%2F", "{": "%7B", "}": "%7D"}
 _TABLE = str.maketrans(_ESCAPES)
@@ -15,7 +18,17 @@ class Realm(NamedTuple):
     @property
     def key(self) -> str:
         """``tenant/app``, escaped: the prefix of every stream, cache key and topic key of this realm."""
-        return f"{escape(self.tenant_id)}/{escape(self.app_id)}"
+        return _realm_key(self)
+
+
+@lru_cache(REALMS_REMEMBERED_MAX)
+def _realm_key(realm: Realm) -> str:
+    return f"{escape(realm.tenant_id)}/{escape(realm.app_id)}"
+
+
+@lru_cache(REALMS_REMEMBERED_MAX)
+def _realm(tenant: str, app: str) -> Realm:
+    return Realm(unescape(tenant), unescape(app))
 
 
 class StreamName(NamedTuple):
@@ -28,11 +41,13 @@ class StreamName(NamedTuple):
 
 def escape(part: str) -> str:
     """Make a part safe inside a slash-joined id (and inside a Redis hash tag), so that no two ids collide."""
-    return part.translate(_TABLE)
+    return part if part.isalnum() else part.translate(_TABLE)  # Most ids need no look at every character.
 
 
 def unescape(part: str) -> str:
     """The inverse of :func:`escape`."""
+    if "%" not in part:
+        return part
     return part.replace("%2F", "/").replace("%7B", "{").replace("%7D", "}").replace("%25", "%")
 
 
@@ -47,4 +62,4 @@ def parse_stream(text: str) -> StreamName:
     if len(parts) != 4:
         raise ValueError(f"{text!r} is not a stream id: expected tenant/app/kind/key")
     tenant, app, kind, key = parts
-    return StreamName(Realm(unescape(tenant), unescape(app)), kind, unescape(key))
+    return StreamName(_realm(tenant, app), kind, unescape(key))
