@@ -234,6 +234,18 @@ class OrderIsDifferent(Conflict):
     code = "order_is_different"
 
 
+class OrderWasCancelled(Conflict):
+    """The order was cancelled."""
+
+    code = "order_cancelled"
+
+
+class OrderWasRefunded(Conflict):
+    """All of the order's money went back before it was redeemed."""
+
+    code = "order_refunded"
+
+
 class OrderNotReopenable(Conflict):
     """The order is still open, or is completed."""
 

@@ -1,7 +1,8 @@
 """One order, one decision: its coupons, budgets and settlement are held, redeemed, released and refunded together.
 
 Every function returns a :class:`Plan`: what happens on which stream. A plan without steps means that there is nothing
-(more) to do: what is done already is not done twice, and a stale command changes nothing.
+(more) to do: what is done already is not done twice, and a stale command changes nothing. Otherwise there is always a
+``checkout.*`` fact, also for "no": the saga hears facts, not answers.
 
 What a hold froze stays frozen: a payment that comes late redeems the very allocation that the buyer was promised.
 """
@@ -43,6 +44,8 @@ from contracts.refusals import (
     CouponHasExpired,
     CurrencyMismatch,
     Ended,
+    OrderWasCancelled,
+    OrderWasRefunded,
     Paused,
     PaymentRequired,
     Refusal,
@@ -237,17 +240,16 @@ def _require_template_allows(coupon: Coupon, books: Books, now: datetime) -> Non
 def hold(order: Order, checkout: Checkout, books: Books, attempt: int, *, now: datetime, lock_ttl: timedelta) -> Plan:
     """Lock every coupon, reserve every budget and freeze the allocation; or refuse with every reason, holding nothing.
 
-    Nothing for an order that is cancelled, an attempt that was decided before, or one that a later one overtook.
+    Nothing for an attempt that was decided before, or one that a later one overtook.
     """
     placed = order.content
-    if order.cancelled or attempt != order.attempt or attempt <= checkout.attempt:
-        return NOTHING
-    if checkout.is_held(now) or checkout.status in {"completed", "unredeemed"}:
+    if not is_next_attempt(order, checkout, attempt):
         return NOTHING
     quoted = quote(placed, books, now=now)
-    if quoted.refusals:
+    refusals = (coupon_refusal(None, OrderWasCancelled()),) if order.cancelled else quoted.refusals
+    if refusals:
         refused = CheckoutRefused(
-            order_id=placed.order_id, attempt=attempt, currency=placed.currency, refusals=quoted.refusals
+            order_id=placed.order_id, attempt=attempt, currency=placed.currency, refusals=refusals
         )
         own = (placed.order_id,) if checkout.lock_has_ended(now) else ()
         return Plan((Step(CHECKOUT, placed.order_id, (refused,)),), own)
@@ -271,6 +273,12 @@ def hold(order: Order, checkout: Checkout, books: Books, attempt: int, *, now: d
     for it in held:
         ledger.lock(it, lock_until, now)
     return Plan((*ledger.steps(), Step(CHECKOUT, placed.order_id, (ready,))), lapsed)
+
+
+def is_next_attempt(order: Order, checkout: Checkout, attempt: int) -> bool:
+    """Whether this attempt is the order's latest and awaits its decision."""
+    settled = checkout.status in {"completed", "unredeemed"}
+    return attempt == order.attempt and attempt > checkout.attempt and not settled
 
 
 def _held_coupon(applied: Applied, books: Books, now: datetime) -> HeldCoupon:
@@ -334,24 +342,26 @@ def redeem(
 
     - The hold lasts: done. It is gone (lock ended, payment failed): done anew if that is still possible.
     - It is not possible: by each coupon's terms honoured over the limit, or completed unredeemed.
-    - Nothing was held because coupons were refused: completed without a discount.
-    - The order is cancelled or fully refunded: nothing; the payment is the upstream's to give back.
+    - Nothing was held because coupons were refused: completed without a discount, which nobody promised.
+    - The order is cancelled or all its money went back: completed unredeemed, a break until the upstream refunds it.
     """
     placed = order.content
-    over = checkout.status in {"none", "completed", "unredeemed"} or order.cancelled or checkout.fully_refunded
-    if over:
+    if checkout.status in {"none", "completed", "unredeemed"}:
         return NOTHING
-    payable_minor = _total(placed) if checkout.status == "refused" else checkout.payable_minor
-    payment_id = _require_payment(placed, payment, payable_minor)
-    if checkout.status == "refused":
-        return Plan((_completed(placed, payment_id, 0, payable_minor),))
+    frozen = _unpriced(placed, checkout) if checkout.status == "refused" else checkout
+    payment_id = _require_payment(placed, payment, frozen.payable_minor)
+    if order.cancelled:
+        return _give_up(frozen, books, payment_id, (coupon_refusal(None, OrderWasCancelled()),), now)
+    if checkout.fully_refunded:
+        return _give_up(frozen, books, payment_id, (coupon_refusal(None, OrderWasRefunded()),), now)
     if checkout.is_held(now):
         ledger = _Ledger(placed.order_id, books)
         for held in checkout.coupons:
             ledger.redeem(held, now)
         ledger.credit_pending(checkout.pending, checkout.coupons)
-        done = _completed(placed, payment_id, checkout.discount_minor, checkout.payable_minor)
-        return Plan((*ledger.steps(), done))
+        return Plan((*ledger.steps(), _completed(frozen, payment_id)))
+    if checkout.status == "refused":
+        return Plan((_completed(frozen, payment_id),))
     return _redeem_late(placed, checkout, books, payment_id, now, now + lock_ttl)
 
 
@@ -365,18 +375,7 @@ def _redeem_late(
     refusals = _late_refusals(placed, held, books, now)
     honoured = {key for key, refusal in refusals.items() if _may_honour(key, refusal, books)}
     if honoured != set(refusals):
-        if payment_id is None:
-            return NOTHING  # Nobody paid: the hold just ends.
-        unredeemed = CheckoutCompletedUnredeemed(
-            order_id=placed.order_id,
-            payment_id=payment_id,
-            currency=placed.currency,
-            discount_minor=checkout.discount_minor,
-            payable_minor=checkout.payable_minor,
-            refusals=tuple(refusals.values()),
-        )
-        own = (placed.order_id,) if checkout.lock_has_ended(now) else ()
-        return Plan((Step(CHECKOUT, placed.order_id, (unredeemed,)),), own)
+        return _give_up(checkout, books, payment_id, tuple(refusals.values()), now)
     lapsed = _lapsed(checkout, [it for it in held if it.coupon_id not in honoured], books, now)
     ledger = _Ledger(placed.order_id, books, lapsed)
     for it in held:
@@ -386,10 +385,25 @@ def _redeem_late(
             ledger.lock(it, lock_until, now)
             ledger.redeem(it, now)
     ledger.credit_pending(checkout.pending, held)
-    done = _completed(
-        placed, payment_id, checkout.discount_minor, checkout.payable_minor, honoured=bool(honoured), held=held
+    return Plan((*ledger.steps(), _completed(checkout, payment_id, held, honoured=bool(honoured))), lapsed)
+
+
+def _give_up(
+    checkout: Checkout, books: Books, payment_id: str | None, refusals: tuple[CouponRefusal, ...], now: datetime
+) -> Plan:
+    """Nothing is redeemed for this payment; whatever is still held is released. Unpaid, it is a release only."""
+    let_go = release(checkout, books.coupons, "order_cancelled", now=now)
+    if payment_id is None:
+        return let_go
+    unredeemed = CheckoutCompletedUnredeemed(
+        order_id=checkout.order_id,
+        payment_id=payment_id,
+        currency=checkout.currency,
+        discount_minor=checkout.discount_minor,
+        payable_minor=checkout.payable_minor,
+        refusals=refusals,
     )
-    return Plan((*ledger.steps(), done), lapsed)
+    return Plan((*let_go.steps, Step(CHECKOUT, checkout.order_id, (unredeemed,))))
 
 
 def _late_refusals(
@@ -433,29 +447,19 @@ def _require_payment(placed: OrderPlaced, payment: Payment | None, payable_minor
     return payment.succeeded.payment_id
 
 
-def _total(placed: OrderPlaced) -> int:
-    return sum(line.amount_minor for line in placed.lines) + placed.shipping_minor
-
-
 def _completed(
-    placed: OrderPlaced,
-    payment_id: str | None,
-    discount_minor: int,
-    payable_minor: int,
-    *,
-    honoured: bool = False,
-    held: tuple[HeldCoupon, ...] | None = None,
+    checkout: Checkout, payment_id: str | None, held: tuple[HeldCoupon, ...] | None = None, *, honoured: bool = False
 ) -> Step:
     completed = CheckoutCompleted(
-        order_id=placed.order_id,
+        order_id=checkout.order_id,
         payment_id=payment_id,
-        currency=placed.currency,
-        discount_minor=discount_minor,
-        payable_minor=payable_minor,
+        currency=checkout.currency,
+        discount_minor=checkout.discount_minor,
+        payable_minor=checkout.payable_minor,
         honoured=honoured,
         coupons=held,
     )
-    return Step(CHECKOUT, placed.order_id, (completed,))
+    return Step(CHECKOUT, checkout.order_id, (completed,))
 
 
 # Release --------------------------------------------------------------------------------------------------------------
@@ -582,7 +586,8 @@ def _unpriced(placed: OrderPlaced, checkout: Checkout) -> Checkout:
         FrozenLine(line_id=line.line_id, quantity=line.quantity, amount_minor=line.amount_minor, discount_minor=0)
         for line in placed.lines
     )
-    return replace(checkout, lines=lines, shipping_minor=placed.shipping_minor, payable_minor=_total(placed))
+    total_minor = sum(line.amount_minor for line in lines) + placed.shipping_minor
+    return replace(checkout, lines=lines, shipping_minor=placed.shipping_minor, payable_minor=total_minor)
 
 
 # The streams of one decision ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from command.domain.orders import ADJUSTMENT, ORDER, PAYMENT, REFUND
 from command.domain.settlement import SETTLEMENT
 from command.domain.template import TEMPLATE
 from command.handlers import budgets, checkouts, claims, coupons, operations, templates, upstream
-from command.handlers.handler import Handler, Touches
+from command.handlers.handler import Handler, Handlers, Touches
 from command.unit_of_work import Kind
 from contracts import commands as c
 
@@ -45,7 +45,7 @@ _budget = _by(BUDGET, "budget_id")
 _order = _by(ORDER, "order_id")
 _checkout = _by(CHECKOUT, "order_id", (ORDER, "order_id"))
 
-HANDLERS: Final[dict[type[c.Command], Handler[Any]]] = {
+HANDLERS: Final[Handlers] = {
     # Template: draft -> active <-> paused -> ended
     c.CreateTemplate: Handler(templates.create, _template),
     c.ActivateTemplate: Handler(templates.activate, _template),
@@ -59,7 +59,7 @@ HANDLERS: Final[dict[type[c.Command], Handler[Any]]] = {
     c.ShortenTemplate: Handler(templates.shorten, _template),
     c.ReviseTemplate: Handler(templates.revise, _template),
     # Reserved stock
-    c.ReserveTemplateStock: Handler(templates.reserve, _template),
+    c.ReserveTemplateStock: Handler(templates.reserve, _template, templates.reservation_counters),
     c.ConfirmTemplateReservation: Handler(templates.confirm, _template),
     c.CancelTemplateReservation: Handler(templates.cancel, _template),
     # Coupon: claimed -> locked -> redeemed, released, expired, revoked

@@ -102,7 +102,7 @@ def release_order(uow: UnitOfWork, order_id: str, cause: ReleaseCause) -> None:
 
 
 def carry_out(uow: UnitOfWork, plan: Plan) -> None:
-    """Record a decision: first that the holds in its way had ended, then its own steps."""
+    """Record a decision: first the release of the ended holds in its way, then its own steps."""
     for order_id in plan.lapsed:
         release_order(uow, order_id, "lock_ended")
     for step in plan.steps:
@@ -127,6 +127,9 @@ def coupons_of(uow: UnitOfWork, coupon_ids: Sequence[str]) -> dict[str, Coupon]:
 
 def _hold(uow: UnitOfWork, order_id: str, attempt: int) -> None:
     order, checkout = uow.load(ORDER, order_id), uow.load(CHECKOUT, order_id)
+    if checkout.is_held(uow.now) and checkouts.is_next_attempt(order, checkout, attempt):
+        release_order(uow, order_id, "released")  # A reopening overtook the release of the attempt before it.
+        checkout = uow.load(CHECKOUT, order_id)
     books = books_of(uow, order.content.coupon_ids)
     ttl = timedelta(seconds=uow.lock_ttl_seconds)
     carry_out(uow, checkouts.hold(order, checkout, books, attempt, now=uow.now, lock_ttl=ttl))

@@ -8,7 +8,7 @@ from command.domain.ids import guard_key
 from command.domain.template import TEMPLATE, Taken, Template
 from command.handlers.handler import Data
 from command.unit_of_work import UnitOfWork
-from contracts.commands import ClaimCoupon
+from contracts.commands import ClaimCoupon, ReserveTemplateStock
 from contracts.events import CouponClaimed
 
 
@@ -29,10 +29,10 @@ def claim(uow: UnitOfWork, command: ClaimCoupon) -> Data:
     }
 
 
-def counters(uow: UnitOfWork, command: ClaimCoupon) -> list[str]:
-    """The guard counters that a claim reads: fetched for a whole batch at once."""
+def counters(uow: UnitOfWork, command: ClaimCoupon | ReserveTemplateStock) -> list[str]:
+    """The guard counters that a claim or a reservation will look at; none when it will be refused before."""
     template = uow.load(TEMPLATE, command.template_id)
-    if template.status == "none":
+    if templates.is_over(template, uow.now) or template.status != "active" or template.remaining == 0:
         return []
     keys = [guard_key("claims", command.template_id, command.user_id)]
     if template.reserved:

@@ -7,7 +7,7 @@ from command.domain.budget import BUDGET
 from command.domain.coupon import Origin
 from command.domain.ids import derived_id, guard_key
 from command.domain.template import TEMPLATE, Taken, Template
-from command.handlers.claims import count_in_period, issue_coupon, taken_by
+from command.handlers.claims import count_in_period, counters, issue_coupon, taken_by
 from command.handlers.handler import Data
 from command.unit_of_work import UnitOfWork
 from contracts.commands import (
@@ -109,6 +109,11 @@ def reserve(uow: UnitOfWork, command: ReserveTemplateStock) -> Data:
         uow.add(guard, RESERVED)
         _count_reserved(uow, template, command.user_id, templates.limit_period(template, uow.now), command.quantity)
     return _record(uow, command.template_id, events) | {"reservation_id": command.reservation_id}
+
+
+def reservation_counters(uow: UnitOfWork, command: ReserveTemplateStock) -> list[str]:
+    """The guard counters that a reservation will look at."""
+    return [_guard(command.template_id, command.reservation_id), *counters(uow, command)]
 
 
 def confirm(uow: UnitOfWork, command: ConfirmTemplateReservation) -> Data:
