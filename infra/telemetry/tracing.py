@@ -34,10 +34,15 @@ class LiveSpan:
         self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
     def set_status(self, http_status: int) -> None:
-        """Note how it ended."""
+        """Note how a request ended."""
         self._span.set_attribute("http.response.status_code", http_status)
         if http_status >= _SERVER_ERROR:
             self._span.set_status(Status(StatusCode.ERROR))
+
+    def end(self, code: str = "not_sent") -> None:
+        """Note how a command ended, and that it did."""
+        self._span.set_attribute("tessera.code", code)
+        self._span.end()
 
 
 class Tracing:
@@ -62,14 +67,17 @@ class Tracing:
     def server_span(self, name: str, header: bytes | None) -> Iterator[LiveSpan]:
         """The span of one HTTP request, the child of the caller's if it named one."""
         parent = _context_of(header.decode("latin-1")) if header else None
-        with self._span(name, SpanKind.SERVER, parent) as span:
-            yield span
+        span = self._start(name, SpanKind.SERVER, parent)
+        try:
+            yield LiveSpan(span)
+        finally:
+            span.end()
 
-    @contextmanager
-    def child_span(self, name: str, traceparent: str | None, **attributes: str | int) -> Iterator[LiveSpan]:
-        """A span under whatever ``traceparent`` names. Only to be called when ``enabled``."""
-        with self._span(name, SpanKind.INTERNAL, _context_of(traceparent), **attributes) as span:
-            yield span
+    def begin(self, name: str, traceparent: str | None, **attributes: str | int) -> LiveSpan:
+        """A span under whatever ``traceparent`` names, to be ended by the caller, in any thread."""
+        span = self._start(name, SpanKind.INTERNAL, _context_of(traceparent))
+        span.set_attributes({f"tessera.{key}": value for key, value in attributes.items()})
+        return LiveSpan(span)
 
     @contextmanager
     def following(self, name: str, batch: Sequence[Recorded]) -> Iterator[None]:
@@ -89,17 +97,6 @@ class Tracing:
         """Send what is still waiting to be sent."""
         if self._provider is not None:
             self._provider.shutdown()
-
-    @contextmanager
-    def _span(
-        self, name: str, kind: SpanKind, parent: SpanContext | None, **attributes: str | int
-    ) -> Iterator[LiveSpan]:
-        span = self._start(name, kind, parent)
-        span.set_attributes(attributes)
-        try:
-            yield LiveSpan(span)
-        finally:
-            span.end()
 
     def _start(self, name: str, kind: SpanKind, parent: SpanContext | None) -> trace.Span:
         if self._tracer is None:

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from command.engine import Engine
-from command.unit_of_work import Handler, Handlers, UnitOfWork
+from command.handlers.handler import Handler
+from command.unit_of_work import UnitOfWork
 from contracts import commands as c
 from contracts.access import ROLES
 from contracts.commands import Command
@@ -56,12 +57,16 @@ def _echo(_uow: UnitOfWork, command: Command) -> dict[str, Any]:
     return {"echo": command.model_dump(mode="json"), "attempt": 1}
 
 
-def handlers() -> Handlers:
+def _nothing(_command: Any) -> list[Any]:
+    return []
+
+
+def handlers() -> dict[type[Command], Handler[Any]]:
     """A claim that runs out, a lock that finds nothing, a revocation that breaks; all else is echoed."""
-    table: Handlers = {command: Handler(_echo) for command in c.ALL_COMMANDS}
-    table[c.ClaimCoupon] = Handler(_claim)
-    table[c.LockCoupon] = Handler(_use)
-    table[c.RevokeCoupon] = Handler(_break)
+    table: dict[type[Command], Handler[Any]] = {command: Handler(_echo, _nothing) for command in c.ALL_COMMANDS}
+    table[c.ClaimCoupon] = Handler(_claim, _nothing)
+    table[c.LockCoupon] = Handler(_use, _nothing)
+    table[c.RevokeCoupon] = Handler(_break, _nothing)
     return table
 
 

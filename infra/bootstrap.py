@@ -1,0 +1,260 @@
+"""The only wiring: from settings to running parts, one builder for each kind of process.
+
+Everything is a context manager: parts start in the order in which they are entered and stop in the reverse one, so
+that whoever uses something is gone before what it uses.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from command.engine import Engine, EngineObserver, EngineSettings, EngineStopped
+from command.handlers import HANDLERS
+from contracts.identity import Realm
+from infra.postgres import api_keys
+from infra.postgres.connections import DEFAULT_TIMEOUTS, transaction, translated
+from infra.postgres.feed import StoreFeed
+from infra.postgres.log import PostgresEventLog
+from infra.settings import Settings
+from infra.telemetry.logs import configure_logs
+from infra.telemetry.metrics import Metrics, Sample
+from infra.telemetry.tracing import Tracing, make_provider
+
+if TYPE_CHECKING:
+    from infra.http.app import Application, HttpParts
+    from infra.http.health import Check
+    from query.ports import ReadModels, Reports
+
+# Threads for what blocks: dry runs, key look-ups, histories, metrics. Each holds at most one connection.
+BLOCKING_THREADS: Final = 8
+EDGE_CONNECTIONS_MAX: Final = 4
+ENGINE_STOP_SECONDS: Final = 30.0
+# Requests under way get this long to be answered once the process is asked to stop.
+GRACEFUL_SECONDS: Final = 10
+BACKLOG: Final = 4_096
+
+
+@dataclass(frozen=True)
+class WriteSide:
+    """An engine that runs, and the log it appends to."""
+
+    log: PostgresEventLog
+    engine: Engine
+
+
+@contextmanager
+def write_side(settings: Settings, observer: EngineObserver | None = None) -> Iterator[WriteSide]:
+    """The log and its engine; on the way out what is queued is finished first."""
+    log = PostgresEventLog(settings.postgres_dsn, shard=settings.shard)
+    limits = EngineSettings(
+        batch_commands_max=settings.batch_commands_max,
+        queue_commands_max=settings.queue_commands_max,
+        lock_ttl_seconds=settings.lock_ttl_seconds,
+    )
+    engine = Engine(log, HANDLERS, limits, observer)
+    with ExitStack() as stack:
+        stack.callback(log.close)
+        engine.start()
+        stack.callback(engine.stop, ENGINE_STOP_SECONDS)
+        yield WriteSide(log, engine)
+
+
+@contextmanager
+def running_engine(settings: Settings) -> Iterator[Engine]:
+    """An engine for a process that is no server: imports, repairs."""
+    with write_side(settings) as side:
+        yield side.engine
+
+
+# HTTP.
+
+
+def serve(settings: Settings) -> None:
+    """Serve the API until SIGTERM or SIGINT: stop accepting, answer what is under way, drain the engine, close."""
+    import uvicorn
+
+    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    with http_application(settings) as app:
+        config = uvicorn.Config(
+            app,
+            host=settings.http_host,
+            port=settings.http_port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        )
+        uvicorn.Server(config).run()
+
+
+@dataclass(frozen=True)
+class ReadSide:
+    """What the API reads from, and how to ask whether it is there."""
+
+    models: "ReadModels"
+    reports: "Reports"
+    checks: Mapping[str, "Check"]
+
+
+@contextmanager
+def http_application(
+    settings: Settings, *, tracing: Tracing | None = None, read_side: ReadSide | None = None
+) -> Iterator["Application"]:
+    """The application with everything behind it running."""
+    from infra.http.app import create_app
+
+    with ExitStack() as stack:
+        tracing = tracing or make_tracing(settings, "tessera-api")
+        stack.callback(tracing.shutdown)
+        reads = read_side or stack.enter_context(make_read_side(settings))
+        yield create_app(_http_parts(settings, tracing, reads, stack))
+
+
+def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: ExitStack) -> "HttpParts":
+    from infra.http.access import KeyRing
+    from infra.http.app import HttpParts
+    from infra.http.commands import CommandLimits
+    from infra.http.health import Readiness
+    from infra.http.histories import LogHistories
+    from infra.http.outcomes import CheckoutWatch
+    from infra.http.reads import ReadLimits
+    from infra.telemetry.traced import TracedQueue
+
+    metrics = Metrics()
+    side = stack.enter_context(write_side(settings, metrics))
+    metrics.add_source(lambda: [Sample("tessera_engine_queue_commands", (), side.engine.queue_length)])
+    blocking = stack.enter_context(ThreadPoolExecutor(BLOCKING_THREADS, "blocking"))
+    feed = StoreFeed(settings.postgres_dsn, shard=settings.shard)
+    stack.callback(feed.close)
+    watch = CheckoutWatch(feed, side.log)
+    watch.start()
+    stack.callback(watch.stop)
+    histories = LogHistories(side.log, blocking)
+
+    async def store_answers() -> None:
+        await histories.position()
+
+    async def engine_runs() -> None:
+        if not side.engine.is_running:
+            raise EngineStopped("the committer does not run")
+
+    return HttpParts(
+        queue=TracedQueue(side.engine, tracing),
+        dry_run=side.engine.dry_run,
+        outcomes=watch,
+        keys=KeyRing(_key_finder(settings, stack)),
+        models=reads.models,
+        reports=reads.reports,
+        histories=histories,
+        positions={
+            "models": reads.models.position,
+            "facts": reads.reports.position,
+            "log": histories.position,
+        },
+        readiness=Readiness({"store": store_answers, "engine": engine_runs, **reads.checks}),
+        metrics=metrics,
+        blocking=blocking,
+        tracing=tracing,
+        command_limits=CommandLimits(settings.http_body_bytes_max, settings.order_wait_ms),
+        read_limits=ReadLimits(settings.min_position_wait_ms),
+    )
+
+
+@contextmanager
+def make_read_side(settings: Settings) -> Iterator[ReadSide]:
+    """Readers of Redis and ClickHouse."""
+    raise ReadSideMissing
+    yield
+
+
+def _key_finder(settings: Settings, stack: ExitStack) -> Callable[[str], api_keys.ApiKey | None]:
+    """Looks keys up on a small pool: the door must not wait behind the decisions."""
+    from psycopg_pool import ConnectionPool
+
+    from infra.postgres.connections import BoundedConnection, parameters
+
+    pool = ConnectionPool(
+        kwargs=parameters(settings.postgres_dsn, DEFAULT_TIMEOUTS, name="edge"),
+        connection_class=BoundedConnection,
+        min_size=1,
+        max_size=EDGE_CONNECTIONS_MAX,
+        timeout=DEFAULT_TIMEOUTS.connect_seconds,
+        open=False,
+    )
+    pool.open()
+    stack.callback(pool.close)
+
+    def find(prefix: str) -> api_keys.ApiKey | None:
+        with translated(), pool.connection() as connection, connection.cursor() as cursor:
+            return api_keys.find(cursor, prefix)
+
+    return find
+
+
+def make_tracing(settings: Settings, service: str) -> Tracing:
+    """Spans when there is somewhere to send them, ids in any case."""
+    if settings.otlp_endpoint is None:
+        return Tracing()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
+    return Tracing(make_provider(service, exporter=exporter))
+
+
+# Keys and schemas.
+
+
+def create_key(
+    settings: Settings,
+    realm: Realm,
+    *,
+    role: str,
+    scopes: Collection[str],
+    label: str,
+    expires_at: datetime | None = None,
+) -> str:
+    """Make an API key; the only time that anybody sees its secret. Raises StoreUnavailable."""
+    with transaction(settings.postgres_dsn, name="keys") as cursor:
+        return api_keys.create(cursor, realm, role=role, scopes=scopes, label=label, expires_at=expires_at)
+
+
+def migrate(settings: Settings) -> dict[str, list[str]]:
+    """Bring the schemas of PostgreSQL and ClickHouse up to date; returns what was applied, by store."""
+    from infra.clickhouse import migrations as clickhouse
+    from infra.postgres import migrations as postgres
+
+    applied = {"postgres": postgres.migrate(settings.postgres_dsn)}
+    with _clickhouse(settings) as client:
+        applied["clickhouse"] = clickhouse.migrate(client)
+    return applied
+
+
+def pending_migrations(settings: Settings) -> dict[str, list[str]]:
+    """What :func:`migrate` would apply, by store."""
+    from infra.clickhouse import migrations as clickhouse
+    from infra.postgres import migrations as postgres
+
+    pending = {"postgres": postgres.pending(settings.postgres_dsn)}
+    with _clickhouse(settings) as client:
+        pending["clickhouse"] = clickhouse.pending(client)
+    return pending
+
+
+@contextmanager
+def _clickhouse(settings: Settings) -> Iterator[Any]:
+    from infra.clickhouse.connection import connect
+
+    client = connect(settings.clickhouse_url)
+    try:
+        yield client
+    finally:
+        client.close()

@@ -1,0 +1,87 @@
+"""The API as it is served: a real server on a real port, over real PostgreSQL."""
+
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import uvicorn
+
+from contracts.access import ROLES
+from contracts.identity import Realm
+from infra.bootstrap import ReadSide, create_key, http_application
+from infra.http.app import Application
+from infra.settings import Settings
+from infra.telemetry.tracing import Tracing
+from tests.unit.http.conftest import FakeModels
+
+ACME = Realm("acme", "shop")
+
+
+@dataclass
+class Server:
+    """A running API and a key for it."""
+
+    url: str
+    token: str
+    settings: Settings
+    app: Application
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What presents the key."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+@contextmanager
+def serving(app: Application) -> Iterator[str]:
+    """Serve on a free port of the loopback until the block ends; yields the address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1_024)
+        server = uvicorn.Server(uvicorn.Config(app, loop="uvloop", http="httptools", ws="none", log_config=None))
+        # In a thread that is not the main one uvicorn leaves the signals alone.
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(15)
+            assert not thread.is_alive()
+
+
+def settings_for(dsn: str) -> Settings:
+    """Settings with a database of one's own; Redis and ClickHouse are not asked."""
+    return Settings.load(
+        postgres_dsn=dsn, redis_url="redis://127.0.0.1:1/0", clickhouse_url="http://127.0.0.1:1/none", order_wait_ms=500
+    )
+
+
+@contextmanager
+def api(dsn: str, tracing: Tracing | None = None) -> Iterator[Server]:
+    """The API over a database, with an admin's key for acme and read models in memory."""
+    settings = settings_for(dsn)
+    token = create_key(settings, ACME, role="admin", scopes=ROLES["admin"], label="test")
+    models = FakeModels()
+    with ExitStack() as stack:
+        app = stack.enter_context(http_application(settings, tracing=tracing, read_side=ReadSide(models, models, {})))
+        url = stack.enter_context(serving(app))
+        yield Server(url, token, settings, app)
+
+
+@pytest.fixture
+def server(postgres_dsn: str) -> Iterator[Server]:
+    """A running API."""
+    with api(postgres_dsn) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller with the admin's key."""
+    async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=30) as client:
+        yield client
