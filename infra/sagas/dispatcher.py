@@ -80,7 +80,7 @@ class Dispatcher:
         with self._session.transaction() as cursor:
             outbox.remove(cursor, accepted)
             tables.refuse_commands(cursor, refused)
-            tables.delay_commands(cursor, unanswered)
+            tables.delay_commands(cursor, unanswered, self._settings.retry)
 
     def _log_unanswered(self, command: PendingCommand, error: Exception) -> None:
         stuck = command.attempts + 1 >= self._settings.stuck_attempts

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from infra.sagas.tables import Retry
+
 
 @dataclass(frozen=True, slots=True)
 class SagaSettings:
@@ -16,5 +18,12 @@ class SagaSettings:
     timer_poll_seconds: float = 0.2
     answer_wait_seconds: float = 30.0
     backoff_seconds_max: float = 5.0
+    retry_seconds_first: float = 0.2  # What got no answer is tried again after this, then ever less often …
+    retry_seconds_max: float = 60.0  # … but never less often than this.
     stuck_attempts: int = 5
     stuck_seconds: float = 300.0
+
+    @property
+    def retry(self) -> Retry:
+        """When to try again what got no answer."""
+        return Retry(self.retry_seconds_max, self.retry_seconds_first)

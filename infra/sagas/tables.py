@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -13,8 +13,12 @@ from sagas.timers import DueTimer
 
 Cursor = psycopg.Cursor[Any]
 
-RETRY_SECONDS_MAX: Final = 60.0
-RETRY_SECONDS_FIRST: Final = 0.2
+
+class Retry(NamedTuple):
+    """How long what got no answer waits: at most, and the first time; every further time twice as long."""
+
+    seconds_max: float
+    seconds_first: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +65,10 @@ def refuse_commands(cursor: Cursor, refusals: Mapping[int, tuple[str, str]]) -> 
         cursor.execute(_REFUSE_COMMANDS, (list(refusals), list(codes), list(details)))
 
 
-def delay_commands(cursor: Cursor, errors: Mapping[int, str]) -> None:
+def delay_commands(cursor: Cursor, errors: Mapping[int, str], retry: Retry) -> None:
     """These got no answer (id -> why): tried again later, ever less often."""
     if errors:
-        cursor.execute(
-            _DELAY_COMMANDS,
-            (RETRY_SECONDS_MAX, RETRY_SECONDS_FIRST, list(errors), list(errors.values())),
-        )
+        cursor.execute(_DELAY_COMMANDS, (*retry, list(errors), list(errors.values())))
 
 
 def due_timers(cursor: Cursor, limit: int, realms_max: int) -> list[DueTimer]:
@@ -88,12 +89,12 @@ def due_timers(cursor: Cursor, limit: int, realms_max: int) -> list[DueTimer]:
     ]
 
 
-def delay_timers(cursor: Cursor, errors: Sequence[tuple[DueTimer, str]]) -> None:
+def delay_timers(cursor: Cursor, errors: Sequence[tuple[DueTimer, str]], retry: Retry) -> None:
     """These got no answer: tried again later, ever less often."""
     if errors:
         rows = [(*timer.realm, timer.kind, timer.key, timer.set_by, error) for timer, error in errors]
         columns = [list(column) for column in zip(*rows, strict=True)]
-        cursor.execute(_DELAY_TIMERS, (RETRY_SECONDS_MAX, RETRY_SECONDS_FIRST, *columns))
+        cursor.execute(_DELAY_TIMERS, (*retry, *columns))
 
 
 def backlog(cursor: Cursor, *, stuck_attempts: int, stuck_seconds: float) -> Backlog:

@@ -69,7 +69,7 @@ class TimerService:
                 logger.warning("timer_unanswered", extra={"timer": timer.command_id, "error": describe(outcome)})
         with self._session.transaction() as cursor:
             timers.remove(cursor, fired)
-            tables.delay_timers(cursor, unanswered)
+            tables.delay_timers(cursor, unanswered, self._settings.retry)
 
 
 def _envelope(timer: DueTimer) -> CommandEnvelope:
