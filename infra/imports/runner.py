@@ -120,6 +120,7 @@ class _Run:
         """
         self._watcher.began(self._plan.rows_total, self._progress.cursor)
         chunk = self._prepare(self._progress.cursor)
+        self._require_own_clock(chunk)
         while chunk.rows or chunk.bad:
             sent = self._sender.submit(chunk.envelopes)
             following = self._prepare(chunk.last) if chunk.bad is None else _Chunk(chunk.last)
@@ -130,6 +131,12 @@ class _Run:
         if self._plan.clock_until is not None:
             self._advance(self._plan.clock_until)
         self._watcher.ended()
+
+    def _require_own_clock(self, first: _Chunk) -> None:
+        """Set the clock alone before anything else is sent: a realm that lives at another time is left as it is."""
+        for answer in self._sender.answers(self._sender.submit(first.envelopes[:1])):
+            if isinstance(clock := first.envelopes[0].command, AdvanceClock):
+                self._require_clock(clock.to, answer, first.ends_at)
 
     def _prepare(self, after: int) -> _Chunk:
         chunk = _Chunk(after)
