@@ -24,6 +24,15 @@ class BadCursor(Exception):
     """The cursor was not made by this list."""
 
 
+class BadFilter(Exception):
+    """A filter's value cannot be meant this way."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name} {message}")
+        self.name = name
+        self.message = message
+
+
 class ReadModelUnavailable(Exception):
     """The engine behind a read model cannot be reached, or the model is being built for the first time."""
 

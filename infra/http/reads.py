@@ -16,7 +16,7 @@ from infra.http.bodies import malformed
 from infra.http.edge import Endpoint, Exchange
 from infra.http.problems import FieldError, Problem
 from query.api import ItemRoute, ListRoute, Shows
-from query.ports import PAGE_MAX, BadCursor, ReadModelUnavailable
+from query.ports import PAGE_MAX, BadCursor, BadFilter, ReadModelUnavailable
 
 JSON: Final = "application/json"
 LIMIT_DEFAULT: Final = 50
@@ -71,6 +71,8 @@ class HttpReads:
                     page = await route.read(realm, ids, filters, query.get("cursor"), limit)
             except BadCursor:
                 raise malformed([FieldError("?cursor", "malformed_cursor", "was not made by this list")]) from None
+            except BadFilter as error:
+                raise malformed([FieldError(f"?{error.name}", "malformed_filter", error.message)]) from None
             return _shown({"items": list(page.items), "next_cursor": page.next_cursor}, position)
 
         return endpoint
