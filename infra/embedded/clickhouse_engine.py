@@ -64,6 +64,7 @@ class ChdbEngine:
 
     def __init__(self, folder: Path) -> None:
         self._path = str(folder)
+        self._running: set[str] = set()
         self._control = Session(self._path)  # Kept open: the engine goes with its last session.
         self.version = self._ask("SELECT version()")
         self.timezone = self._ask("SELECT timezone()")
@@ -72,6 +73,16 @@ class ChdbEngine:
     def close(self) -> None:
         """Close the folder; no statement may be running."""
         self._control.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no statement is running."""
+        return not self._running
+
+    def cancel_all(self) -> None:
+        """Tell every running statement to stop; does not wait for them."""
+        for tag in tuple(self._running):
+            self.cancel(tag)
 
     def create_database(self, name: str) -> None:
         quoted = name.replace("`", "``")
@@ -115,6 +126,7 @@ class ChdbEngine:
     def _session(self, job: Job, tag: str) -> Iterator[Session]:
         """A session of its own, so that neither database nor settings leak into the next statement."""
         _check(job)
+        self._running.add(tag)
         session = Session(self._path)
         try:
             with _translated():
@@ -122,6 +134,7 @@ class ChdbEngine:
             yield session
         finally:
             session.close()
+            self._running.discard(tag)
 
     def _ask(self, sql: str) -> str:
         return str(self._control.query(sql, "TabSeparated").bytes().decode().strip())

@@ -20,6 +20,8 @@ from infra.embedded.clickhouse_statement import Statement
 
 STATEMENTS_AT_ONCE_MAX = 8  # More only slows all of them down; the others wait in line.
 SLOT_WAIT_SECONDS = 60.0
+CANCEL_ATTEMPTS_MAX = 100
+CANCEL_PAUSE_SECONDS = 0.2
 SEND_TIMEOUT_SECONDS = 60.0  # For a client that stopped reading, per piece of a streamed answer.
 SMALL_BYTES_MAX = 16 * 1024  # Below this, handing work to a thread costs more than doing it.
 
@@ -75,7 +77,6 @@ class ClickHouseHttp:
         self._spool_folder = spool_folder
         self._slots = asyncio.Semaphore(STATEMENTS_AT_ONCE_MAX)
         self._threads = ThreadPoolExecutor(STATEMENTS_AT_ONCE_MAX, thread_name_prefix="statement")
-        self.running: set[str] = set()
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         request = _Request.of(scope)
@@ -91,7 +92,11 @@ class ClickHouseHttp:
     async def _statement(self, request: "_Request", receive: _Receive, send: _Send) -> None:
         body: Body | None = None
         try:
-            body = await self._read_body(request, receive)
+            if request.is_form:
+                await _read_form(request, receive)
+            body = Body(request.params.get("query", ""), request.content_encoding, self._spool_folder / request.tag)
+            if not request.is_form:
+                await _fill(body, receive)
             statement = await asyncio.to_thread(body.finish)
             await self._execute(request, body, statement, receive, send)
         except (_ClientGone, TimeoutError):
@@ -104,26 +109,11 @@ class ClickHouseHttp:
             if body is not None:
                 body.discard()
 
-    async def _read_body(self, request: "_Request", receive: _Receive) -> Body:
-        if request.content_type.startswith("multipart/form-data"):
-            await _read_form(request, receive)
-        body = Body(request.params.get("query", ""), request.content_encoding, self._spool_folder / request.tag)
-        try:
-            async for data in _pieces(receive):
-                if len(data) > SMALL_BYTES_MAX:
-                    await asyncio.to_thread(body.feed, data)
-                else:
-                    body.feed(data)
-        except BaseException:
-            body.discard()
-            raise
-        return body
-
     async def _execute(
         self, request: "_Request", body: Body, statement: Statement, receive: _Receive, send: _Send
     ) -> None:
         job = _job(request, body, statement)
-        async with self._slot(request.tag), _disconnect(receive) as gone:
+        async with self._slot(), _disconnect(receive) as gone:
             if statement.only_reads and request.wants_stream and job.format in _STREAMABLE:
                 await self._stream(request, job, gone, send)
             else:
@@ -138,9 +128,17 @@ class ClickHouseHttp:
         work = loop.run_in_executor(self._threads, lambda: self._engine.run(job, tag=request.tag))
         either: list[asyncio.Future[Any]] = [work, gone]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done() and statement.only_reads:  # What writes is finished even if nobody waits for it any more.
-            await asyncio.to_thread(self._engine.cancel, request.tag)
+        if statement.only_reads:  # What writes is finished even if nobody waits for it any more.
+            await self._cancel(request.tag, work)
         return await work
+
+    async def _cancel(self, tag: str, work: "asyncio.Future[Result]") -> None:
+        """Again and again: a statement that has not begun yet does not hear it."""
+        for _ in range(CANCEL_ATTEMPTS_MAX):
+            if work.done():
+                return
+            await asyncio.to_thread(self._engine.cancel, tag)
+            await asyncio.wait({work}, timeout=CANCEL_PAUSE_SECONDS)
 
     async def _stream(self, request: "_Request", job: Job, gone: "asyncio.Task[None]", send: _Send) -> None:
         """Answer in constant memory. An error before the first block is an answer; a later one is appended."""
@@ -166,17 +164,15 @@ class ClickHouseHttp:
         return await asyncio.get_running_loop().run_in_executor(self._threads, next, blocks, None)
 
     @asynccontextmanager
-    async def _slot(self, tag: str) -> AsyncIterator[None]:
+    async def _slot(self) -> AsyncIterator[None]:
         try:
             await asyncio.wait_for(self._slots.acquire(), SLOT_WAIT_SECONDS)
         except TimeoutError:
             message = f"Too many simultaneous queries. Maximum: {STATEMENTS_AT_ONCE_MAX}"
             raise StatementFailed.named(202, message, "TOO_MANY_SIMULTANEOUS_QUERIES") from None
-        self.running.add(tag)
         try:
             yield
         finally:
-            self.running.discard(tag)
             self._slots.release()
 
     async def _refuse(self, request: "_Request", send: _Send, failure: StatementFailed) -> None:
@@ -225,6 +221,10 @@ class _Request:
     @property
     def content_type(self) -> str:
         return self.headers.get("content-type", "")
+
+    @property
+    def is_form(self) -> bool:
+        return self.content_type.startswith("multipart/form-data")
 
     @property
     def content_encoding(self) -> str:
@@ -286,6 +286,14 @@ async def _read_form(request: _Request, receive: _Receive) -> None:
     if files:
         raise StatementFailed.named(48, f"External tables are not spoken here ({files[0]})", "NOT_IMPLEMENTED")
     request.params.update(values)
+
+
+async def _fill(body: Body, receive: _Receive) -> None:
+    async for data in _pieces(receive):
+        if len(data) > SMALL_BYTES_MAX:
+            await asyncio.to_thread(body.feed, data)
+        else:
+            body.feed(data)
 
 
 async def _pieces(receive: _Receive) -> AsyncIterator[bytes]:

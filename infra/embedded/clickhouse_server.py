@@ -13,7 +13,7 @@ from infra.embedded.clickhouse_engine import ChdbEngine
 from infra.embedded.clickhouse_http import ClickHouseHttp
 from infra.processes import LOOPBACK, FolderInUse, FolderLock, wait_until
 
-SHUTDOWN_SECONDS = 10  # For requests under way, when asked to stop.
+SHUTDOWN_SECONDS = 5  # For requests under way, when asked to stop.
 CANCEL_SECONDS = 3.0  # For statements that are told to stop after that.
 KEEP_ALIVE_SECONDS = 3600  # Never before a client's own pool gives a connection up: a request could meet the close.
 
@@ -56,13 +56,12 @@ def _serve(folder: Path, port: int, database: str) -> None:
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     uvicorn.Server(config).run()
-    _close(engine, app)
+    _close(engine)
 
 
-def _close(engine: ChdbEngine, app: ClickHouseHttp) -> None:
-    for tag in tuple(app.running):
-        engine.cancel(tag)
-    if not wait_until(lambda: not app.running, timeout_seconds=CANCEL_SECONDS):
+def _close(engine: ChdbEngine) -> None:
+    engine.cancel_all()
+    if not wait_until(lambda: engine.is_idle, timeout_seconds=CANCEL_SECONDS):
         os._exit(1)  # A statement that cannot be stopped; its folder is made to survive this.
     engine.close()
 
