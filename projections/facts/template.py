@@ -1,5 +1,7 @@
 """What happened to templates: life cycle, terms, stock, and every coupon that left it."""
 
+from typing import Any
+
 from contracts.envelope import Recorded
 from contracts.events import (
     TemplateActivated,
@@ -56,19 +58,30 @@ _Reservation = TemplateStockReserved | TemplateReservationConfirmed | TemplateRe
 
 
 def _created(recorded: Recorded, event: TemplateCreated) -> tuple[Row]:
-    return (_with_terms(recorded, "created", event.template_id, FIRST_TERMS_VERSION, event.terms),)
+    row = _with_terms(
+        recorded,
+        event.terms,
+        kind="created",
+        template_id=event.template_id,
+        terms_version=FIRST_TERMS_VERSION,
+        tells_stock=1,
+        stock=event.terms.stock,
+    )
+    return (row,)
 
 
 def _revised(recorded: Recorded, event: TemplateRevised) -> tuple[Row]:
-    return (_with_terms(recorded, "revised", event.template_id, event.terms_version, event.terms),)
+    # The stock is the template's, not a version's: it changes by increase only.
+    row = _with_terms(
+        recorded, event.terms, kind="revised", template_id=event.template_id, terms_version=event.terms_version
+    )
+    return (row,)
 
 
-def _with_terms(recorded: Recorded, kind: str, template_id: str, terms_version: int, terms: Terms) -> Row:
+def _with_terms(recorded: Recorded, terms: Terms, **values: Any) -> Row:
     return TEMPLATE.row(
         recorded,
-        kind=kind,
-        template_id=template_id,
-        terms_version=terms_version,
+        **values,
         tells_terms=1,
         name=terms.name,
         campaign_id=terms.campaign_id,
@@ -77,8 +90,6 @@ def _with_terms(recorded: Recorded, kind: str, template_id: str, terms_version: 
         category=terms.category or "",
         currency=terms.currency,
         terms=terms.model_dump_json(),
-        tells_stock=1,
-        stock=terms.stock,
         claim_from=terms.claim_from,
         claim_until=terms.claim_until,
         effective_at=recorded.metadata.occurred_at,

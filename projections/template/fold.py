@@ -64,6 +64,7 @@ def _created(event: TemplateCreated, recorded: Recorded) -> Document:
         "reason": None,
         "terms_version": FIRST_TERMS_VERSION,
         **_terms(event.terms),
+        "stock": event.terms.stock,
         "claimed": 0,
         "reserved": 0,
         "remaining": event.terms.stock,
@@ -83,7 +84,6 @@ def _terms(terms: Terms) -> dict[str, Any]:
         "category": terms.category,
         "source": terms.source,
         "currency": terms.currency,
-        "stock": terms.stock,
         "claim_from": instant(terms.claim_from),
         "claim_until": instant(terms.claim_until),
         "terms": terms.model_dump(mode="json"),
@@ -91,6 +91,7 @@ def _terms(terms: Terms) -> dict[str, Any]:
 
 
 def _revised(event: TemplateRevised) -> dict[str, Any]:
+    # The stock is the template's, not a version's: it changes by increase only.
     return {"terms_version": event.terms_version, **_terms(event.terms)}
 
 

@@ -196,8 +196,8 @@ def _templates(story: Story) -> None:
     tell("template", "t1", TemplateOpened(template_id="t1", opened_at=NOON))
     tell("template", "t1", TemplateStockIncreased(template_id="t1", by=500, stock=1_500))
     tell("template", "t1", TemplateShortened(template_id="t1", claim_until=NOON + timedelta(days=20)))
-    tell("template", "t1", TemplateRevised(template_id="t1", terms_version=2, terms=terms(name="Two", stock=1_500)))
-    reserved = {"template_id": "t1", "reservation_id": "r1", "user_id": "u9"}
+    tell("template", "t1", TemplateRevised(template_id="t1", terms_version=2, terms=terms(name="Two", stock=3)))
+    reserved: dict[str, Any] = {"template_id": "t1", "reservation_id": "r1", "user_id": "u9"}
     tell("template", "t1", TemplateStockReserved(**reserved, quantity=5, reserved=5))
     tell("template", "t1", TemplateReservationConfirmed(**reserved, quantity=2, reserved=3))
     tell("template", "t1", TemplateReservationCancelled(**reserved, quantity=3, reserved=0, reason="changed his mind"))
@@ -228,7 +228,13 @@ def _budgets(story: Story) -> None:
     tell("budget", "b1", BudgetToppedUp(budget_id="b1", by_minor=5_000, limit_minor=15_000))
     monthly = created.model_copy(update={"budget_id": "b2", "recurs": "month"})
     tell("budget", "b2", monthly)
-    of_b2 = {"budget_id": "b2", "currency": "GBP", "period": "2026-03", "order_id": "o9", "coupon_id": "c9"}
+    of_b2: dict[str, Any] = {
+        "budget_id": "b2",
+        "currency": "GBP",
+        "period": "2026-03",
+        "order_id": "o9",
+        "coupon_id": "c9",
+    }
     tell("budget", "b2", BudgetReserved(**of_b2, amount_minor=6_000))
     reached = BudgetThresholdReached(
         budget_id="b2", currency="GBP", period="2026-03", threshold_percent=50, used_minor=6_000, limit_minor=10_000
@@ -243,7 +249,7 @@ def _bought_and_returned(story: Story) -> None:
     tell = story.tell
     ref = about(user_id="u1", terms_version=2)
     shares = (LineDiscount(line_id="1", discount_minor=833), LineDiscount(line_id="2", discount_minor=167))
-    of_b1 = {"budget_id": "b1", "currency": "GBP", "period": "", "order_id": "o1", "coupon_id": "c1"}
+    of_b1: dict[str, Any] = {"budget_id": "b1", "currency": "GBP", "period": "", "order_id": "o1", "coupon_id": "c1"}
     tell("order", "o1", placed("o1", "u1", ("c1",)))
     tell("order", "o1", OrderNoted(order_id="o1", status="accepted"))
     tell("coupon", "c1", locked("c1", ref, "o1"))
@@ -288,7 +294,7 @@ def _bought_and_returned(story: Story) -> None:
     tell("payment", "p1", PaymentSucceeded(payment_id="p1", order_id="o1", amount_minor=5_250, currency="GBP"))
     tell("coupon", "c1", redeemed("c1", ref, "o1"))
     tell("budget", "b1", BudgetCommitted(**of_b1, amount_minor=1_000))
-    recorded = {"order_id": "o1", "coupon_id": "c1", "about": ref}
+    recorded: dict[str, Any] = {"order_id": "o1", "coupon_id": "c1", "about": ref}
     tell("settlement", "o1", SettlementRecorded(**recorded, discount_minor=1_000, lines=shares))
     completed = CheckoutCompleted(
         order_id="o1", payment_id="p1", currency="GBP", discount_minor=1_000, payable_minor=5_250
@@ -372,6 +378,8 @@ def _other_ends(story: Story) -> None:
         exact_amount="-11062.06",
     )
     tell("adjustment", "a1", adjusted)
+    corrected = {"adjustment_id": "a2", "order_id": "o2", "amount_minor": 5, "exact_amount": None}
+    tell("adjustment", "a2", adjusted.model_copy(update=corrected))
 
 
 def _operations(story: Story) -> None:
