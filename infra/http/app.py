@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
-import orjson
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.responses import Response
@@ -26,12 +25,12 @@ from infra.http.health import Readiness
 from infra.http.openapi import document
 from infra.http.problems import Problem
 from infra.http.reads import HttpReads, Positions, ReadLimits
+from infra.http.reply import JsonReply
 from infra.telemetry.metrics import CONTENT_TYPE, Metrics
 from infra.telemetry.tracing import Tracing
 from query.api import query_router
 from query.ports import Histories, ReadModels, Reports
 
-JSON: Final = "application/json"
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -126,13 +125,13 @@ def _public_router(parts: HttpParts, app: FastAPI) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
     async def live(_exchange: Exchange) -> Response:
-        return Response(b'{"status":"UP"}', media_type=JSON)
+        return JsonReply({"status": "UP"})
 
     async def ready(_exchange: Exchange) -> Response:
         is_ready, report = await parts.readiness.report()
         status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
         body = {"status": "UP" if is_ready else "DOWN", "parts": report}
-        return Response(orjson.dumps(body), status, media_type=JSON)
+        return JsonReply(body, status)
 
     async def metrics(_exchange: Exchange) -> Response:
         # Some values are asked of the stores.
@@ -140,7 +139,7 @@ def _public_router(parts: HttpParts, app: FastAPI) -> APIRouter:
         return Response(text, headers={"content-type": CONTENT_TYPE})
 
     async def openapi(_exchange: Exchange) -> Response:
-        return Response(orjson.dumps(app.openapi()), media_type=JSON)
+        return JsonReply(app.openapi())
 
     for path, endpoint, summary in (
         ("/health/live", live, "Does the process answer?"),

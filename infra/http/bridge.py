@@ -3,12 +3,14 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from itertools import takewhile
+from typing import Final, Protocol
 
 from command.engine import Listener, Outcome
 from contracts.envelope import Answer, CommandEnvelope
 
-ANSWER_TIMEOUT_SECONDS = 30.0
+ANSWER_TIMEOUT_SECONDS: Final = 30.0
+_SWEEP_SECONDS: Final = 0.5
 
 
 class CommandQueue(Protocol):
@@ -20,21 +22,48 @@ class CommandQueue(Protocol):
 
 
 class AnswerBridge:
-    """Lets coroutines of one event loop wait for answers of the engine."""
+    """Lets coroutines of one event loop wait for answers of the engine, each for a bounded time.
 
-    def __init__(self, queue: CommandQueue) -> None:
+    One sweep over all that wait keeps the bound: a timer for each would cost more than the waiting.
+    """
+
+    def __init__(self, queue: CommandQueue, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> None:
         self._queue = queue
+        self._timeout_seconds = timeout_seconds
+        self._deadlines: dict[asyncio.Future[Answer], float] = {}  # In the order of the deadlines.
+        self._sweeping = False
         self._arrived: deque[tuple[asyncio.Future[Answer], Outcome]] = deque()
         self._awake = False
 
     def submit(self, envelopes: Sequence[CommandEnvelope]) -> list[asyncio.Future[Answer]]:
-        """Queue commands, kept together and in order. Raises Busy or EngineStopped; the futures raise as the engine."""
+        """Queue commands, kept together and in order. Raises Busy or EngineStopped.
+
+        The futures raise as the engine does, and TimeoutError when no answer comes.
+        """
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in envelopes]
         self._queue.submit_to(
             [(envelope, self._listener(loop, future)) for envelope, future in zip(envelopes, futures, strict=True)]
         )
+        deadline = loop.time() + self._timeout_seconds
+        for future in futures:
+            self._deadlines[future] = deadline
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
         return futures
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the waits that took too long; whatever the engine still says of them is not heard any more."""
+        now = loop.time()
+        overdue = [future for future, _ in takewhile(lambda entry: entry[1] <= now, self._deadlines.items())]
+        for future in overdue:
+            del self._deadlines[future]
+            if not future.done():
+                future.set_exception(TimeoutError("no answer in time"))
+        self._sweeping = bool(self._deadlines)
+        if self._sweeping:
+            loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
 
     def _listener(self, loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Answer]") -> Listener:
         def hear(outcome: Outcome) -> None:
@@ -50,6 +79,7 @@ class AnswerBridge:
         self._awake = False
         while self._arrived:
             future, outcome = self._arrived.popleft()
+            self._deadlines.pop(future, None)
             if future.done():
                 continue
             if isinstance(outcome, Exception):

@@ -8,9 +8,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import quote
-from uuid import uuid4
 
-import orjson
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from starlette.responses import Response
@@ -29,9 +27,11 @@ from infra.http.bodies import malformed, parse_command, parse_json, problem_of, 
 from infra.http.bridge import AnswerBridge
 from infra.http.edge import Endpoint, Exchange, problem_for
 from infra.http.problems import FieldError, Problem, pointer_to
+from infra.http.reply import JsonReply
+from infra.telemetry.ids import new_id
 
-JSON: Final = "application/json"
 BATCH_BODY_FACTOR: Final = 8
+DRY_RUN_TIMEOUT_SECONDS: Final = 30.0
 _DRY_RUN_FIELDS: Final = frozenset({"dry_run", "at"})
 _QUOTE_FIELDS: Final = frozenset({"at"})
 _NO_FIELDS: Final[frozenset[str]] = frozenset()
@@ -64,7 +64,6 @@ class CommandLimits:
 
     body_bytes_max: int = 1_048_576
     order_wait_ms: int = 2_000
-    answer_timeout_seconds: float = 30.0
 
 
 @dataclass(slots=True)
@@ -157,7 +156,7 @@ class HttpCommands:
         items = [self._item(exchange, entry, f"{batch_id}:{index}") for index, entry in enumerate(entries)]
         await self._send_items(items)
         answers = [await self._item_answer(exchange, item) for item in items]
-        return Response(orjson.dumps({"answers": answers}), HTTPStatus.OK, {"idempotency-key": batch_id}, JSON)
+        return JsonReply({"answers": answers}, HTTPStatus.OK, {b"idempotency-key": batch_id.encode()})
 
     # One command.
 
@@ -179,11 +178,11 @@ class HttpCommands:
             outcome = await self._outcome(envelope.realm, order_id, attempt, answer, expected)
         finally:
             expected.cancel()
-        address = {"location": f"/v1/orders/{quote(order_id, safe='')}"}
+        address = f"/v1/orders/{quote(order_id, safe='')}"
         if outcome is None:
-            return _accepted(envelope, answer, HTTPStatus.ACCEPTED, headers=address)
+            return _accepted(envelope, answer, HTTPStatus.ACCEPTED, location=address)
         status = HTTPStatus.OK if answer.replayed else created
-        return _accepted(envelope, answer, status, headers=address, checkout=outcome)
+        return _accepted(envelope, answer, status, location=address, checkout=outcome)
 
     async def _outcome(
         self,
@@ -212,8 +211,7 @@ class HttpCommands:
         self._in_flight.add(key)
         try:
             (future,) = self._bridge.submit((envelope,))
-            async with asyncio.timeout(self._limits.answer_timeout_seconds):
-                answer = await future
+            answer = await future
         finally:
             self._in_flight.discard(key)
         if not answer.accepted:
@@ -229,7 +227,7 @@ class HttpCommands:
         instant = _instant(at) if at is not None else None
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._blocking, self._dry_run, envelope, instant)
-        async with asyncio.timeout(self._limits.answer_timeout_seconds):
+        async with asyncio.timeout(DRY_RUN_TIMEOUT_SECONDS):
             answer = await work
         if not answer.accepted:
             raise _refused(envelope.command_id, answer, dry_run=True)
@@ -263,15 +261,14 @@ class HttpCommands:
             futures = self._bridge.submit([envelope for _, envelope in ready])
             for (item, _), future in zip(ready, futures, strict=True):
                 item.answer = future
-            await asyncio.wait(futures, timeout=self._limits.answer_timeout_seconds)
+            await asyncio.wait(futures)
         finally:
             self._in_flight -= keys
 
     async def _item_answer(self, exchange: Exchange, item: _Item) -> dict[str, Any]:
         if item.problem is not None:
             return {"command_id": item.command_id, **item.problem.body(exchange.request_id)}
-        if item.answer is None or not item.answer.done():
-            return {"command_id": item.command_id, **problem_for(TimeoutError()).body(exchange.request_id)}
+        assert item.answer is not None
         if (error := item.answer.exception()) is not None:
             problem = problem_for(error if isinstance(error, Exception) else RuntimeError(str(error)))
             return {"command_id": item.command_id, **problem.body(exchange.request_id)}
@@ -296,7 +293,7 @@ def _envelope(exchange: Exchange, command: Command, command_id: str) -> CommandE
 def _command_id(exchange: Exchange) -> str:
     """The caller's Idempotency-Key, or a new id when there is none."""
     told = exchange.raw_headers.get(b"idempotency-key")
-    return uuid4().hex if told is None else _bounded_id(told.decode("latin-1"), "Idempotency-Key")
+    return new_id() if told is None else _bounded_id(told.decode("latin-1"), "Idempotency-Key")
 
 
 def _bounded_id(text: str, where: str) -> str:
@@ -320,14 +317,16 @@ def _accepted(
     answer: Answer,
     status: HTTPStatus,
     *,
-    headers: Mapping[str, str] | None = None,
+    location: str | None = None,
     **members: Any,
 ) -> Response:
     body = {**_answer_body(envelope.command_id, answer), **members}
-    out = {"idempotency-key": envelope.command_id, **(headers or {})}
+    headers = {b"idempotency-key": envelope.command_id.encode()}
+    if location is not None:
+        headers[b"location"] = location.encode()
     if answer.replayed:
-        out["idempotency-replayed"] = "true"
-    return Response(orjson.dumps(body, default=str), status, out, JSON)
+        headers[b"idempotency-replayed"] = b"true"
+    return JsonReply(body, status, headers)
 
 
 def _refused(command_id: str, answer: Answer, **members: Any) -> Problem:

@@ -1,13 +1,13 @@
 """What surrounds every endpoint: request id, key, scope, trace, metrics and log, and problems instead of exceptions."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
-from uuid import uuid4
 
 import structlog
 from starlette.requests import Request
@@ -20,6 +20,7 @@ from command.ports import StoreUnavailable
 from contracts.access import Caller, Door, Scope
 from infra.http.access import KeyRing, require_scope
 from infra.http.problems import FieldError, Problem
+from infra.telemetry.ids import new_id
 from infra.telemetry.tracing import Tracing
 
 logger = structlog.get_logger(__name__)
@@ -87,6 +88,7 @@ class Edge:
         self._keys = keys
         self._tracing = tracing
         self._observer = observer
+        self._tells_all = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)  # Asked once: it is asked for often.
 
     async def serve(
         self, route: GuardedRoute, path_ids: Mapping[str, str], scope: AsgiScope, receive: Receive, send: Send
@@ -109,14 +111,9 @@ class Edge:
         await response(scope, receive, send)
         seconds = perf_counter() - started
         self._observer.request_served(route.path, route.method, response.status_code, seconds)
-        logger.debug(
-            "request_served",
-            request_id=request_id,
-            method=route.method,
-            route=route.path,
-            status=int(response.status_code),
-            seconds=round(seconds, 6),
-        )
+        if self._tells_all:
+            ids = _ids(route, exchange)
+            logger.debug("request_served", status=response.status_code, seconds=round(seconds, 6), **ids)
 
     async def _answer(self, route: GuardedRoute, exchange: Exchange) -> Response:
         try:
@@ -160,7 +157,7 @@ def _request_id(headers: Mapping[bytes, bytes]) -> str:
     told = headers.get(b"x-request-id")
     if told is not None and _REQUEST_ID.fullmatch(told):
         return told.decode()
-    return uuid4().hex
+    return new_id()
 
 
 def _ids(route: GuardedRoute, exchange: Exchange) -> dict[str, Any]:

@@ -4,21 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from time import monotonic
 from typing import Any, Final
 
-import orjson
 from starlette.responses import Response
 
 from contracts.position import Position
 from infra.http.bodies import malformed
 from infra.http.edge import Endpoint, Exchange
 from infra.http.problems import FieldError, Problem
+from infra.http.reply import JsonReply
 from query.api import ItemRoute, ListRoute, Shows
 from query.ports import PAGE_MAX, BadCursor, BadFilter, ReadModelUnavailable
 
-JSON: Final = "application/json"
 LIMIT_DEFAULT: Final = 50
 READ_TIMEOUT_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = (0.002, 0.005, 0.01, 0.02)
@@ -115,7 +113,7 @@ async def _bounded() -> AsyncIterator[None]:
 
 def _shown(body: dict[str, Any], position: Position) -> Response:
     body["position"] = position.token()
-    return Response(orjson.dumps(body, default=str), HTTPStatus.OK, media_type=JSON)
+    return JsonReply(body)
 
 
 def _limit(text: str | None) -> int:

@@ -4,7 +4,6 @@ The thread is the W3C ``traceparent`` that every envelope and every stored event
 are made, but the ids are: whoever reads an event can still tell which request it came from.
 """
 
-import random
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +17,11 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from contracts.envelope import Recorded
+from infra.telemetry.ids import new_id
 
 LINKED_SPANS_MAX: Final = 100
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _SERVER_ERROR: Final = 500
-_ids: Final = random.SystemRandom()
 
 
 class LiveSpan:
@@ -59,9 +58,10 @@ class Tracing:
 
     def traceparent_of(self, header: bytes | None) -> str:
         """The caller's trace, or a new one that nobody samples."""
-        if header is not None and len(header) == 55 and _context_of(told := header.decode("latin-1")) is not None:
+        if header is not None and _context_of(told := header.decode("latin-1")) is not None:
             return told
-        return f"00-{_ids.getrandbits(128):032x}-{_ids.getrandbits(64):016x}-00"
+        trace_id = new_id()
+        return f"00-{trace_id}-{trace_id[:16]}-00"
 
     @contextmanager
     def server_span(self, name: str, header: bytes | None) -> Iterator[LiveSpan]:
