@@ -102,7 +102,7 @@ def learn(memory: CheckoutMemory, fact: Fact) -> CheckoutMemory:
         case OrderPlaced.type:
             known = replace(known, attempt=1)
         case OrderReopened.type:
-            known = _reopened(known, details["attempt"])
+            known = replace(known, attempt=details["attempt"], cancelled=None, payment_failed=False)
         case OrderCancelled.type:
             known = replace(known, cancelled=details["cause"])
         case PaymentSucceeded.type:
@@ -116,13 +116,6 @@ def learn(memory: CheckoutMemory, fact: Fact) -> CheckoutMemory:
         case CheckoutRefunded.type if details["refund_id"] in known.refunds_open:
             known = _refund_answered(known, details["refund_id"], full=details["full"])
     return known
-
-
-def _reopened(known: CheckoutMemory, attempt: int) -> CheckoutMemory:
-    """The order as if new. A payment that went back before anything was redeemed for it does not pay for it."""
-    taken_back = not known.settled and (known.refunds_open or known.refunded)
-    taken_up = replace(known, attempt=attempt, cancelled=None, payment_failed=False)
-    return replace(taken_up, paid_by=None, refunds_open=(), refunded=None) if taken_back else taken_up
 
 
 def _refund_answered(known: CheckoutMemory, refund_id: str, *, full: bool) -> CheckoutMemory:
@@ -173,22 +166,18 @@ def _on_taken_up(known: CheckoutMemory) -> Reaction:
     hold = HoldForOrder(order_id=known.order_id, attempt=known.attempt)
     if known.settled:
         return Reaction(known.step)
-    if known.cancelled:
-        return Reaction(Step.CANCELLED, _refunds_if_paid(known))
     if known.paid_by:
-        return Reaction(Step.REDEEMING, (hold, _redeem(known), *_refunds_if_paid(known)))
+        return Reaction(Step.REDEEMING, (hold, _redeem(known), *_refunds(known)))
+    if known.cancelled:
+        return Reaction(Step.CANCELLED, (hold,))  # It will be refused: whoever placed the order learns why.
     if known.payment_failed:
         return Reaction(Step.RELEASING, (hold, _release(known, "payment_failed")))
     return Reaction(Step.HOLDING, (hold,))
 
 
 def _on_cancelled(known: CheckoutMemory) -> Reaction:
-    """Whatever is held is given back; what a payment has settled stays settled until it is refunded (race 2).
-
-    The write side redeems nothing for a cancelled order: also a redemption on its way may find it so, and then the
-    release gives back. If the redemption was quicker, the release does nothing and ``checkout.completed`` is heard.
-    """
-    if known.settled or known.step == Step.AWAITING_ORDER:
+    """Whatever is held is given back; a payment that came first is answered by its own redemption (race 2)."""
+    if known.settled or known.step == Step.AWAITING_ORDER or (known.step == Step.REDEEMING and known.paid_by):
         return Reaction(known.step)
     if known.step in {Step.HOLDING, Step.HELD, Step.REDEEMING}:
         cause: ReleaseCause = "order_rejected" if known.cancelled == "rejected" else "order_cancelled"
@@ -197,16 +186,17 @@ def _on_cancelled(known: CheckoutMemory) -> Reaction:
 
 
 def _on_payment(known: CheckoutMemory, payment: PaymentSucceeded | PaymentFailed) -> Reaction:
-    """The first success redeems, also after the hold was gone (race 1); all others change nothing (race 4)."""
+    """The first success redeems, also after the hold was gone (race 1); all others change nothing (race 4).
+
+    Also for a cancelled order: the write side redeems nothing then, but records that money came for nothing (race 2).
+    """
     if isinstance(payment, PaymentFailed):
         if known.step in {Step.HOLDING, Step.HELD}:
             return Reaction(Step.RELEASING, (_release(known, "payment_failed"),))
         return Reaction(known.step)
     if known.attempt == 0 or known.settled or known.paid_by != payment.payment_id:
         return Reaction(known.step)
-    if known.cancelled:
-        return Reaction(known.step, _refunds_if_paid(known))
-    return Reaction(Step.REDEEMING, (_redeem(known), *_refunds_if_paid(known)))
+    return Reaction(Step.REDEEMING, (_redeem(known), *_refunds(known)))
 
 
 def _on_refund(known: CheckoutMemory, refund: RefundSucceeded) -> Reaction:
@@ -240,7 +230,7 @@ def _on_hold(known: CheckoutMemory, answer: CheckoutReady | CheckoutRefused | Ch
 def _on_settled(known: CheckoutMemory, answer: Event) -> Reaction:
     """Completed or credited. Refunds of an order with nothing to pay have no payment to wait for: credited now."""
     if not known.settled:
-        return Reaction(known.step)  # Money went back for an order that never redeemed: there is nothing to credit.
+        return Reaction(known.step)  # Its redemption was refused: that stays to be seen.
     newly = not isinstance(answer, CheckoutRefunded)
     if known.refunds_open:
         return Reaction(Step.REFUNDING, _refunds(known) if newly and not known.paid_by else ())
@@ -257,10 +247,6 @@ def _redeem(known: CheckoutMemory) -> Command:
 
 def _release(known: CheckoutMemory, cause: ReleaseCause) -> Command:
     return ReleaseForOrder(order_id=known.order_id, cause=cause)
-
-
-def _refunds_if_paid(known: CheckoutMemory) -> tuple[Command, ...]:
-    return _refunds(known) if known.paid_by else ()
 
 
 def _refunds(known: CheckoutMemory) -> tuple[Command, ...]:

@@ -43,13 +43,14 @@ class Promotion:
             return []
         self.answered.add(command.command_id)
         match command.type, self.state:
-            case "hold_for_order", "none" if not self.cancelled:
-                self.state = "held" if self.holdable else "refused"
-                return [ready(payable_minor=self.payable_minor)] if self.holdable else [refused()]
+            case "hold_for_order", "none":
+                held = self.holdable and not self.cancelled
+                self.state = "held" if held else "refused"
+                return [ready(payable_minor=self.payable_minor)] if held else [refused()]
             case "release_for_order", "held":
                 self.state = "released"
                 return [released(cause=command.payload["cause"])]
-            case "redeem_for_order", "held" | "released" | "refused" if not self.cancelled:
+            case "redeem_for_order", "held" | "released" | "refused":
                 return self.redeem(command.payload["payment_id"])
             case "refund_for_order", _:
                 refund_id = command.payload["refund_id"]
@@ -57,12 +58,14 @@ class Promotion:
         return []
 
     def redeem(self, payment_id: str | None) -> list[Event]:
-        possible = self.state in {"held", "refused"} or self.redeemable_late
+        possible = not self.cancelled and (self.state in {"held", "refused"} or self.redeemable_late)
+        let_go = [released(cause="order_cancelled")] if self.cancelled and self.state == "held" else []
         if not possible and payment_id is None:
-            return []
+            self.state = "released" if let_go else self.state
+            return [*let_go]
         self.state = "completed"
         self.completions += 1
-        return [completed(payment_id) if possible else UNREDEEMED]
+        return [*let_go, completed(payment_id) if possible else UNREDEEMED]
 
     def end_lock(self) -> list[Event]:
         assert self.state == "held"
@@ -109,7 +112,7 @@ def ends(upstream: Upstream, promotion: Promotion, *, lock_ends: bool) -> set[st
     steps: set[str] = set()
     if upstream.pays or free:
         steps |= _settled(upstream, promotion, lock_ends=lock_ends)
-    if upstream.cancels:
+    if upstream.cancels and not upstream.pays:
         steps.add(Step.CANCELLED)
     lets_go = upstream.fails or lock_ends
     if not upstream.pays and not (free and not lets_go) and not upstream.cancels:
@@ -121,6 +124,7 @@ def _settled(upstream: Upstream, promotion: Promotion, *, lock_ends: bool) -> se
     if upstream.refunds:
         return {Step.REFUNDED if "full" in upstream.refunds else Step.PARTLY_REFUNDED}
     late = promotion.holdable and not promotion.redeemable_late and (lock_ends or upstream.fails)
+    late |= upstream.cancels
     return {Step.COMPLETED, Step.UNREDEEMED} if late else {Step.COMPLETED}
 
 
