@@ -1,0 +1,21 @@
+"""A parent for tests to kill: runs the stack on a folder, tells on stdout what it started, and waits."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+
+from infra.embedded import EmbeddedStack
+
+STAYS_SECONDS = 120
+
+
+def main() -> None:
+    with EmbeddedStack(sys.argv[1]) as stack:
+        told = {"endpoints": asdict(stack.endpoints), "pids": [child.pid for child in stack.children]}
+        print(json.dumps(told), flush=True)
+        time.sleep(STAYS_SECONDS)
+
+
+if __name__ == "__main__":
+    main()
