@@ -4,9 +4,12 @@ Everything is a context manager: parts start in the order in which they are ente
 that whoever uses something is gone before what it uses.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -24,17 +27,25 @@ from infra.telemetry.metrics import Metrics, Sample
 from infra.telemetry.tracing import Tracing, make_provider
 
 if TYPE_CHECKING:
-    from infra.http.app import Application, HttpParts
+    from infra.http.app import Application, HttpParts, Lifespan
     from infra.http.health import Check
+    from infra.projections.ports import FollowerStatus
     from query.ports import ReadModels, Reports
 
 # Threads for what blocks: dry runs, key look-ups, histories, metrics. Each holds at most one connection.
 BLOCKING_THREADS: Final = 8
 EDGE_CONNECTIONS_MAX: Final = 4
+REDIS_CONNECTIONS_MAX: Final = 64
+REDIS_TIMEOUT_SECONDS: Final = 5.0
 ENGINE_STOP_SECONDS: Final = 30.0
 # Requests under way get this long to be answered once the process is asked to stop.
 GRACEFUL_SECONDS: Final = 10
 BACKLOG: Final = 4_096
+HALTED: Final = "tessera_follower_halted"
+READ_CONNECTIONS_MAX: Final = 64
+READ_WAIT_SECONDS: Final = 5.0
+WORKER_STOP_SECONDS: Final = 20.0
+WORKER_POLL_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,7 @@ class ReadSide:
     models: "ReadModels"
     reports: "Reports"
     checks: Mapping[str, "Check"]
+    close: Callable[[], Awaitable[None]] | None = None  # Runs in the event loop, when it ends.
 
 
 @contextmanager
@@ -114,7 +126,7 @@ def http_application(
 
     with ExitStack() as stack:
         tracing = tracing or make_tracing(settings, "tessera-api")
-        stack.callback(tracing.shutdown)
+        stack.callback(tracing.close)
         reads = read_side or stack.enter_context(make_read_side(settings))
         yield create_app(_http_parts(settings, tracing, reads, stack))
 
@@ -160,6 +172,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
             "facts": reads.reports.position,
             "log": histories.position,
         },
+        lifespan=_closing(reads.close),
         readiness=Readiness({"store": store_answers, "engine": engine_runs, **reads.checks}),
         metrics=metrics,
         blocking=blocking,
@@ -171,9 +184,34 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
 
 @contextmanager
 def make_read_side(settings: Settings) -> Iterator[ReadSide]:
-    """Readers of Redis and ClickHouse."""
-    raise ReadSideMissing
-    yield
+    """Readers of Redis and ClickHouse. They connect at first use, in whichever event loop that is."""
+    import redis.asyncio
+
+    from query.readers.models import RedisReadModels
+    from query.readers.reports import ClickHouseReports
+
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        settings.redis_url,
+        max_connections=REDIS_CONNECTIONS_MAX,
+        timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+    )
+    models, reports = (
+        RedisReadModels(redis.asyncio.Redis(connection_pool=pool)),
+        ClickHouseReports(settings.clickhouse_url),
+    )
+
+    async def models_answer() -> None:
+        await models.position()
+
+    async def facts_answer() -> None:
+        await reports.position()
+
+    try:
+        yield ReadSide(models, reports, {"read_models": models_answer, "facts": facts_answer}, pool.disconnect)
+    finally:
+        reports.close()
 
 
 def _key_finder(settings: Settings, stack: ExitStack) -> Callable[[str], api_keys.ApiKey | None]:
@@ -200,6 +238,18 @@ def _key_finder(settings: Settings, stack: ExitStack) -> Callable[[str], api_key
     return find
 
 
+def _closing(close: Callable[[], Awaitable[None]] | None) -> "Lifespan":
+    @asynccontextmanager
+    async def lifespan(_app: object) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            if close is not None:
+                await close()
+
+    return lifespan
+
+
 def make_tracing(settings: Settings, service: str) -> Tracing:
     """Spans when there is somewhere to send them, ids in any case."""
     if settings.otlp_endpoint is None:
@@ -208,6 +258,94 @@ def make_tracing(settings: Settings, service: str) -> Tracing:
 
     exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
     return Tracing(make_provider(service, exporter=exporter))
+
+
+# Workers.
+
+
+class WorkerHalted(Exception):
+    """A worker cannot go on without help; the message says why."""
+
+
+def run_sagas(settings: Settings) -> None:
+    """Run sagas, outbox and timers until SIGTERM or SIGINT. Raises WorkerHalted."""
+    from infra.sagas.settings import SagaSettings
+    from infra.sagas.worker import SagaWorker
+
+    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    metrics = Metrics()
+    with _asked_to_stop() as stop, write_side(settings, metrics) as side, _metrics_served(settings, metrics):
+        bounds = SagaSettings(facts_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000)
+        worker = SagaWorker(settings.postgres_dsn, side.log, side.engine, bounds)
+        metrics.add_source(lambda: [Sample(HALTED, (("follower", "sagas"),), 1.0 if worker.halted else 0.0)])
+        worker.start()
+        try:
+            while not stop.is_set() and worker.halted is None:
+                time.sleep(WORKER_POLL_SECONDS)  # Not a wait on `stop`: its own signal handler could deadlock with it.
+        finally:
+            worker.stop(WORKER_STOP_SECONDS)
+    if worker.halted is not None:
+        raise WorkerHalted(worker.halted)
+
+
+def run_projections(settings: Settings) -> None:
+    """Keep read models and facts up with the log until SIGTERM or SIGINT. Raises WorkerHalted."""
+    from infra.projections.runner import FollowerLimits
+    from infra.projections.service import ProjectionService
+    from infra.telemetry.traced import TracedTarget
+
+    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    metrics, tracing = Metrics(), make_tracing(settings, "tessera-projections")
+    limits = FollowerLimits(
+        batch_events_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000
+    )
+    service = ProjectionService(
+        postgres_dsn=settings.postgres_dsn,
+        redis_url=settings.redis_url,
+        clickhouse_url=settings.clickhouse_url,
+        shard=settings.shard,
+        limits=limits,
+        on_batch=metrics.batch_followed,
+        watched=(lambda target: TracedTarget(target, tracing)) if tracing.enabled else (lambda target: target),
+    )
+    metrics.add_source(lambda: [_halted(status) for status in service.statuses()])
+    with closing(tracing), service, _asked_to_stop() as stop, _metrics_served(settings, metrics):
+        if not service.run(stop):
+            raise WorkerHalted("a follower was halted when the worker stopped; its log says why")
+
+
+def _halted(status: "FollowerStatus") -> Sample:
+    is_halted = status.state == "halted" or bool(status.halted)
+    return Sample(HALTED, (("follower", status.name),), 1.0 if is_halted else 0.0)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set. Only for a main thread that never waits on it."""
+    stop = threading.Event()
+    former = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for each, handler in former.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def _metrics_served(settings: Settings, metrics: Metrics) -> Iterator[None]:
+    """Serve a worker's own metrics, where a port for them is set."""
+    if settings.follower_metrics_port is None:
+        yield
+        return
+    from prometheus_client import start_http_server
+
+    server, thread = start_http_server(settings.follower_metrics_port, settings.http_host, metrics.registry)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(WORKER_STOP_SECONDS)
 
 
 # Keys and schemas.

@@ -31,7 +31,7 @@ from infra.telemetry.tracing import Tracing
 from query.api import query_router
 from query.ports import Histories, ReadModels, Reports
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
+import structlog
 from starlette.responses import Response
 
 from contracts.position import Position
@@ -16,6 +17,8 @@ from infra.http.problems import FieldError, Problem
 from infra.http.reply import JsonReply
 from query.api import ItemRoute, ListRoute, Shows
 from query.ports import PAGE_MAX, BadCursor, BadFilter, ReadModelUnavailable
+
+logger = structlog.get_logger(__name__)
 
 LIMIT_DEFAULT: Final = 50
 READ_TIMEOUT_SECONDS: Final = 15.0
@@ -108,7 +111,9 @@ async def _bounded() -> AsyncIterator[None]:
     except TimeoutError as error:
         raise Problem("read_model_unavailable", "the read model did not answer in time") from error
     except ReadModelUnavailable as error:
-        raise Problem("read_model_unavailable", str(error) or "the read model cannot be reached") from error
+        # Why is for operators: it may name addresses.
+        logger.warning("read_model_unavailable", reason=str(error))
+        raise Problem("read_model_unavailable", "the read model cannot be reached, or is being built") from error
 
 
 def _shown(body: dict[str, Any], position: Position) -> Response:

@@ -14,7 +14,7 @@ from infra.clickhouse.facts import POSITION_NAME, FactsStore
 from infra.postgres.feed import StoreFeed
 from infra.projections.coordination import PostgresCoordination
 from infra.projections.facts_target import FactsTarget
-from infra.projections.ports import FollowerStatus
+from infra.projections.ports import FollowerStatus, Target
 from infra.projections.rebuild import Progress, Rebuildable, RebuildableFacts, RebuildableModel, RebuildReport, rebuild
 from infra.projections.redis_target import RedisTarget
 from infra.projections.runner import Follower, FollowerLimits
@@ -87,11 +87,13 @@ class ProjectionService:
         shard: int = 0,
         limits: FollowerLimits | None = None,
         on_batch: OnBatch = lambda _follower, _events, _seconds: None,
+        watched: Callable[[Target], Target] = lambda target: target,
     ) -> None:
         self._dsn = postgres_dsn
         self._shard = shard
         self._limits = limits or FollowerLimits()
         self._on_batch = on_batch
+        self._watched = watched  # Traces are put around targets here.
         self._redis = connect(redis_url)
         self._clickhouse_url = clickhouse_url
         self.facts = FactsStore(clickhouse_url)
@@ -171,7 +173,7 @@ class ProjectionService:
     def redis_follower(self, feed: StoreFeed, coordination: PostgresCoordination) -> Follower:
         """The follower of all read models."""
         targets = [
-            RedisTarget(ModelStore(self._redis, model), coordination, shard=self._shard)
+            self._watched(RedisTarget(ModelStore(self._redis, model), coordination, shard=self._shard))
             for model in READ_MODELS.values()
         ]
         return Follower(
@@ -193,7 +195,7 @@ class ProjectionService:
         return Follower(
             FACTS_FOLLOWER,
             feed,
-            [FactsTarget(facts, coordination, shard=self._shard)],
+            [self._watched(FactsTarget(facts, coordination, shard=self._shard))],
             coordination,
             limits,
             lambda events, seconds: self._on_batch(FACTS_FOLLOWER, events, seconds),

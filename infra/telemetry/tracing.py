@@ -93,7 +93,7 @@ class Tracing:
                 span.set_attribute("tessera.batch_events", len(batch))
                 span.end()
 
-    def shutdown(self) -> None:
+    def close(self) -> None:
         """Send what is still waiting to be sent."""
         if self._provider is not None:
             self._provider.shutdown()
