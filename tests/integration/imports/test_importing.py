@@ -216,6 +216,23 @@ def test_dying_before_any_cursor_is_stored_counts_no_row_twice(
     assert stored(postgres_dsn) == elsewhere(shop, corners)
 
 
+def test_rows_set_aside_are_recorded_once_also_when_the_plan_is_cut_differently_after_a_death(
+    shop: Shop, engine: Engine, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.write_rows(*(row.replace(",2,", ",-2,").replace(",3,", ",-3,") for row in ROWS))
+    shop.edit("mapping.toml", 'WHERE quantity > 0"', "WHERE order_id = 'o2'\"")
+    with pytest.raises(Died):
+        run_import(job(shop), DyingSink(engine, 3), postgres_dsn)  # Clock, commands, rows set aside.
+    monkeypatch.setattr(runner, "CHUNK_ROWS", 2)
+    assert run_import(job(shop), engine, postgres_dsn).agrees
+    rows = ask(
+        postgres_dsn,
+        "SELECT line ->> 'row' FROM events, jsonb_array_elements(data -> 'rows') AS line "
+        "WHERE kind = 'import' ORDER BY 1",
+    )
+    assert rows == [("o1",), ("o3",), ("o4",)]
+
+
 def elsewhere(shop: Shop, corners: Any) -> list[tuple[Any, ...]]:
     """The log of the same import, undisturbed, in another database."""
     from command.handlers import HANDLERS
@@ -308,6 +325,16 @@ def test_an_answered_row_whose_content_changed_keeps_its_first_effect(
     assert ask(postgres_dsn, "SELECT data ->> 'user_id' FROM events WHERE stream = 'corner/shop/order/o1'") == [
         ("anna",)
     ]
+
+
+def test_a_row_that_a_mended_file_adds_in_the_past_is_applied_at_the_time_the_clock_has_reached(
+    shop: Shop, engine: Engine, postgres_dsn: str
+) -> None:
+    run_import(job(shop), engine, postgres_dsn)
+    shop.write_rows(*ROWS, "o5,2024-03-01 09:30:00,eve,1,1.000")
+    assert run_import(job(shop, accept_changed=True), engine, postgres_dsn).agrees
+    (late,) = ask(postgres_dsn, "SELECT occurred_at FROM events WHERE stream = 'corner/shop/order/o5'")
+    assert late == (datetime(2024, 3, 2, 8, 15, tzinfo=UTC),)
 
 
 # In the way
