@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from command.engine import Engine, EngineObserver, EngineSettings, EngineStopped
 from command.handlers import HANDLERS
 from contracts.identity import Realm
-from infra.postgres import api_keys
+from infra.postgres import api_keys, dead_letters, positions
 from infra.postgres.connections import DEFAULT_TIMEOUTS, transaction, translated
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
@@ -42,6 +42,9 @@ ENGINE_STOP_SECONDS: Final = 30.0
 GRACEFUL_SECONDS: Final = 10
 BACKLOG: Final = 4_096
 HALTED: Final = "tessera_follower_halted"
+LAG: Final = "tessera_follower_lag_events"
+SAGAS: Final = "tessera_sagas"
+DEAD_LETTERS: Final = "tessera_dead_letters"
 READ_CONNECTIONS_MAX: Final = 64
 READ_WAIT_SECONDS: Final = 5.0
 WORKER_STOP_SECONDS: Final = 20.0
@@ -150,6 +153,8 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     watch = CheckoutWatch(feed, side.log)
     watch.start()
     stack.callback(watch.stop)
+    lookups = stack.enter_context(StoreLookups(settings))
+    metrics.add_source(lookups.samples)
     histories = LogHistories(side.log, blocking)
 
     async def store_answers() -> None:
@@ -163,7 +168,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
         queue=TracedQueue(side.engine, tracing),
         dry_run=side.engine.dry_run,
         outcomes=watch,
-        keys=KeyRing(_key_finder(settings, stack)),
+        keys=KeyRing(lookups.find_key),
         models=reads.models,
         reports=reads.reports,
         histories=histories,
@@ -214,28 +219,51 @@ def make_read_side(settings: Settings) -> Iterator[ReadSide]:
         reports.close()
 
 
-def _key_finder(settings: Settings, stack: ExitStack) -> Callable[[str], api_keys.ApiKey | None]:
-    """Looks keys up on a small pool: the door must not wait behind the decisions."""
-    from psycopg_pool import ConnectionPool
+class StoreLookups:
+    """What the API asks of PostgreSQL beside the log, on a few connections of its own.
 
-    from infra.postgres.connections import BoundedConnection, parameters
+    The door must not wait behind the decisions, nor the decisions behind whoever watches.
+    """
 
-    pool = ConnectionPool(
-        kwargs=parameters(settings.postgres_dsn, DEFAULT_TIMEOUTS, name="edge"),
-        connection_class=BoundedConnection,
-        min_size=1,
-        max_size=EDGE_CONNECTIONS_MAX,
-        timeout=DEFAULT_TIMEOUTS.connect_seconds,
-        open=False,
-    )
-    pool.open()
-    stack.callback(pool.close)
+    def __init__(self, settings: Settings) -> None:
+        from psycopg_pool import ConnectionPool
 
-    def find(prefix: str) -> api_keys.ApiKey | None:
-        with translated(), pool.connection() as connection, connection.cursor() as cursor:
+        from infra.postgres.connections import BoundedConnection, parameters
+
+        self._pool = ConnectionPool(
+            kwargs=parameters(settings.postgres_dsn, DEFAULT_TIMEOUTS, name="edge"),
+            connection_class=BoundedConnection,
+            min_size=1,
+            max_size=EDGE_CONNECTIONS_MAX,
+            timeout=DEFAULT_TIMEOUTS.connect_seconds,
+            open=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._pool.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    def find_key(self, prefix: str) -> api_keys.ApiKey | None:
+        """The key with this prefix. Raises StoreUnavailable."""
+        with translated(), self._pool.connection() as connection, connection.cursor() as cursor:
             return api_keys.find(cursor, prefix)
 
-    return find
+    def samples(self) -> list[Sample]:
+        """How far followers are behind, where sagas stand, what is parked. Raises StoreUnavailable."""
+        with translated(), self._pool.connection() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events")
+            (head,) = cursor.fetchone() or (0,)
+            followers = positions.every(cursor)
+            steps = cursor.execute("SELECT step, count(*) FROM sagas GROUP BY step").fetchall()
+            parked = dead_letters.count(cursor)
+        return [
+            *(Sample(LAG, (("follower", each.follower),), max(0, head - each.offset)) for each in followers),
+            *(Sample(SAGAS, (("step", step),), count) for step, count in steps),
+            *(Sample(DEAD_LETTERS, (("source", source),), count) for source, count in parked.items()),
+        ]
 
 
 def _closing(close: Callable[[], Awaitable[None]] | None) -> "Lifespan":
