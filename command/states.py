@@ -4,13 +4,16 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
 from command.ports import Snapshot, StreamHistory
 from command.unit_of_work import Kind
 from contracts.envelope import Recorded
+
+KINDS_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +29,8 @@ class Entry:
 class SnapshotFormat:
     """Writes and reads the states of one kind as JSON, under a hash of the state's schema."""
 
-    def __init__(self, kind: Kind[Any]) -> None:
-        self._adapter: TypeAdapter[Any] = TypeAdapter(kind.state)
+    def __init__(self, state: type[Any]) -> None:
+        self._adapter: TypeAdapter[Any] = TypeAdapter(state)
         schema = repr(self._adapter.json_schema(mode="serialization"))
         self.schema_hash = hashlib.sha256(schema.encode()).hexdigest()[:16]
 
@@ -40,17 +43,17 @@ class SnapshotFormat:
         return self._adapter.validate_json(snapshot.state)
 
 
-class SnapshotFormats:
-    """The snapshot format of every kind, made when it is first met."""
+@lru_cache(KINDS_MAX)
+def _format_of(state: Any) -> SnapshotFormat:
+    return SnapshotFormat(state)
 
-    def __init__(self) -> None:
-        self._formats: dict[str, SnapshotFormat] = {}
+
+class SnapshotFormats:
+    """The snapshot format of every kind, made when it is first met (a schema takes a while) and then kept."""
 
     def of(self, kind: Kind[Any]) -> SnapshotFormat:
         """The format of a kind's states."""
-        if (known := self._formats.get(kind.name)) is None:
-            known = self._formats[kind.name] = SnapshotFormat(kind)
-        return known
+        return _format_of(kind.state)
 
     def hashes(self, kinds: Iterable[Kind[Any]]) -> dict[str, str]:
         """Kind name -> today's schema hash."""
