@@ -95,6 +95,11 @@ class Child:
                 self._process.kill()
         return self._process.wait(KILL_WAIT_SECONDS)
 
+    def kill(self) -> None:
+        """End it at once; a child that has ended is left alone."""
+        if self._process.poll() is None:
+            self._process.kill()
+
     def log_tail(self, lines_max: int = 20) -> str:
         """The last lines that this run wrote to its log."""
         with self.spec.log_path.open("rb") as log:
@@ -311,6 +316,7 @@ class Supervisor:
     """Runs several children, notices when one ends or when it is asked to stop, and stops them in reverse order.
 
     Restarts are not its business. Use it from the main thread, as a context manager: it listens to SIGINT and SIGTERM.
+    Whoever asks a second time does not want to wait: then every child is killed.
 
     Example:
         with Supervisor() as supervisor:
@@ -359,13 +365,20 @@ class Supervisor:
             time.sleep(POLL_SECONDS)  # Not an Event: setting one from a signal handler can deadlock with the waiter.
         return None
 
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a signal asked to stop."""
+        return self._stop_requested
+
     def stop(self) -> None:
         """Stop the children started here, the last one first; each within its grace."""
         while self._own:
             self._own.pop().stop()
-        self._watched.clear()
 
     def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._stop_requested:
+            for child in self._watched:
+                child.kill()
         self._stop_requested = True
 
 

@@ -40,6 +40,7 @@ class FactsTarget:
         found = self._store.checkpoint()
         if found is None:
             found = FactsCheckpoint(self.version, Position(self.position.shard, epoch, 0), 0)
+            self._store.save(found)  # An empty log has facts, too: none.
         if found.position.epoch != epoch:
             raise OtherEpoch(self.name, found.position.epoch, epoch)
         if found.version != self.version or self._digestion is None:

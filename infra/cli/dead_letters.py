@@ -1,0 +1,85 @@
+"""``tessera dead-letters``: events that a follower gave up on, and trying them again."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from infra.cli.command import Session, command
+from infra.cli.console import table
+from infra.cli.errors import CliError, ExitCode
+
+ROWS_MAX = 1_000
+_Follower = Annotated[str, typer.Argument(help="Who gave up: a name that `dead-letters list` shows.")]
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands."""
+    command(group, "list", example="tessera dead-letters list --follower sagas")(_list)
+    command(group, "show", example="tessera dead-letters show sagas demo/shop/order/o-1")(_show)
+    command(group, "requeue", example="tessera dead-letters requeue sagas demo/shop/order/o-1")(_requeue)
+
+
+def _list(
+    session: Session,
+    follower: Annotated[str | None, typer.Option(help="Only this follower's.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=ROWS_MAX)] = 100,
+) -> ExitCode:
+    """List parked events; those with 0 attempts only wait behind an earlier one of their stream."""
+    from infra.postgres import dead_letters
+    from infra.postgres.connections import transaction
+
+    with transaction(session.settings.postgres_dsn, name="dead-letters") as cursor:
+        rows = [asdict(parked) for parked in dead_letters.find(cursor, follower=follower, limit=limit)]
+        counts = dead_letters.count(cursor)
+    columns = ("follower", "stream", "version", "offset", "attempts", "reason", "parked_at", "requeued_at")
+    shown = table("Dead letters", rows, columns, right=("version", "offset", "attempts"))
+    session.out.show({"dead_letters": rows, "count_by_follower": counts}, shown)
+    return ExitCode.FINDINGS if rows else ExitCode.OK
+
+
+def _show(
+    session: Session,
+    follower: _Follower,
+    stream: Annotated[str, typer.Argument(help="The stream, as `dead-letters list` shows it.")],
+) -> ExitCode:
+    """Show one stream's parked events with the whole reason and the events themselves."""
+    from infra.cli.log_queries import events_at
+    from infra.postgres import dead_letters
+    from infra.postgres.connections import transaction
+
+    with transaction(session.settings.postgres_dsn, name="dead-letters") as cursor:
+        parked = dead_letters.find(cursor, follower=follower, stream=stream, limit=ROWS_MAX)
+        events = {event["offset"]: event for event in events_at(cursor, [each.offset for each in parked])}
+    if not parked:
+        raise CliError(f"{follower} has parked nothing of {stream}", next_step="`tessera dead-letters list` shows all.")
+    rows = [{**asdict(each), "event": events.get(each.offset)} for each in parked]
+    session.out.show({"dead_letters": rows}, *(_detail(row) for row in rows))
+    return ExitCode.FINDINGS
+
+
+def _detail(row: dict[str, object]) -> Text:
+    from infra.cli.console import to_json
+
+    text = Text(f"{row['stream']}@{row['version']}", style="bold")
+    text.append(f"   offset {row['offset']}, {row['attempts']} attempts\n", style="dim")
+    text.append(f"  {row['reason']}\n", style="red")
+    text.append(f"  {to_json(row['event'])}\n", style="dim")
+    return text
+
+
+def _requeue(
+    session: Session,
+    follower: _Follower,
+    stream: Annotated[str | None, typer.Argument(help="One stream; without, all that this follower parked.")] = None,
+) -> None:
+    """Have the follower try parked events again, in order; it does so by itself within its poll."""
+    from infra.postgres import dead_letters
+    from infra.postgres.connections import transaction
+
+    with transaction(session.settings.postgres_dsn, name="dead-letters") as cursor:
+        requeued = dead_letters.requeue(cursor, follower, stream)
+    if not requeued:
+        raise CliError(f"{follower} has parked nothing like that", next_step="`tessera dead-letters list` shows all.")
+    session.out.show({"requeued": requeued}, Text(f"{requeued} events will be tried again by {follower}."))

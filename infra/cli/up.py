@@ -1,0 +1,112 @@
+"""``tessera up``: the whole stack on this machine until Ctrl-C."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from infra.cli.command import Session, command
+from infra.cli.console import Output
+from infra.cli.errors import CliError, ExitCode
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "up", example="tessera up")(_up)
+
+
+def _up(
+    session: Session,
+    port: Annotated[
+        int | None, typer.Option(help="The API's port; else the last one used, or 8080.", min=1, max=65535)
+    ] = None,
+) -> ExitCode:
+    """Start engines, API, sagas and projections, and keep them running until Ctrl-C.
+
+    Data stays in the data folder. Ctrl-C stops everything in order; a second Ctrl-C kills.
+    """
+    from infra.processes import port_is_free
+    from infra.stack import LocalStack, PartFailed
+
+    if port is not None and not port_is_free(port):
+        raise CliError(f"port {port} is taken", next_step="Name another with --port.", code=ExitCode.USAGE)
+    out = session.out
+    try:
+        with _saying(out) as say, LocalStack(session.data_dir, port=port, say=say) as stack:
+            say("")
+            facts = _facts(stack, session.data_dir)
+            out.line(facts, _welcome(facts))
+            ending = stack.wait()
+            out.note("Stopping … (Ctrl-C again to kill)" if ending is None else "Stopping the rest …")
+    except PartFailed as error:
+        raise CliError(str(error), next_step=f"Whole logs: {session.data_dir}/logs/") from error
+    if ending is not None:
+        raise CliError(
+            str(ending), next_step=f"Its whole log is in {session.data_dir}/logs/; `tessera up` starts again."
+        )
+    out.note("Stopped. Data stays in " + str(session.data_dir))
+    return ExitCode.OK
+
+
+@contextmanager
+def _saying(out: Output) -> "Iterator[Any]":
+    """Say what is being started: on one line of a terminal, on lines of their own elsewhere."""
+    if not out.stderr.is_terminal:
+        yield lambda text: out.note(text) if text else None
+        return
+    with out.stderr.status("starting …") as status:
+
+        def say(text: str) -> None:
+            status.update(text + " …") if text else status.stop()
+
+        yield say
+
+
+def _facts(stack: Any, data_dir: Path) -> dict[str, Any]:
+    redis = urlsplit(stack.settings.redis_url)
+    clickhouse = urlsplit(stack.settings.clickhouse_url)
+    return {
+        "http_url": stack.http_url,
+        "key": stack.key.token,
+        "tenant_id": stack.key.tenant_id,
+        "app_id": stack.key.app_id,
+        "postgres_dsn": stack.settings.postgres_dsn,
+        "redis_url": stack.settings.redis_url,
+        "redis_port": redis.port,
+        "clickhouse_url": stack.settings.clickhouse_url,
+        "clickhouse_http": f"http://{clickhouse.hostname}:{clickhouse.port}/?database={clickhouse.path.strip('/')}",
+        "data_dir": str(data_dir),
+        "pids": stack.pids,
+    }
+
+
+def _welcome(facts: dict[str, Any]) -> Panel:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("API", f"{facts['http_url']}   (/openapi.json, /health/ready, /metrics)")
+    grid.add_row("Key", f"{facts['key']}   (tenant {facts['tenant_id']}, app {facts['app_id']})")
+    grid.add_row("curl", f"curl -H 'Authorization: Bearer {facts['key']}' {facts['http_url']}/v1/templates")
+    grid.add_row("Redis", f"redis-cli -p {facts['redis_port']}")
+    grid.add_row("ClickHouse", f"curl '{facts['clickhouse_http']}' -d 'SHOW TABLES'")
+    grid.add_row("PostgreSQL", f"psql '{facts['postgres_dsn']}'   (view: events)")
+    grid.add_row("CLI", _second_terminal(facts["data_dir"]))
+    grid.add_row("Data, logs", f"{facts['data_dir']}, {facts['data_dir']}/logs")
+    return Panel(grid, title=Text("Tessera is up", style="bold green"), subtitle="Ctrl-C stops it", title_align="left")
+
+
+def _second_terminal(data_dir: str) -> str:
+    suffix = "" if data_dir == ".tessera" else f" --data-dir {data_dir}"
+    return f"tessera doctor{suffix}   tessera events tail{suffix}   tessera projections lag{suffix}"
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM end a process the way Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

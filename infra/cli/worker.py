@@ -1,0 +1,25 @@
+"""``tessera worker``: one follower of the log as a process of its own."""
+
+import typer
+
+from infra.cli.command import Session, command
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands."""
+    command(group, "sagas", example="tessera worker sagas")(_sagas)
+    command(group, "projections", example="tessera worker projections")(_projections)
+
+
+def _sagas(session: Session) -> None:
+    """Run the checkout sagas, their outbox and the timers until SIGTERM or Ctrl-C."""
+    from infra import bootstrap
+
+    bootstrap.run_sagas(session.settings)
+
+
+def _projections(session: Session) -> None:
+    """Keep the read models in Redis and the facts in ClickHouse current until SIGTERM or Ctrl-C."""
+    from infra import bootstrap
+
+    bootstrap.run_projections(session.settings)

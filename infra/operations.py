@@ -1,0 +1,210 @@
+"""What operators and the demo are wired to: standing of followers, rebuilds, reconciliation, verification, quiet."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import uuid4
+
+from contracts.envelope import CommandEnvelope
+from infra.postgres import positions
+from infra.postgres.connections import Timeouts, connect
+from infra.projections.service import ProjectionService
+from infra.settings import Settings
+from infra.verify import Report, Verifier
+from query.reconciliation import KINDS, Found, commands_for, find_breaks, open_breaks
+
+SAGAS: Final = "sagas"
+ANSWER_TIMEOUT_SECONDS: Final = 30.0
+# Folding a grown log takes its time.
+_LONG: Final = Timeouts(statement_seconds=600.0, answer_seconds=620.0)
+_VERIFY_PAUSE_SECONDS: Final = 0.25
+_QUIET_POLL_SECONDS: Final = 0.01
+
+
+class NotQuiet(TimeoutError):
+    """Followers, sagas or timers still had something to do when the time was over; the message says who."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerStanding:
+    """How far a follower has read. ``offset`` and ``lag`` (in events) are None for one that never began."""
+
+    name: str
+    offset: int | None
+    lag: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileReport:
+    """What shows now, and how many breaks this run opened (or changed) and closed."""
+
+    breaks: Sequence[Found]
+    opened: int
+    closed: int
+
+
+class Facts:
+    """ClickHouse as reconciliation and imports ask it."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def rows(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """All rows of a query. Raises ClickHouseUnavailable."""
+        from infra.clickhouse.connection import translated
+
+        with translated():
+            rows: Sequence[Sequence[Any]] = self._client.query(
+                sql, parameters=dict(parameters), tz_mode="aware"
+            ).result_rows
+            return rows
+
+
+@contextmanager
+def facts(settings: Settings) -> Iterator[Facts]:
+    """A connection to the facts."""
+    from infra.clickhouse.connection import connect as connect_clickhouse
+
+    client = connect_clickhouse(settings.clickhouse_url)
+    try:
+        yield Facts(client)
+    finally:
+        client.close()
+
+
+@contextmanager
+def projections(settings: Settings) -> Iterator[ProjectionService]:
+    """Projections by name: list, rebuild, drop."""
+    with ProjectionService(
+        postgres_dsn=settings.postgres_dsn,
+        redis_url=settings.redis_url,
+        clickhouse_url=settings.clickhouse_url,
+        shard=settings.shard,
+    ) as service:
+        yield service
+
+
+def follower_standings(settings: Settings) -> list[FollowerStanding]:
+    """The sagas and every projection. Raises StoreUnavailable, RedisUnavailable, ClickHouseUnavailable."""
+    with connect(settings.postgres_dsn, name="lag", autocommit=True) as connection, connection.cursor() as cursor:
+        head = _head(cursor)
+        known = {each.follower: each.offset for each in positions.every(cursor)}
+    heard = known.get(SAGAS)
+    sagas = FollowerStanding(SAGAS, heard, None if heard is None else max(0, head - heard))
+    with projections(settings) as service:
+        return [sagas, *(FollowerStanding(each.name, each.offset, each.lag) for each in service.states())]
+
+
+def verify(settings: Settings, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Report:
+    """Hold log, answers and stores against the invariants. Raises when a store is out of reach."""
+    from command.handlers import KINDS as STREAM_KINDS
+    from infra.clickhouse.connection import connect as connect_clickhouse
+    from infra.postgres.log import PostgresEventLog
+    from infra.redis.connection import connect as connect_redis
+
+    with ExitStack() as stack:
+        connection = stack.enter_context(connect(settings.postgres_dsn, _LONG, name="verify", autocommit=True))
+        log = PostgresEventLog(settings.postgres_dsn, shard=settings.shard)
+        stack.callback(log.close)
+        redis = connect_redis(settings.redis_url)
+        stack.callback(redis.close)
+        clickhouse = connect_clickhouse(settings.clickhouse_url)
+        stack.callback(clickhouse.close)
+        verifier = Verifier(
+            connection,
+            log,
+            STREAM_KINDS,
+            redis,
+            clickhouse,
+            progress=progress,
+            pause=lambda: time.sleep(_VERIFY_PAUSE_SECONDS),
+        )
+        return verifier.run()
+
+
+def breaks_now(settings: Settings, as_of: datetime | None = None) -> list[Found]:
+    """The breaks that show in what was recorded by an instant (now, when none is named)."""
+    with facts(settings) as store:
+        return find_breaks(store, as_of=as_of or datetime.now(UTC))
+
+
+def reconcile(settings: Settings, *, record: bool = True) -> ReconcileReport:
+    """Find breaks, and record through the engine which are new, changed or settled.
+
+    Raises StoreUnavailable, ClickHouseUnavailable, and engine errors.
+    """
+    with facts(settings) as store:
+        found = find_breaks(store, as_of=datetime.now(UTC))
+        commands = commands_for(found, open_breaks(store), run_id=uuid4().hex, checked=KINDS)
+    if record and commands:
+        _send(settings, commands)
+    opened = sum(envelope.command.type == "open_break" for envelope in commands)
+    return ReconcileReport(found, opened, len(commands) - opened)
+
+
+def _send(settings: Settings, envelopes: Sequence[CommandEnvelope]) -> None:
+    from infra.bootstrap import running_engine
+
+    with running_engine(settings) as engine:
+        for future in engine.submit_many(envelopes):
+            future.result(ANSWER_TIMEOUT_SECONDS)
+
+
+class Quiet:
+    """Waits until sagas, timers and projections have nothing left to do. For one thread; connections are kept."""
+
+    def __init__(self, settings: Settings, *, with_projections: bool = True) -> None:
+        self._stack = ExitStack()
+        self._connection = self._stack.enter_context(connect(settings.postgres_dsn, name="quiet", autocommit=True))
+        self._service = self._stack.enter_context(projections(settings)) if with_projections else None
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._stack.close()
+
+    def wait(self, timeout_seconds: float) -> int:
+        """The offset of the log's last event once everybody has digested it. Raises NotQuiet, StoreUnavailable …"""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            head, busy = self._look()
+            if not busy:
+                return head
+            if time.monotonic() >= deadline:
+                raise NotQuiet(f"after {timeout_seconds:.0f} s there is still work for: {', '.join(busy)}")
+            time.sleep(_QUIET_POLL_SECONDS)
+
+    def _look(self) -> tuple[int, list[str]]:
+        """The head, and who is not done with it. Writers are asked before and after: none may have moved meanwhile."""
+        with self._connection.cursor() as cursor:
+            before = _head(cursor)
+            busy = _busy_sagas(cursor, before)
+            if not busy and self._service is not None:
+                busy = [each.name for each in self._service.states() if each.lag is None or each.lag]
+            if not busy and _head(cursor) != before:
+                busy = ["writers"]
+        return before, busy
+
+
+def _head(cursor: Any) -> int:
+    row = cursor.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events").fetchone()
+    return int(row[0])
+
+
+def _busy_sagas(cursor: Any, head: int) -> list[str]:
+    row = cursor.execute(_UNDONE, {"head": head, "sagas": SAGAS}).fetchone()
+    return [name for name, is_undone in zip(("sagas", "commands of sagas", "timers"), row, strict=True) if is_undone]
+
+
+_UNDONE: Final = """
+    SELECT
+        coalesce((SELECT log_offset FROM follower_positions WHERE follower = %(sagas)s), 0) < %(head)s,
+        EXISTS (SELECT FROM saga_outbox WHERE refused_code IS NULL),
+        EXISTS (
+            SELECT FROM timers AS t
+            LEFT JOIN realm_clocks AS c ON c.tenant_id = t.tenant_id AND c.app_id = t.app_id
+            WHERE t.due_at <= coalesce(c.shows, clock_timestamp())
+        )
+"""

@@ -1,0 +1,260 @@
+"""The whole system on one machine: embedded engines, migrations, a local key, API and both workers as children."""
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from contracts.access import ROLES
+from contracts.identity import Realm
+from infra.embedded import EmbeddedStack
+from infra.processes import Child, ChildSpec, Ending, Supervisor, first_ending, free_port, port_is_free
+from infra.settings import Settings
+
+DEMO_REALM: Final = Realm("demo", "shop")
+READY_TIMEOUT_SECONDS: Final = 60.0
+READY_POLL_SECONDS: Final = 0.05
+CHILD_GRACE_SECONDS: Final = 15.0
+_ENDPOINTS_FILE: Final = "endpoints.json"
+_KEY_FILE: Final = "local-key.json"
+
+# In the order of starting: name, and how the command line calls it.
+PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("serve", ("serve",)),
+    ("sagas", ("worker", "sagas")),
+    ("projections", ("worker", "projections")),
+)
+
+Say = Callable[[str], None]
+
+
+class PartFailed(RuntimeError):
+    """A part of the stack ended or did not become ready; the message names it and shows the end of its log."""
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    """Where a local stack is: what a second terminal needs."""
+
+    pid: int
+    http_url: str
+    http_port: int
+    postgres_dsn: str
+    redis_url: str
+    clickhouse_url: str
+    started_at: str
+
+
+@dataclass(frozen=True)
+class LocalKey:
+    """The key of a local stack: the only place where its secret is kept, readable by its owner alone."""
+
+    tenant_id: str
+    app_id: str
+    role: str
+    token: str
+
+
+def running_stack(data_dir: Path) -> RunningStack | None:
+    """The stack that runs on this folder, if one does."""
+    try:
+        told = json.loads((data_dir / _ENDPOINTS_FILE).read_text())
+        stack = RunningStack(**{field.name: told[field.name] for field in fields(RunningStack)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return stack if _is_running(stack.pid) else None
+
+
+def local_key(data_dir: Path) -> LocalKey | None:
+    """The key that the first start on this folder made, if there was one."""
+    try:
+        return LocalKey(**json.loads((data_dir / _KEY_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class LocalStack:
+    """Everything on one data folder, as a context manager: entering starts it and waits until it is ready.
+
+    ``overrides`` are settings. Errors: PartFailed, and those of EmbeddedStack; after an error nothing is left running.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int | None = None,
+        ephemeral: bool = False,
+        overrides: Mapping[str, Any] | None = None,
+        say: Say = lambda _text: None,
+    ) -> None:
+        self.data_dir = data_dir.expanduser().resolve()
+        self._port = port
+        self._overrides = dict(overrides or {})
+        self._engines = EmbeddedStack(self.data_dir, ephemeral=ephemeral)
+        self._supervisor = Supervisor()
+        self._parts: list[Child] = []
+        self._say = say
+        self._exit = ExitStack()
+        self.settings: Settings
+        self.key: LocalKey
+
+    def __enter__(self) -> Self:
+        with ExitStack() as starting:
+            # The supervisor outlives the engines: until the last one has stopped, it listens to a second Ctrl-C.
+            starting.enter_context(self._supervisor)
+            self._say("starting PostgreSQL, Redis and ClickHouse")
+            starting.enter_context(self._engines)
+            starting.callback(self._supervisor.stop)
+            starting.callback(lambda: (self.data_dir / _ENDPOINTS_FILE).unlink(missing_ok=True))
+            self._supervisor.adopt(*self._engines.children)
+            self.settings = self._settings()
+            self._say("applying migrations")
+            self._migrate()
+            self.key = self._key()
+            self._say("starting API, sagas and projections")
+            for name, call in PARTS:
+                self._parts.append(self._supervisor.start(self._spec(name, call)))
+            self._wait_until_ready()
+            self._write_endpoints()
+            self._exit = starting.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    @property
+    def http_url(self) -> str:
+        """Where the API answers."""
+        return f"http://{self.settings.http_host}:{self.settings.http_port}"
+
+    def wait(self) -> Ending | None:
+        """Block until a part or an engine ends by itself (returned), or a signal asks to stop (None)."""
+        return self._supervisor.wait()
+
+    def ending(self) -> Ending | None:
+        """A part or an engine that has ended by itself, if any."""
+        return first_ending((*self._engines.children, *self._parts))
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Every process of the stack by name."""
+        return {child.name: child.pid for child in (*self._engines.children, *self._parts)}
+
+    def _settings(self) -> Settings:
+        endpoints = self._engines.endpoints
+        return Settings.load(
+            **{
+                "data_dir": self.data_dir,
+                "postgres_dsn": endpoints.postgres_dsn,
+                "redis_url": endpoints.redis_url,
+                "clickhouse_url": endpoints.clickhouse_url,
+                "http_port": self._http_port(),
+                **self._overrides,
+            }
+        )
+
+    def _http_port(self) -> int:
+        """The wished port; else the one of the last time or 8080, if nobody else has it."""
+        if self._port is not None:
+            return self._port
+        try:
+            last = int(json.loads((self.data_dir / "http-port.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            last = 8080
+        port = last if port_is_free(last) else free_port()
+        (self.data_dir / "http-port.json").write_text(f"{port}\n")
+        return port
+
+    def _migrate(self) -> None:
+        from infra import bootstrap
+
+        bootstrap.migrate(self.settings)
+
+    def _key(self) -> LocalKey:
+        """The folder's key; the first start makes it, and only its hash goes into the store."""
+        if (known := local_key(self.data_dir)) is not None:
+            return known
+        from infra import bootstrap
+
+        token = bootstrap.create_key(
+            self.settings, DEMO_REALM, role="admin", scopes=ROLES["admin"], label="local stack"
+        )
+        key = LocalKey(DEMO_REALM.tenant_id, DEMO_REALM.app_id, "admin", token)
+        _write_private(self.data_dir / _KEY_FILE, asdict(key))
+        return key
+
+    def _spec(self, name: str, call: tuple[str, ...]) -> ChildSpec:
+        return ChildSpec(
+            name=name,
+            argv=(sys.executable, "-m", "infra.cli", *call),
+            log_path=self.data_dir / "logs" / f"{name}.log",
+            env=self.settings.to_env(),
+            cwd=Path(__file__).resolve().parents[1],  # Where `-m` finds our packages, installed or not.
+            grace_seconds=CHILD_GRACE_SECONDS,
+        )
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
+        while not self._is_ready():
+            if self._supervisor.stop_requested:
+                raise KeyboardInterrupt
+            if (ending := self.ending()) is not None:
+                raise PartFailed(str(ending))
+            if time.monotonic() >= deadline:
+                tail = self._parts[0].log_tail()
+                raise PartFailed(
+                    f"the API was not ready after {READY_TIMEOUT_SECONDS:.0f} s; the end of its log:\n{tail}"
+                )
+            time.sleep(READY_POLL_SECONDS)
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.http_url}/health/ready", timeout=2.0) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _write_endpoints(self) -> None:
+        running = RunningStack(
+            pid=os.getpid(),
+            http_url=self.http_url,
+            http_port=self.settings.http_port,
+            postgres_dsn=self.settings.postgres_dsn,
+            redis_url=self.settings.redis_url,
+            clickhouse_url=self.settings.clickhouse_url,
+            started_at=datetime.now(UTC).isoformat(),
+        )
+        _write_private(self.data_dir / _ENDPOINTS_FILE, asdict(running))
+
+
+def _write_private(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all, and for nobody else to read."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+    unfinished.replace(path)
+
+
+def _is_running(pid: int) -> bool:
+    """A pid that was given to somebody else meanwhile counts as well: then the servers are found not to answer."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
