@@ -144,7 +144,8 @@ def _held_first(uow: UnitOfWork, order_id: str) -> Checkout:
 
 def _answer(uow: UnitOfWork, order_id: str) -> Data:
     checkout = uow.load(CHECKOUT, order_id)
-    return {"order_id": order_id, "status": checkout.status, "attempt": checkout.attempt}
+    status = "released" if checkout.lock_has_ended(uow.now) else checkout.status  # True before a timer records it.
+    return {"order_id": order_id, "status": status, "attempt": checkout.attempt}
 
 
 def _distinct(keys: Iterable[str]) -> list[str]:

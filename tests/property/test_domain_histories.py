@@ -27,7 +27,6 @@ from contracts.commands import (
     EndCouponLock,
     EndOrderLock,
     ExpireCoupon,
-    HoldForOrder,
     LockCoupon,
     PauseTemplate,
     RedeemCoupon,
@@ -114,7 +113,7 @@ rarer_steps: st.SearchStrategy[Step] = st.one_of(
     st.builds(CancelTemplateReservation, template_id=templates, reservation_id=reservations),
 )
 waits = st.sampled_from([1.0, 60.0, 450.0, 900.0, 3600.0])
-histories = st.lists(st.one_of(checkout_steps, checkout_steps, rarer_steps, waits), min_size=20, max_size=60)
+histories = st.lists(st.one_of(checkout_steps, checkout_steps, rarer_steps, waits), min_size=20, max_size=40)
 policies = st.sampled_from(["refuse", "honour"])
 validities = st.sampled_from(
     [
@@ -202,7 +201,7 @@ def assert_books_balance(world: World) -> None:
 
 
 @given(setups(), histories)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_books_balance_after_every_command(setup: list[Command], history: list[Step]) -> None:
     world = start(setup)
     for step in history:
@@ -216,7 +215,7 @@ def test_the_books_balance_after_every_command(setup: list[Command], history: li
 
 
 @given(setups(), histories)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_command_asked_again_at_once_under_another_id_changes_nothing_or_is_refused(
     setup: list[Command], history: list[Step]
 ) -> None:
@@ -233,7 +232,7 @@ def test_a_command_asked_again_at_once_under_another_id_changes_nothing_or_is_re
 
 
 @given(setups(), histories)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_folding_the_log_again_or_from_a_snapshot_gives_the_same_states(
     setup: list[Command], history: list[Step]
 ) -> None:
@@ -272,7 +271,7 @@ def fire_timers(world: World) -> None:
 
 
 @given(setups(), histories)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_timers_never_decide(setup: list[Command], history: list[Step]) -> None:
     """Whether timers fire at once or never, everybody gets the same answers and the same promises."""
     prompt, never = start(setup), start(setup)
@@ -283,9 +282,7 @@ def test_timers_never_decide(setup: list[Command], history: list[Step]) -> None:
             fire_timers(prompt)
         else:
             one, other = answer(prompt, step), answer(never, step)
-            assert one[0] == other[0]
-            if not isinstance(step, ReleaseForOrder | RevokeCoupon | ReleaseCoupon | HoldLatest | HoldForOrder):
-                assert one == other
+            assert one == other
     fire_timers(prompt)
     fire_timers(never)
     assert prompt.events(CheckoutReady) == never.events(CheckoutReady)
@@ -301,7 +298,7 @@ def used_minor(world: World) -> dict[str, int]:
 
 
 @given(setups(), histories, st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_folding_never_raises_and_ignores_what_belongs_elsewhere(
     setup: list[Command], history: list[Step], shuffle: Any
 ) -> None:
