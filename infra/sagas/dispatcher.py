@@ -34,7 +34,7 @@ class Dispatcher:
 
         Raises Busy and StoreUnavailable, after which it may be called again, and EngineStopped.
         """
-        with self._session.transaction() as cursor:
+        with self._session.looking() as cursor:
             pending = tables.next_commands(cursor, self._settings.commands_max)
         if not pending:
             return 0

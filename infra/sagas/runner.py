@@ -166,13 +166,13 @@ class SagaRunner:
         """Try again what was requeued, stream by stream, in order. Returns how many facts were heard."""
         if not self._parked:
             return 0
-        with self._session.transaction() as cursor:
+        with self._session.looking() as cursor:
             requeued = dead_letters.requeued(cursor, FOLLOWER, PARKED_MAX)
         return sum(self._retry_stream(stream, offset) for stream in dict.fromkeys(row.stream for row in requeued))
 
     def _retry_stream(self, stream: str, offset: int) -> int:
         """Hear the parked facts of one stream until one fails again; those that came meanwhile included."""
-        with self._session.transaction() as cursor:
+        with self._session.looking() as cursor:
             parked = dead_letters.find(cursor, follower=FOLLOWER, stream=stream, limit=PARKED_MAX)
         for done, row in enumerate(parked):
             (fact,) = self._feed.read(row.offset - 1, 1)

@@ -10,7 +10,7 @@ from infra.postgres.connections import DEFAULT_TIMEOUTS, BoundedConnection, Time
 
 
 class Session:
-    """Short transactions on a connection of one's own. Not for several threads."""
+    """Single queries and short transactions on a connection of one's own. Not for several threads."""
 
     def __init__(self, dsn: str, *, name: str, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
         self._dsn = dsn
@@ -21,12 +21,22 @@ class Session:
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Cursor[Any]]:
         """Commit when the block ends, roll back when it raises. Raises StoreUnavailable."""
+        with self._open() as connection, connection.transaction(), connection.cursor() as cursor:
+            yield cursor
+
+    @contextmanager
+    def looking(self) -> Iterator[psycopg.Cursor[Any]]:
+        """For queries that need no transaction around them: one round trip each. Raises StoreUnavailable."""
+        with self._open() as connection, connection.cursor() as cursor:
+            yield cursor
+
+    @contextmanager
+    def _open(self) -> Iterator[BoundedConnection]:
         with translated():
             if self._connection is None:
-                self._connection = connect(self._dsn, self._timeouts, name=self._name)
+                self._connection = connect(self._dsn, self._timeouts, name=self._name, autocommit=True)
             try:
-                with self._connection.transaction(), self._connection.cursor() as cursor:
-                    yield cursor
+                yield self._connection
             except (psycopg.OperationalError, psycopg.InterfaceError):
                 self.close()
                 raise

@@ -34,7 +34,7 @@ class TimerService:
 
         Raises Busy and StoreUnavailable, after which it may be called again, and EngineStopped.
         """
-        with self._session.transaction() as cursor:
+        with self._session.looking() as cursor:
             due = tables.due_timers(cursor, self._settings.timers_max, self._settings.realms_max)
         if not due:
             return 0

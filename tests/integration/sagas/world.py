@@ -50,17 +50,19 @@ class Died(BaseException):
 
 @dataclass
 class Death:
-    """Kills whoever passes a checkpoint for the n-th time; ``came`` tells whether it did."""
+    """Kills whoever passes a checkpoint: the n-th time only, or each time for the first try and not for the second."""
 
     at: At
-    nth: int
+    nth: int | None = None
     passed: int = 0
-    came: bool = False
+    came: int = 0
 
     def __call__(self, at: At) -> None:
-        self.passed += at is self.at
-        if self.passed == self.nth and not self.came:
-            self.came = True
+        if at is not self.at:
+            return
+        self.passed += 1
+        if self.passed == self.nth or (self.nth is None and self.passed % 2 == 1):
+            self.came += 1
             raise Died
 
 
@@ -72,9 +74,13 @@ class Store:
         self.log = PostgresEventLog(dsn)
         self.engine = Engine(self.log, HANDLERS, EngineSettings(lock_ttl_seconds=LOCK_SECONDS))
         self.engine.start()
+        self.feed = StoreFeed(dsn)  # It remembers nothing, so those that die may share it.
+        self.connection = psycopg.connect(dsn, row_factory=dict_row, autocommit=True)
         self._realms = 0
 
     def close(self) -> None:
+        self.connection.close()
+        self.feed.close()
         self.engine.stop()
         self.log.close()
 
@@ -87,8 +93,7 @@ class Parts:
     """Ear, voice and clock of one saga process, stepped by hand."""
 
     def __init__(self, store: Store, engine: Submits, settings: SagaSettings, checkpoint: Checkpoint) -> None:
-        self.feed = StoreFeed(store.dsn)
-        self.runner = SagaRunner(store.dsn, store.log, self.feed, settings, checkpoint=checkpoint)
+        self.runner = SagaRunner(store.dsn, store.log, store.feed, settings, checkpoint=checkpoint)
         self.dispatcher = Dispatcher(store.dsn, engine, settings, checkpoint=checkpoint)
         self.timers = TimerService(store.dsn, engine, settings, checkpoint=checkpoint)
 
@@ -96,7 +101,7 @@ class Parts:
         return self.runner.run_once() + self.dispatcher.run_once() + self.timers.run_once()
 
     def close(self) -> None:
-        for part in (self.runner, self.dispatcher, self.timers, self.feed):
+        for part in (self.runner, self.dispatcher, self.timers):
             part.close()
 
 
@@ -230,8 +235,7 @@ class World:
     # Looking.
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
-        with psycopg.connect(self.store.dsn, row_factory=dict_row) as connection:
-            return connection.execute(query.encode(), values).fetchall()
+        return self.store.connection.execute(query.encode(), values).fetchall()
 
     def events(self, kind: str, key: str) -> list[dict[str, Any]]:
         """One stream: type and payload."""
