@@ -186,12 +186,10 @@ class RebuildableModel:
     def begin(self, epoch: str) -> Target:
         """A version with a number of its own; leftovers of rebuilds that were cut short are deleted."""
         control = self._store.control()
-        for version in control.checkpoints:
-            if version > (control.active or 0):
-                self._drop(version)
-        target = RedisTarget(
-            self._store, self._coordination, shard=self._shard, version=max(control.newest, control.active or 0) + 1
-        )
+        active = control.active or 0
+        for leftover in [version for version in control.checkpoints if version > active]:
+            self._drop(leftover)
+        target = RedisTarget(self._store, self._coordination, shard=self._shard, version=active + 1)
         self._coordination.forget(target.label)
         target.begin(epoch)
         return target
@@ -235,8 +233,7 @@ class RebuildableFacts:
         self._shadow: FactsStore | None = None
 
     def live(self, epoch: str) -> Target | None:
-        """The facts, unless they have no position in this history. Dropped tables and views are brought back first."""
-        self._store.restore()
+        """The facts, unless they have no position in this history. Raises FactsDamaged when tables are missing."""
         found = self._store.checkpoint()
         if found is None or found.position.epoch != epoch:
             return None
@@ -245,7 +242,7 @@ class RebuildableFacts:
         return target
 
     def begin(self, epoch: str) -> Target:
-        """A fresh shadow database."""
+        """A fresh shadow database. Tables and views that somebody dropped are brought back (empty) in the live one."""
         self._store.restore()
         version = self._next_version()
         self._shadow = self._store.begin_shadow()

@@ -10,7 +10,8 @@ from typing import Any, Final, Self
 import structlog
 
 from contracts.position import Position
-from infra.clickhouse.facts import POSITION_NAME, FactsStore
+from infra.clickhouse.connection import ClickHouseUnavailable
+from infra.clickhouse.facts import POSITION_NAME, FactsDamaged, FactsStore
 from infra.postgres.feed import StoreFeed
 from infra.projections.coordination import PostgresCoordination
 from infra.projections.facts_target import FactsTarget
@@ -18,7 +19,7 @@ from infra.projections.ports import FollowerStatus, Target
 from infra.projections.rebuild import Progress, Rebuildable, RebuildableFacts, RebuildableModel, RebuildReport, rebuild
 from infra.projections.redis_target import RedisTarget
 from infra.projections.runner import Follower, FollowerLimits
-from infra.redis.connection import connect, require_no_eviction
+from infra.redis.connection import RedisUnavailable, connect, require_no_eviction
 from infra.redis.models import ModelStore
 from projections.catalog import READ_MODELS
 
@@ -45,6 +46,7 @@ class ProjectionState:
     parked: int
     ready: bool
     epoch: str | None
+    problem: str | None = None  # Why nothing else is known of it.
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -58,6 +60,7 @@ class ProjectionState:
             "parked": self.parked,
             "ready": self.ready,
             "epoch": self.epoch,
+            "problem": self.problem,
         }
 
 
@@ -148,15 +151,21 @@ class ProjectionService:
         return [follower.status() for follower in self._followers]
 
     def states(self) -> Sequence[ProjectionState]:
-        """Every projection as it stands. Raises when a store is out of reach."""
-        head = self._feed.head()
-        return [*(self._model_state(name, head) for name in READ_MODELS), self._facts_state(head)]
+        """Every projection as it stands, each by itself: one store that is away hides only its own.
 
-    def checksums(self) -> Mapping[str, str]:
-        """What every projection holds now, in one text each. With traffic stopped they are comparable."""
+        Raises StoreUnavailable, when the log itself is out of reach.
+        """
+        head = self._feed.head()
+        return [self._state_of(name, head) for name in NAMES]
+
+    def checksums(self, names: Sequence[str] = NAMES) -> Mapping[str, str]:
+        """What projections hold now, in one text each ("" when not built). Comparable while nothing is written.
+
+        Raises UnknownProjection, FactsDamaged.
+        """
         epoch = self._feed.epoch()
         found: dict[str, str] = {}
-        for name in NAMES:
+        for name in names:
             what = self._rebuildable(name)
             live = what.live(epoch)
             found[name] = "" if live is None else what.checksum(live)
@@ -230,6 +239,12 @@ class ProjectionService:
         store = ModelStore(self._redis, model)
         return RebuildableModel(store, self._coordination, shard=self._shard, lock=REDIS_FOLLOWER)
 
+    def _state_of(self, name: str, head: int) -> ProjectionState:
+        try:
+            return self._facts_state(head) if name == POSITION_NAME else self._model_state(name, head)
+        except (RedisUnavailable, ClickHouseUnavailable, FactsDamaged) as error:
+            return self._state(name, head, None, active=None, versions=(), ready=False, problem=str(error))
+
     def _model_state(self, name: str, head: int) -> ProjectionState:
         control = ModelStore(self._redis, READ_MODELS[name]).control()
         at = None if control.active is None else control.checkpoints.get(control.active)
@@ -253,6 +268,7 @@ class ProjectionService:
         active: int | None,
         versions: tuple[int, ...],
         ready: bool,
+        problem: str | None = None,
     ) -> ProjectionState:
         return ProjectionState(
             name=name,
@@ -264,6 +280,7 @@ class ProjectionService:
             parked=0 if active is None else self._coordination.parked_count([f"{name}:v{active}"]),
             ready=ready,
             epoch=None if at is None else at.epoch,
+            problem=problem,
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Event as Signal
 from threading import Thread
 
@@ -9,6 +10,7 @@ import pytest
 
 from command.ports import Batch, NewEvent
 from contracts.envelope import Recorded
+from infra.clickhouse.facts import FactsStore
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
 from infra.projections.coordination import PostgresCoordination
@@ -27,6 +29,12 @@ class World:
     service: ProjectionService
     feed: StoreFeed
 
+    @cached_property
+    def facts(self) -> FactsStore:
+        """The store of facts, migrated at first use: that takes longer than most tests."""
+        self.service.migrate()
+        return self.service.facts
+
     def append(self, events: Sequence[Recorded]) -> int:
         """Store these events; returns the head of the log."""
         batch = Batch(events=[NewEvent(each.stream, each.version, each.event, each.metadata) for each in events])
@@ -38,11 +46,20 @@ class World:
         with self.coordinated() as coordination:
             followers = [
                 self.service.redis_follower(self.feed, coordination),
-                self.service.facts_follower(self.feed, coordination, self.service.facts),
+                self.service.facts_follower(self.feed, coordination, self.facts),
             ]
             for follower in followers:
                 while follower.step():
                     pass
+
+    def stored(self) -> Sequence[Recorded]:
+        """The whole log, as the store has it."""
+        return self.feed.read(0, 1_000_000)
+
+    def fact_rows(self) -> dict[str, int]:
+        """How many rows each fact table has, duplicates apart; empty ones are absent."""
+        sums = self.facts.checksums(self.feed.head())
+        return {table: found.rows for table, found in sums.items() if found.rows}
 
     def coordinated(self) -> "Coordinated":
         """A coordination of one's own, closed at the end of the block."""
@@ -87,10 +104,11 @@ def world(postgres_dsn: str, redis_url: str, clickhouse_url: str) -> Iterator[Wo
     service = ProjectionService(
         postgres_dsn=postgres_dsn, redis_url=redis_url, clickhouse_url=clickhouse_url, limits=limits
     )
-    service.migrate()
     feed = StoreFeed(postgres_dsn)
-    yield World(postgres_dsn, redis_url, clickhouse_url, log, service, feed)
+    world = World(postgres_dsn, redis_url, clickhouse_url, log, service, feed)
+    yield world
     feed.close()
-    service.facts.drop_shadow()
+    if "facts" in vars(world):
+        world.facts.drop_shadow()
     service.close()
     log.close()

@@ -140,12 +140,15 @@ async def test_nothing_of_another_realm_is_shown(
 
 
 async def test_a_model_that_was_never_built_is_unavailable_not_empty(
-    models: RedisReadModels, reports: ClickHouseReports
+    world: World, models: RedisReadModels, reports: ClickHouseReports
 ) -> None:
     with pytest.raises(ReadModelUnavailable, match="not built"):
         await models.coupon(ACME, "c1")
     with pytest.raises(ReadModelUnavailable, match="not built"):
         await models.position()
+    with pytest.raises(ReadModelUnavailable, match="did not answer"):
+        await reports.position()
+    world.facts.migrate()
     with pytest.raises(ReadModelUnavailable, match="not built"):
         await reports.position()
 

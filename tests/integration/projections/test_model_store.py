@@ -1,0 +1,132 @@
+"""Buckets are written whole and never backwards; checkpoints move only from where the writer saw them."""
+
+import pytest
+
+from contracts.identity import Realm
+from contracts.position import Position
+from contracts.read_models import bucket_key, list_key
+from infra.redis.connection import RedisUnavailable, connect
+from infra.redis.models import BucketDamaged, CheckpointLost, ModelStore
+from projections.catalog import READ_MODELS
+from projections.model import Entry, Place
+from tests.unit.projections.stories import ACME
+
+WALLET = READ_MODELS["wallet"]
+C1, C2 = Place(ACME, "u1", "c1"), Place(ACME, "u1", "c2")
+START = Position(0, "e1", 0)
+
+
+def entry(first: int, status: str) -> Entry:
+    return Entry(first, {"coupon/c": first}, {"status": status})
+
+
+@pytest.fixture
+def store(redis_url: str) -> ModelStore:
+    store = ModelStore(connect(redis_url), WALLET)
+    store.begin(1, START)
+    return store
+
+
+def test_what_is_written_is_what_is_read(store: ModelStore) -> None:
+    assert store.write(1, 10, {C1: entry(3, "claimed"), C2: entry(5, "locked")})
+    assert store.load(1, [C1, C2, Place(ACME, "u2", "c1")]) == {C1: entry(3, "claimed"), C2: entry(5, "locked")}
+
+
+def test_a_writer_from_the_past_changes_nothing(store: ModelStore) -> None:
+    store.write(1, 10, {C1: entry(3, "locked")})
+    assert not store.write(1, 9, {C1: entry(3, "claimed")})
+    assert not store.write(1, 10, {C1: entry(3, "claimed")})
+    assert store.load(1, [C1])[C1].document == {"status": "locked"}
+
+
+def test_a_replay_may_write_at_the_same_position_but_not_before_it(store: ModelStore) -> None:
+    store.write(1, 10, {C1: entry(3, "locked")})
+    assert store.write(1, 10, {C1: entry(3, "claimed")}, replay=True)
+    assert not store.write(1, 9, {C1: entry(3, "redeemed")}, replay=True)
+    assert store.load(1, [C1])[C1].document == {"status": "claimed"}
+
+
+def test_one_bucket_that_is_ahead_does_not_hold_up_the_others(store: ModelStore) -> None:
+    store.write(1, 10, {C1: entry(3, "locked")})
+    other = Place(ACME, "u2", "c9")
+    assert not store.write(1, 9, {C1: entry(3, "claimed"), other: entry(4, "claimed")})
+    assert store.load(1, [other])[other].document == {"status": "claimed"}
+
+
+def test_a_checkpoint_moves_only_from_where_it_was_seen(store: ModelStore) -> None:
+    here, there = START._replace(offset=5), START._replace(offset=9)
+    store.advance(1, START, here)
+    with pytest.raises(CheckpointLost, match="wallet v1"):
+        store.advance(1, START, there)
+    assert store.control().checkpoints == {1: here}
+    with pytest.raises(CheckpointLost):
+        store.activate(1, START)
+    assert store.control().active is None
+    store.activate(1, here)
+    assert (store.control().active, store.control().ready_at) == (1, 5)
+
+
+def test_a_flushed_checkpoint_does_not_come_back_by_itself(store: ModelStore, redis_url: str) -> None:
+    connect(redis_url).flushdb()
+    with pytest.raises(CheckpointLost):
+        store.advance(1, START, START._replace(offset=5))
+    assert store.control().newest == 0
+
+
+def test_a_new_version_begins_without_what_was_left_under_its_name(store: ModelStore) -> None:
+    store.write(2, 10, {C1: entry(3, "locked")})
+    store.write(1, 10, {C1: entry(3, "claimed")})
+    store.begin(2, START)
+    assert store.load(2, [C1]) == {}
+    assert store.load(1, [C1])[C1].document == {"status": "claimed"}
+
+
+def test_versions_do_not_see_each_other_even_when_one_number_begins_another(store: ModelStore) -> None:
+    store.write(1, 10, {C1: entry(3, "claimed")})
+    store.write(11, 10, {C1: entry(3, "locked")})
+    assert store.checksum(1) != store.checksum(11)
+    store.begin(1, START)
+    assert store.load(11, [C1])[C1].document == {"status": "locked"}
+
+
+def test_a_bucket_without_a_position_or_of_another_hand_is_damaged(store: ModelStore, redis_url: str) -> None:
+    store.write(1, 10, {C1: entry(3, "claimed")})
+    client = connect(redis_url)
+    bucket = bucket_key("wallet", 1, ACME, "u1")
+    client.hset(bucket, "c1", "{}")
+    with pytest.raises(BucketDamaged, match="rebuild wallet"):
+        store.load(1, [C1])
+    client.hdel(bucket, "_pos")
+    with pytest.raises(BucketDamaged, match="no position"):
+        store.load(1, [C1])
+
+
+def test_a_checksum_sees_every_field_value_and_place_in_the_list_but_no_batches(
+    store: ModelStore, redis_url: str
+) -> None:
+    store.write(1, 10, {C1: entry(3, "claimed"), C2: entry(5, "claimed")})
+    store.write(2, 7, {C2: entry(5, "claimed")})
+    store.write(2, 99, {C1: entry(3, "claimed")})
+    healthy = store.checksum(1)
+    assert store.checksum(2) == healthy
+    assert healthy.documents == 2
+    client = connect(redis_url)
+    client.zadd(list_key(bucket_key("wallet", 1, ACME, "u1")), {"c1": 4})
+    assert store.checksum(1) != healthy
+    store.write(2, 100, {C1: entry(3, "locked")})
+    assert store.checksum(2) != healthy
+    assert store.checksum(2).documents == 2
+
+
+def test_all_keys_of_a_bucket_share_one_slot_and_realms_never_do() -> None:
+    bucket = bucket_key("wallet", 1, Realm("a}b", "c/d"), "u{1}")
+    assert bucket == "wallet:v1:{a%7Db/c%2Fd/u%7B1%7D}"
+    assert list_key(bucket).startswith(bucket)
+    assert bucket_key("wallet", 1, Realm("a", "b/c"), "d") != bucket_key("wallet", 1, Realm("a/b", "c"), "d")
+
+
+def test_a_redis_that_is_away_is_unavailable() -> None:
+    store = ModelStore(connect("redis://127.0.0.1:1/0"), WALLET)
+    for call in (store.control, lambda: store.load(1, [C1]), lambda: store.checksum(1), lambda: store.begin(1, START)):
+        with pytest.raises(RedisUnavailable):
+            call()
