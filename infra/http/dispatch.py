@@ -4,7 +4,7 @@ FastAPI remains the register of routes and the author of the OpenAPI document; m
 fifths of a request that does nothing, which is more than a durable claim should cost altogether.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -42,21 +42,9 @@ class Dispatcher:
         segments = raw_path.split(b"/")[1:]
         if len(segments) > SEGMENTS_MAX:
             return None
-        node = self._root
         values: list[str] = []
-        for segment in segments:
-            if (child := node.literal.get(segment)) is not None:
-                node = child
-            elif node.parameter is not None and segment:
-                node = node.parameter
-                if (value := _decoded(segment)) is None:
-                    return None
-                values.append(value)
-            else:
-                return None
-        if not node.routes:
-            return None
-        return Found(node.routes, dict(zip(node.names, values, strict=True)))
+        node = _walk(self._root, segments, values)
+        return None if node is None else Found(node.routes, dict(zip(node.names, values, strict=True)))
 
     def _add(self, route: GuardedRoute) -> None:
         node = self._root
@@ -73,6 +61,22 @@ class Dispatcher:
             raise ValueError(f"{route.path} names its parameters differently than another route at the same place")
         node.names = tuple(names)
         node.routes[route.method] = route
+
+
+def _walk(node: _Node, segments: Sequence[bytes], values: list[str]) -> _Node | None:
+    """The node with routes at the end of these segments; ``values`` gathers what its parameters hold."""
+    if not segments:
+        return node if node.routes else None
+    segment, rest = segments[0], segments[1:]
+    if (child := node.literal.get(segment)) is not None and (found := _walk(child, rest, values)) is not None:
+        return found
+    # An order may be called "quote" all the same, where nothing else is.
+    if node.parameter is not None and segment and (value := _decoded(segment)) is not None:
+        values.append(value)
+        if (found := _walk(node.parameter, rest, values)) is not None:
+            return found
+        values.pop()
+    return None
 
 
 def _decoded(segment: bytes) -> str | None:
