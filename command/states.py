@@ -4,7 +4,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -12,8 +11,6 @@ from pydantic import TypeAdapter
 from command.ports import Snapshot, StreamHistory
 from command.unit_of_work import Kind
 from contracts.envelope import Recorded
-
-KINDS_MAX: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +40,18 @@ class SnapshotFormat:
         return self._adapter.validate_json(snapshot.state)
 
 
-@lru_cache(KINDS_MAX)
-def _format_of(state: Any) -> SnapshotFormat:
-    return SnapshotFormat(state)
+# A schema takes a while to work out: each kind's once per process. There are a dozen kinds.
+_formats: Final[dict[type[Any], SnapshotFormat]] = {}
 
 
 class SnapshotFormats:
-    """The snapshot format of every kind, made when it is first met (a schema takes a while) and then kept."""
+    """The snapshot format of every kind."""
 
     def of(self, kind: Kind[Any]) -> SnapshotFormat:
         """The format of a kind's states."""
-        return _format_of(kind.state)
+        if (known := _formats.get(kind.state)) is None:
+            known = _formats[kind.state] = SnapshotFormat(kind.state)
+        return known
 
     def hashes(self, kinds: Iterable[Kind[Any]]) -> dict[str, str]:
         """Kind name -> today's schema hash."""

@@ -1,4 +1,4 @@
-"""One verification from beginning to end: fold the log, then ask every store for the same figures at the same offset."""
+"""One verification from beginning to end: fold the log, then ask each store for the same figures at one offset."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -109,15 +109,16 @@ class Verifier:
     ) -> Iterator[Violation]:
         """Read a store's figures at one offset, fold the log to that offset, and compare."""
         for _ in range(QUIET_ROUNDS_MAX):
+            head = log_rows.head(self._connection)
             before = position()
             if before is None:
                 break
-            shown = figures()
-            head = log_rows.head(self._connection)
-            if before == position() == head:
-                with self._connection.transaction():
-                    self._fold(head)
-                return differences(store, expected(self._books), shown)
+            if before == head:
+                shown = figures()
+                if position() == head == log_rows.head(self._connection):
+                    with self._connection.transaction():
+                        self._fold(head)
+                    return differences(store, expected(self._books), shown)
             self._pause()
         self._not_compared.append(store)
         return iter(())

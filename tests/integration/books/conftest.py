@@ -1,0 +1,155 @@
+"""A whole business in process on the three real engines: commands, sagas, projections, verification, reconciliation."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from clickhouse_connect.driver.client import Client
+
+from command.handlers import KINDS
+from contracts.envelope import Answer
+from infra.clickhouse.connection import connect as connect_clickhouse
+from infra.postgres.feed import StoreFeed
+from infra.projections.coordination import PostgresCoordination
+from infra.projections.service import ProjectionService
+from infra.redis.connection import connect as connect_redis
+from infra.verify import Report, Verifier
+from query.reconciliation import KINDS as BREAK_KINDS
+from query.reconciliation import Found, commands_for, find_breaks, open_breaks
+from tests.engines import Corners
+from tests.integration.sagas.world import Store, World
+
+
+class Business:
+    """One store with its sagas and projections; ``world`` plays the upstream of one realm."""
+
+    def __init__(self, dsn: str, redis_url: str, clickhouse_url: str, stack: ExitStack) -> None:
+        self.store = Store(dsn)
+        stack.callback(self.store.close)
+        self.world = World(self.store)
+        stack.callback(self.world.close)
+        self.projections = stack.enter_context(
+            ProjectionService(postgres_dsn=dsn, redis_url=redis_url, clickhouse_url=clickhouse_url)
+        )
+        self.projections.migrate()
+        self.redis: redis.Redis = stack.enter_context(connect_redis(redis_url))
+        self.clickhouse: Client = connect_clickhouse(clickhouse_url)
+        stack.callback(self.clickhouse.close)
+        self.sql = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+        self._dsn = dsn
+        self._runs = 0
+
+    def follow(self) -> None:
+        """Sagas until quiet, then every projection up to the head of the log."""
+        self.world.settle()
+        feed, coordination = StoreFeed(self._dsn), PostgresCoordination(self._dsn)
+        try:
+            for follower in (
+                self.projections.redis_follower(feed, coordination),
+                self.projections.facts_follower(feed, coordination, self.projections.facts),
+            ):
+                while follower.step():
+                    pass
+        finally:
+            feed.close()
+            coordination.close()
+
+    def verify(self) -> Report:
+        """What `tessera verify` says."""
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            return Verifier(connection, self.store.log, KINDS, self.redis, self.clickhouse).run()
+
+    def broken(self) -> set[str]:
+        """The invariants that verification names."""
+        return {violation.invariant for violation in self.verify().violations}
+
+    def rows(self, sql: str, parameters: Any = None) -> Any:
+        """Facts: this is what a FactStore is."""
+        return self.clickhouse.query(sql, parameters=dict(parameters or {})).result_rows
+
+    def bucket(self, model: str, tag: str) -> str:
+        """The Redis key of a bucket in the version that readers use."""
+        active = self.redis.hget(f"{model}:control", "active")
+        assert isinstance(active, bytes)
+        return f"{model}:v{active.decode()}:{{{tag}}}"
+
+    @contextmanager
+    def sql_undone(self) -> Iterator[None]:
+        """Whatever is written to the log's tables meanwhile is undone afterwards."""
+        tables = ("stored_events", "stored_snapshots", "command_log", "guard_counts", "parked_events")
+        for table in tables:
+            self.sql.execute(f"CREATE TEMP TABLE kept_{table} AS TABLE {table}".encode())
+        try:
+            yield
+        finally:
+            for table in tables:
+                self.sql.execute(f"TRUNCATE {table}".encode())
+                self.sql.execute(f"INSERT INTO {table} TABLE kept_{table}".encode())
+                self.sql.execute(f"DROP TABLE kept_{table}".encode())
+
+    def found(self, as_of: datetime | None = None, patience: timedelta = timedelta(0)) -> list[Found]:
+        """What reconciliation finds, as of now unless told otherwise."""
+        return find_breaks(self, as_of=as_of or datetime.now(UTC), patience=patience)
+
+    def kinds(self) -> list[str]:
+        """The kinds of breaks that reconciliation finds, sorted."""
+        return sorted(each.kind for each in self.found())
+
+    def reconcile(self) -> list[Answer]:
+        """A recorded run: open what is new, close what is settled, and let the facts follow."""
+        self._runs += 1
+        commands = commands_for(self.found(), open_breaks(self), run_id=f"run{self._runs}", checked=BREAK_KINDS)
+        answers = [self.store.engine.execute(command) for command in commands]
+        self.follow()
+        return answers
+
+
+@contextmanager
+def new_business(corners: Corners) -> Iterator[Business]:
+    """Empty stores, a realm at noon."""
+    with ExitStack() as stack:
+        dsn = stack.enter_context(corners.postgres())
+        redis_url = stack.enter_context(corners.redis())
+        clickhouse_url = stack.enter_context(corners.clickhouse())
+        yield Business(dsn, redis_url, clickhouse_url, stack)
+
+
+def a_bit_of_everything(business: Business) -> None:
+    """A clean day: claims, paid, failed, cancelled, lapsed and refunded orders."""
+    world = business.world
+    world.budget(20_000).template(stock=6, claims_per_user_max=2, budget_ids=("pot",))
+    for label, user in (("a", "ann"), ("b", "bob"), ("c", "cy"), ("d", "dee"), ("e", "ann")):
+        world.claim(label, user=user)
+    world.place("paid", "a", user="ann").settle().pay("p1", "paid").settle()
+    world.place("failed", "b", user="bob").settle().fail("p2", "failed").settle()
+    world.place("refunded", "c", user="cy").settle().pay("p3", "refunded").settle()
+    world.refund("r1", "refunded", 1_000).refund("r2", "refunded", 4_000).settle()
+    world.place("cancelled", "d", user="dee").settle().cancel("cancelled").settle()
+    world.place("lapsed", "e", user="ann").settle().later(minutes=20).settle()
+    business.follow()
+
+
+@pytest.fixture
+def business(corners: Corners) -> Iterator[Business]:
+    """A business of one's own, with nothing in it."""
+    with new_business(corners) as business:
+        yield business
+
+
+@pytest.fixture
+def busy_day(business: Business) -> Business:
+    """A clean day of one's own."""
+    a_bit_of_everything(business)
+    return business
+
+
+@pytest.fixture(scope="module")
+def shared_day(corners: Corners) -> Iterator[Business]:
+    """A clean day that all tests of a module share: whoever damages it mends it."""
+    with new_business(corners) as business:
+        a_bit_of_everything(business)
+        yield business
