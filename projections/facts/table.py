@@ -97,6 +97,11 @@ def about_columns(about: CouponRef) -> dict[str, Any]:
     }
 
 
-def exact(told: str | None, amount_minor: int, currency: str) -> Decimal:
-    """Major units with every digit the upstream told, else what the minor units say."""
-    return Decimal(told) if told is not None else to_major(amount_minor, currency)
+def exact_columns(told: str | None, amount_minor: int, currency: str, *, sign: int = 1) -> dict[str, Any]:
+    """``exact_amount``: major units with every digit the upstream told, else what the minor units say.
+
+    ``rounding_amount``: the exact amount less the minor units, so that rounding is a figure of its own.
+    """
+    rounded = to_major(amount_minor, currency)
+    exact = rounded if told is None else Decimal(told)
+    return {"exact_amount": sign * exact, "rounding_amount": sign * (exact - rounded)}

@@ -16,7 +16,7 @@ from contracts.events import (
     PaymentSucceeded,
     RefundSucceeded,
 )
-from projections.facts.table import Facts, Row, Table, exact
+from projections.facts.table import Facts, Row, Table, exact_columns
 
 NO_MONEY = Decimal(0)
 
@@ -37,6 +37,7 @@ ORDER = Table(
         "unit_price_minor": 0,
         "amount_minor": 0,
         "exact_amount": NO_MONEY,
+        "rounding_amount": NO_MONEY,
         "shipping_minor": 0,
         "total_minor": 0,
         "coupon_ids": (),
@@ -58,6 +59,7 @@ PAYMENT = Table(
         "currency": "",
         "amount_minor": 0,
         "exact_amount": NO_MONEY,
+        "rounding_amount": NO_MONEY,
         "reason": "",
         "status": "",
     },
@@ -73,6 +75,7 @@ REFUND = Table(
         "currency": "",
         "amount_minor": 0,
         "exact_amount": NO_MONEY,
+        "rounding_amount": NO_MONEY,
         "line_id": "",
         "quantity": None,
         "line_amount_minor": None,
@@ -99,7 +102,7 @@ def _placed(recorded: Recorded, event: OrderPlaced) -> Iterator[Row]:
             quantity=line.quantity,
             unit_price_minor=line.unit_price_minor,
             amount_minor=line.amount_minor,
-            exact_amount=exact(line.exact_amount, line.amount_minor, event.currency),
+            **exact_columns(line.exact_amount, line.amount_minor, event.currency),
             shipping_minor=event.shipping_minor if first else 0,
             total_minor=total_minor if first else 0,
             coupon_ids=event.coupon_ids,
@@ -128,7 +131,7 @@ def _paid(recorded: Recorded, event: PaymentSucceeded) -> tuple[Row]:
         order_id=event.order_id,
         currency=event.currency,
         amount_minor=event.amount_minor,
-        exact_amount=exact(None, event.amount_minor, event.currency),
+        **exact_columns(None, event.amount_minor, event.currency),
     )
     return (row,)
 
@@ -153,7 +156,7 @@ def _adjusted(recorded: Recorded, event: AdjustmentReported) -> tuple[Row]:
         order_id=event.order_id or "",
         currency=event.currency,
         amount_minor=event.amount_minor,
-        exact_amount=exact(event.exact_amount, event.amount_minor, event.currency),
+        **exact_columns(event.exact_amount, event.amount_minor, event.currency),
         reason=event.reason,
     )
     return (row,)
@@ -166,7 +169,7 @@ def _refunded(recorded: Recorded, event: RefundSucceeded) -> Iterator[Row]:
         entry="refund",
         **about,
         amount_minor=-event.amount_minor,
-        exact_amount=-exact(event.exact_amount, event.amount_minor, event.currency),
+        **exact_columns(event.exact_amount, event.amount_minor, event.currency, sign=-1),
     )
     for row_no, line in enumerate(event.lines, start=1):
         yield REFUND.row(

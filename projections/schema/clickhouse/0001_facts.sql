@@ -7,7 +7,7 @@
 --     of a month falls into the same partition and is replaced there. The month of arrival would keep it twice.
 --   * Until parts are merged both copies are there: sums read FINAL.
 -- Absent texts are '', absent amounts 0. Amounts are minor units of `currency`; exact_amount is in major units with
--- every digit the upstream told, so that rounding can be shown as its own figure.
+-- every digit the upstream told; rounding_amount is the exact amount less the minor units.
 
 -- The coupon ledger. redeemed_minor is signed (redeemed +, returned -); discount_minor is what the event says.
 CREATE TABLE IF NOT EXISTS coupon_facts (
@@ -117,6 +117,7 @@ CREATE TABLE IF NOT EXISTS order_facts (
     unit_price_minor Int64,
     amount_minor Int64,
     exact_amount Decimal(38, 9),
+    rounding_amount Decimal(38, 9),
     shipping_minor Int64,
     total_minor Int64,
     coupon_ids Array(String),
@@ -202,6 +203,7 @@ CREATE TABLE IF NOT EXISTS payment_facts (
     currency LowCardinality(String),
     amount_minor Int64,
     exact_amount Decimal(38, 9),
+    rounding_amount Decimal(38, 9),
     reason String,
     status LowCardinality(String)
 )
@@ -230,6 +232,7 @@ CREATE TABLE IF NOT EXISTS refund_facts (
     currency LowCardinality(String),
     amount_minor Int64,
     exact_amount Decimal(38, 9),
+    rounding_amount Decimal(38, 9),
     line_id String,
     quantity Nullable(Int64),
     line_amount_minor Nullable(Int64)
