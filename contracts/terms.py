@@ -86,7 +86,7 @@ class Stacking(StrictValue):
 class Terms(StrictValue):
     """One version of a template's terms. Windows are half-open; amounts are minor units of ``currency``."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: Annotated[Text, Field(min_length=1, max_length=200)]
     campaign_id: Id
     shop_id: Id | None = None
     category: Id | None = None

@@ -36,6 +36,12 @@ def _printable(value: str) -> str:
     return value
 
 
+def _without_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not contain the NUL character")  # No text or JSON column of PostgreSQL can hold it.
+    return value
+
+
 def _known_zone(value: str) -> str:
     try:
         ZoneInfo(value)
@@ -55,7 +61,7 @@ Id = Annotated[
     Field(min_length=1, max_length=ID_LENGTH_MAX),
     AfterValidator(_printable),
 ]
-Text = Annotated[str, Field(max_length=TEXT_LENGTH_MAX)]
+Text = Annotated[str, Field(max_length=TEXT_LENGTH_MAX), AfterValidator(_without_nul)]
 Instant = Annotated[AwareDatetime, AfterValidator(_as_utc)]
 AmountMinor = Annotated[int, Field(ge=0, le=AMOUNT_MINOR_MAX)]
 PositiveMinor = Annotated[int, Field(gt=0, le=AMOUNT_MINOR_MAX)]

@@ -1,7 +1,7 @@
 """Commands that sagas decided to send and that have no final answer yet."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -12,10 +12,7 @@ from contracts.identity import Realm
 
 @dataclass(frozen=True, slots=True)
 class PendingCommand:
-    """One command to be sent until it has a final answer. ``created_offset``: the fact that caused it.
-
-    ``id`` (the order of sending), ``attempts`` and ``last_error`` are the outbox's own.
-    """
+    """One command to be sent until it has a final answer. ``created_offset``: the fact that caused it."""
 
     saga_key: str
     realm: Realm
@@ -27,9 +24,6 @@ class PendingCommand:
     causation_id: str | None
     traceparent: str | None
     created_offset: int
-    id: int = field(default=0, compare=False)
-    attempts: int = field(default=0, compare=False)
-    last_error: str | None = field(default=None, compare=False)
 
 
 def add(cursor: psycopg.Cursor[Any], commands: Sequence[PendingCommand]) -> None:
@@ -40,22 +34,9 @@ def add(cursor: psycopg.Cursor[Any], commands: Sequence[PendingCommand]) -> None
     cursor.execute(_INSERT, [list(column) for column in columns])
 
 
-def pending(cursor: psycopg.Cursor[Any], limit: int, *, after_id: int = 0) -> list[PendingCommand]:
-    """The oldest commands without an answer, in the order of sending."""
-    cursor.execute(_SELECT, (after_id, limit))
-    return [_pending(row) for row in cursor]
-
-
 def remove(cursor: psycopg.Cursor[Any], ids: Sequence[int]) -> None:
     """Forget commands that got their final answer, accepted or refused."""
     cursor.execute("DELETE FROM saga_outbox WHERE id = ANY(%s)", (list(ids),))
-
-
-def note_failure(cursor: psycopg.Cursor[Any], ids: Sequence[int], error: str) -> None:
-    """Count one more attempt that brought no answer."""
-    cursor.execute(
-        "UPDATE saga_outbox SET attempts = attempts + 1, last_error = %s WHERE id = ANY(%s)", (error, list(ids))
-    )
 
 
 def count(cursor: psycopg.Cursor[Any]) -> int:
@@ -82,11 +63,6 @@ def _row(command: PendingCommand) -> tuple[Any, ...]:
     )
 
 
-def _pending(row: tuple[Any, ...]) -> PendingCommand:
-    (saga_key, tenant, app, command_id, command_type, payload, *rest) = row
-    return PendingCommand(saga_key, Realm(tenant, app), command_id, command_type, payload, *rest)
-
-
 _INSERT = """
     INSERT INTO saga_outbox (saga_key, tenant_id, app_id, command_id, command_type, payload, actor, correlation_id,
                              causation_id, traceparent, created_offset)
@@ -99,10 +75,4 @@ _INSERT = """
                 causation_id, traceparent, created_offset, nth)
     ORDER BY nth
     ON CONFLICT (command_id, tenant_id, app_id) DO NOTHING
-"""
-
-_SELECT = """
-    SELECT saga_key, tenant_id, app_id, command_id, command_type, payload, actor, correlation_id, causation_id,
-           traceparent, created_offset, id, attempts, last_error
-    FROM saga_outbox WHERE id > %s ORDER BY id LIMIT %s
 """

@@ -1,7 +1,6 @@
 """Durable timers: what is due when, by the business time of its realm."""
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -26,23 +25,11 @@ def clear(cursor: psycopg.Cursor[Any], realm: Realm, timers: Sequence[ClearTimer
         cursor.execute(_CLEAR, (kinds, keys, *realm))
 
 
-def due(cursor: psycopg.Cursor[Any], realm: Realm, now: datetime, limit: int) -> list[DueTimer]:
-    """A realm's timers with ``due_at <= now`` (its business time), the longest due first."""
-    cursor.execute(_DUE, (*realm, now, limit))
-    return [DueTimer(realm, kind, key, at.astimezone(UTC), set_by, data) for kind, key, at, set_by, data in cursor]
-
-
 def remove(cursor: psycopg.Cursor[Any], timers: Sequence[DueTimer]) -> None:
     """Forget timers that fired, unless they were set anew meanwhile."""
     if timers:
         columns = zip(*((*timer.realm, timer.kind, timer.key, timer.set_by) for timer in timers), strict=True)
         cursor.execute(_REMOVE, [list(column) for column in columns])
-
-
-def next_due(cursor: psycopg.Cursor[Any]) -> Mapping[Realm, datetime]:
-    """Every realm that has timers, with the time of its earliest: one index probe per realm."""
-    cursor.execute(_NEXT_DUE)
-    return {Realm(tenant, app): due_at.astimezone(UTC) for tenant, app, due_at in cursor}
 
 
 def _row(timer: DueTimer) -> tuple[Any, ...]:
@@ -64,28 +51,10 @@ _CLEAR = """
     WHERE tenant_id = %s AND app_id = %s AND timers.kind = gone.kind AND timers.key = gone.key
 """
 
-_DUE = """
-    SELECT kind, key, due_at, set_by, data FROM timers
-    WHERE tenant_id = %s AND app_id = %s AND due_at <= %s ORDER BY due_at, kind, key LIMIT %s
-"""
-
 _REMOVE = """
     DELETE FROM timers
     USING unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[])
         AS gone (tenant_id, app_id, kind, key, set_by)
     WHERE timers.tenant_id = gone.tenant_id AND timers.app_id = gone.app_id
     AND timers.kind = gone.kind AND timers.key = gone.key AND timers.set_by = gone.set_by
-"""
-
-_NEXT_DUE = """
-    WITH RECURSIVE realms AS (
-        (SELECT tenant_id, app_id, due_at FROM timers ORDER BY tenant_id, app_id, due_at LIMIT 1)
-        UNION ALL
-        SELECT following.* FROM realms CROSS JOIN LATERAL (
-            SELECT tenant_id, app_id, due_at FROM timers
-            WHERE (timers.tenant_id, timers.app_id) > (realms.tenant_id, realms.app_id)
-            ORDER BY tenant_id, app_id, due_at LIMIT 1
-        ) AS following
-    )
-    SELECT tenant_id, app_id, due_at FROM realms
 """
