@@ -12,6 +12,7 @@ from infra.processes import LOOPBACK
 
 DATABASE = "tessera"
 ANSWER_TIMEOUT_SECONDS = 2.0
+PROCESS_HEADER = "X-Tessera-Process"  # In the answer to a ping: whose port it is.
 
 
 class EmbeddedClickHouse(Engine):
@@ -40,6 +41,6 @@ class EmbeddedClickHouse(Engine):
         """True once the database takes queries: it listens only after it has opened its folder."""
         try:
             with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/ping", timeout=ANSWER_TIMEOUT_SECONDS) as reply:
-                return bool(reply.status == 200)
+                return self.child is not None and reply.headers.get(PROCESS_HEADER) == str(self.child.pid)
         except (urllib.error.URLError, OSError):
             return False

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import secrets
 import uuid
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from infra.embedded.clickhouse import PROCESS_HEADER
 from infra.embedded.clickhouse_body import TEXT_BYTES_MAX, Body, BodyTooLarge, form_fields
 from infra.embedded.clickhouse_codec import BodyError, Encoder, UnknownEncoding, accepted, encoder
 from infra.embedded.clickhouse_engine import ChdbEngine, Job, Result, StatementFailed
@@ -83,7 +85,8 @@ class ClickHouseHttp:
         if not request.is_from_here:
             await _answer(send, 403, [], b"Only programs on this machine may ask.\n")
         elif request.path in {"/ping", "/replicas_status"} or request.is_bare_get:
-            await _answer(send, 200, [("Content-Type", "text/html; charset=UTF-8")], b"Ok.\n")
+            headers = [("Content-Type", "text/html; charset=UTF-8"), (PROCESS_HEADER, str(os.getpid()))]
+            await _answer(send, 200, headers, b"Ok.\n")
         elif request.path != "/" or request.method not in {"GET", "POST"}:
             await _answer(send, 404, [], f"There is no handle {request.method} {request.path}\n".encode())
         else:

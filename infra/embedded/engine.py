@@ -51,7 +51,7 @@ class Engine(ABC):
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether the server does what clients will ask of it."""
+        """Whether our server, and no stranger on the same port, does what clients will ask of it."""
 
     def user(self) -> str | None:
         """The system user to run as; None: ourselves."""

@@ -48,7 +48,8 @@ class EmbeddedRedis(Engine):
         """True once it has read its files and takes commands."""
         try:
             with redis.Redis.from_url(self.address, socket_timeout=ANSWER_TIMEOUT_SECONDS) as client:
-                return bool(client.ping())
+                told = client.info("server")
+                return self.child is not None and isinstance(told, dict) and told.get("process_id") == self.child.pid
         except (redis.ConnectionError, redis.TimeoutError):  # BusyLoadingError is a ConnectionError.
             return False
 

@@ -18,6 +18,8 @@ import pytest
 import redis
 
 from infra.embedded import EmbeddedStack, Endpoints, EngineFailed
+from infra.embedded.clickhouse import EmbeddedClickHouse
+from infra.embedded.postgres import EmbeddedPostgres
 from infra.embedded.redis import EmbeddedRedis
 from infra.processes import LOOPBACK, FolderInUse, wait_until
 from tests.engines import Corners, clickhouse
@@ -101,9 +103,11 @@ def test_when_the_parent_is_killed_the_servers_go_too_and_the_data_stay(folder: 
         assert kept(stack.endpoints) == ALL_KEPT
 
 
-def test_a_start_right_after_a_kill_waits_for_the_old_servers(folder: Path) -> None:
+def test_a_start_right_after_a_kill_waits_for_the_old_servers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EmbeddedRedis, "grace_seconds", 0.5)
     with parent(folder) as (process, endpoints, pids):
         write(endpoints)
+        os.kill(pids[1], signal.SIGSTOP)  # This one hears of nothing and would stay for ever.
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         with EmbeddedStack(folder) as stack:
@@ -158,10 +162,28 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(folder: Path) -> None:
         assert kept(stack.endpoints) == ALL_KEPT
 
 
+def test_a_stranger_who_took_the_port_is_not_taken_for_ours(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedStack(folder) as stack:
+        write(stack.endpoints)
+        ports = [urlsplit(stack.endpoints.redis_url).port, urlsplit(stack.endpoints.clickhouse_url).port]
+    strangers = [EmbeddedRedis(folder / "strangers"), EmbeddedClickHouse(folder / "strangers")]
+    try:
+        for stranger, port in zip(strangers, ports, strict=True):
+            stranger.start(port)
+            assert stranger.port == port
+        monkeypatch.setattr("infra.embedded.engine.port_is_free", lambda _: True)  # It came a moment after we looked.
+        with EmbeddedStack(folder) as stack:
+            assert kept(stack.endpoints) == ALL_KEPT
+    finally:
+        for stranger in strangers:
+            stranger.stop()
+
+
 def test_a_stranger_who_was_given_the_old_servers_pid_is_left_alone(folder: Path) -> None:
     with EmbeddedStack(folder) as stack:
         write(stack.endpoints)
-    with subprocess.Popen(["sleep", "60"]) as stranger:
+    server_user = EmbeddedPostgres(folder).user()  # Only its own user's processes mean anything to PostgreSQL.
+    with subprocess.Popen(["sleep", "60"], user=server_user) as stranger:
         try:
             lock = folder / "postgres" / "cluster" / "postmaster.pid"
             lock.write_text(f"{stranger.pid}\n{lock.parent}\n1700000000\n5432\n\n127.0.0.1\n1 1\nready\n")
