@@ -9,12 +9,14 @@ from typing import Any, Final
 from uuid import uuid4
 
 from contracts.envelope import CommandEnvelope
+from contracts.identity import Realm
 from infra.postgres import positions
 from infra.postgres.connections import Timeouts, connect
 from infra.projections.service import ProjectionService
 from infra.settings import Settings
 from infra.verify import Report, Verifier
 from query.reconciliation import KINDS, Found, commands_for, find_breaks, open_breaks
+from query.reconciliation.breaks import STORE_DRIFT
 
 SAGAS: Final = "sagas"
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
@@ -22,6 +24,7 @@ ANSWER_TIMEOUT_SECONDS: Final = 30.0
 _LONG: Final = Timeouts(statement_seconds=600.0, answer_seconds=620.0)
 _VERIFY_PAUSE_SECONDS: Final = 0.25
 _QUIET_POLL_SECONDS: Final = 0.01
+_QUIET_POLL_SECONDS_MAX: Final = 0.1
 
 
 class NotQuiet(TimeoutError):
@@ -126,23 +129,53 @@ def verify(settings: Settings, progress: Callable[[int, int], None] = lambda _do
 
 
 def breaks_now(settings: Settings, as_of: datetime | None = None) -> list[Found]:
-    """The breaks that show in what was recorded by an instant (now, when none is named)."""
+    """The breaks that show now, drift between the stores included, or in what was recorded by an earlier instant."""
     with facts(settings) as store:
-        return find_breaks(store, as_of=as_of or datetime.now(UTC))
+        found = find_breaks(store, as_of=as_of or datetime.now(UTC))
+    return found if as_of is not None else [*found, *_drift(verify(settings))]
 
 
-def reconcile(settings: Settings, *, record: bool = True) -> ReconcileReport:
+def reconcile(settings: Settings, *, record: bool = True, verified: Report | None = None) -> ReconcileReport:
     """Find breaks, and record through the engine which are new, changed or settled.
 
-    Raises StoreUnavailable, ClickHouseUnavailable, and engine errors.
+    ``verified``: what verification found just now, where the caller knows. Raises StoreUnavailable,
+    ClickHouseUnavailable, RedisUnavailable and engine errors.
     """
+    verified = verified or verify(settings)
     with facts(settings) as store:
-        found = find_breaks(store, as_of=datetime.now(UTC))
-        commands = commands_for(found, open_breaks(store), run_id=uuid4().hex, checked=KINDS)
+        found = [*find_breaks(store, as_of=datetime.now(UTC)), *_drift(verified)]
+        checked = KINDS if verified.not_compared else (*KINDS, STORE_DRIFT)
+        commands = commands_for(found, open_breaks(store), run_id=uuid4().hex, checked=checked)
     if record and commands:
         _send(settings, commands)
     opened = sum(envelope.command.type == "open_break" for envelope in commands)
     return ReconcileReport(found, opened, len(commands) - opened)
+
+
+def _drift(verified: Report) -> list[Found]:
+    """Every figure in which a store differs from the log, as a break."""
+    now = datetime.now(UTC)
+    return [
+        Found(
+            realm=_realm_of(each.subject),
+            kind=STORE_DRIFT,
+            severity="critical",
+            subject=each.subject,
+            currency=None,
+            amount_minor=0,
+            detail=each.detail,
+            event_ids=(),
+            since=now,
+        )
+        for each in verified.violations
+        if each.invariant == "I8"
+    ]
+
+
+def _realm_of(subject: str) -> Realm:
+    """Verification names figures ``tenant/app/kind/key what``."""
+    tenant_id, _, rest = subject.partition("/")
+    return Realm(tenant_id, rest.partition("/")[0] or tenant_id)
 
 
 def _send(settings: Settings, envelopes: Sequence[CommandEnvelope]) -> None:
@@ -154,34 +187,42 @@ def _send(settings: Settings, envelopes: Sequence[CommandEnvelope]) -> None:
 
 
 class Quiet:
-    """Waits until sagas, timers and projections have nothing left to do. For one thread; connections are kept."""
+    """Waits until sagas, timers and projections have nothing left to do. For one thread; connections are kept.
 
-    def __init__(self, settings: Settings, *, with_projections: bool = True) -> None:
+    ``alive`` is called at every look; it raises when waiting is in vain.
+    """
+
+    def __init__(self, settings: Settings, alive: Callable[[], None] = lambda: None) -> None:
+        self._alive = alive
         self._stack = ExitStack()
         self._connection = self._stack.enter_context(connect(settings.postgres_dsn, name="quiet", autocommit=True))
-        self._service = self._stack.enter_context(projections(settings)) if with_projections else None
+        self._service = self._stack.enter_context(projections(settings))
 
     def close(self) -> None:
         """Give the connections back."""
         self._stack.close()
 
-    def wait(self, timeout_seconds: float) -> int:
+    def wait(self, timeout_seconds: float, *, with_projections: bool = True) -> int:
         """The offset of the log's last event once everybody has digested it. Raises NotQuiet, StoreUnavailable …"""
         deadline = time.monotonic() + timeout_seconds
+        poll_seconds = _QUIET_POLL_SECONDS
         while True:
-            head, busy = self._look()
+            self._alive()
+            head, busy = self._look(with_projections)
             if not busy:
                 return head
             if time.monotonic() >= deadline:
                 raise NotQuiet(f"after {timeout_seconds:.0f} s there is still work for: {', '.join(busy)}")
-            time.sleep(_QUIET_POLL_SECONDS)
+            time.sleep(poll_seconds)
+            # Looking costs the very cores that are waited for.
+            poll_seconds = min(_QUIET_POLL_SECONDS_MAX, poll_seconds * 1.5)
 
-    def _look(self) -> tuple[int, list[str]]:
+    def _look(self, with_projections: bool) -> tuple[int, list[str]]:
         """The head, and who is not done with it. Writers are asked before and after: none may have moved meanwhile."""
         with self._connection.cursor() as cursor:
             before = _head(cursor)
             busy = _busy_sagas(cursor, before)
-            if not busy and self._service is not None:
+            if not busy and with_projections:
                 busy = [each.name for each in self._service.states() if each.lag is None or each.lag]
             if not busy and _head(cursor) != before:
                 busy = ["writers"]

@@ -147,6 +147,11 @@ class LocalStack:
         """A part or an engine that has ended by itself, if any."""
         return first_ending((*self._engines.children, *self._parts))
 
+    def require_alive(self) -> None:
+        """Raise PartFailed when a part or an engine has ended."""
+        if (ending := self.ending()) is not None:
+            raise PartFailed(str(ending))
+
     @property
     def pids(self) -> dict[str, int]:
         """Every process of the stack by name."""
@@ -210,8 +215,7 @@ class LocalStack:
         while not self._is_ready():
             if self._supervisor.stop_requested:
                 raise KeyboardInterrupt
-            if (ending := self.ending()) is not None:
-                raise PartFailed(str(ending))
+            self.require_alive()
             if time.monotonic() >= deadline:
                 tail = self._parts[0].log_tail()
                 raise PartFailed(

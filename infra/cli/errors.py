@@ -51,6 +51,17 @@ _TRANSLATIONS: Final = (
         "A stack already runs on this folder: use it, stop it, or name another folder with --data-dir.",
     ),
     _Translation("infra.processes.StillRunning", ExitCode.ERROR, "Stop that process, then run this again."),
+    _Translation("infra.stack.PartFailed", ExitCode.ERROR, "Its whole log is in the data folder's logs/."),
+    _Translation(
+        "infra.bootstrap.WorkerHalted", ExitCode.ERROR, "See `tessera doctor` and `tessera dead-letters list`."
+    ),
+    _Translation(
+        "infra.operations.NotQuiet", ExitCode.UNAVAILABLE, "`tessera sagas list --stuck` and the logs say why."
+    ),
+    _Translation(
+        "infra.projections.service.UnknownProjection", ExitCode.USAGE, "`tessera projections list` shows them."
+    ),
+    _Translation("infra.projections.rebuild.RebuildRefused", ExitCode.ERROR, "Nothing was switched; see the reason."),
     _Translation("infra.embedded.engine.EngineFailed", ExitCode.UNAVAILABLE, "Its log is in the data folder's logs/."),
     _Translation(
         "infra.postgres.migrations.MigrationRefused", ExitCode.ERROR, "Run the version that fits the database."
@@ -87,6 +98,8 @@ def explain(error: Exception) -> CliError:
     """Any exception as something to read: known ones with a next step, others as a defect of ours."""
     if isinstance(error, CliError):
         return error
+    if isinstance(error, ExceptionGroup):  # Several tasks; the first one's error is what the others ended for.
+        return explain(error.exceptions[0])
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
     names |= {f"psycopg.{kind.__qualname__}" for kind in type(error).__mro__ if kind.__module__ == "psycopg.errors"}
     for each in _TRANSLATIONS:

@@ -43,7 +43,11 @@ class Stage(Protocol):
         ...
 
     async def settle(self) -> None:
-        """Wait until sagas, timers and projections have nothing left to do."""
+        """Wait until sagas and timers have nothing left to do."""
+        ...
+
+    async def settle_all(self) -> None:
+        """The same, until every read model and the facts show it, too."""
         ...
 
 
@@ -184,7 +188,7 @@ class BusinessDay:
         """The payment service was faster than the order service: it knows the amount from a quote."""
         quote = await self._api.must("/v1/orders/quote", _order_body(order, quote=True), key=f"quote-{order.order_id}")
         order.payable_minor = quote["data"]["payable_minor"]
-        if quote["data"].get("refusals"):
+        if quote["data"]["unusable"]:
             order.coupon_ids = ()
             order.payable_minor = order.total_minor
         await self._pay(order)
@@ -215,11 +219,9 @@ class BusinessDay:
         return checkout
 
     async def _outcome_later(self, order: Order, reply: Reply) -> Mapping[str, Any]:
-        await self._stage.settle()
+        await self._stage.settle_all()
         read = await self._api.get(f"/v1/orders/{order.order_id}?min_position={reply.body['position']}")
-        checkout: Mapping[str, Any] | None = (read.body or {}).get("checkout") or (read.body or {}).get("data", {}).get(
-            "checkout"
-        )
+        checkout: Mapping[str, Any] | None = ((read.body or {}).get("data") or {}).get("checkout")
         if checkout is None:
             raise ApiError(f"order {order.order_id} has no outcome: {read.status} {read.body}")
         return checkout
@@ -287,7 +289,7 @@ class BusinessDay:
             await self._each(partly, self._refund_one_line, act.done)
             await self._each(fully, self._refund_one_line, act.done)
             await self._each(fully, self._refund_the_rest, act.done)
-            await self._stage.settle()
+            await self._stage.settle_all()
             act.say(f"{len(partly)} partly, {len(fully)} in two parts, {len(cancelled)} after a cancellation")
 
     # What the upstream reports.

@@ -34,8 +34,9 @@ SABOTEUR: Final = "demo:saboteur"
 FREE_OF_BUDGETS: Final = "fault-3-off"
 BUDGETED: Final = "fault-budgeted"
 SHORT_LIVED: Final = "fault-short-lived"
+DISCOUNT_MINOR: Final = 300
 
-_LINES: Final = (
+_LINES: Final[tuple[dict[str, Any], ...]] = (
     {
         "line_id": "1",
         "sku": "kettle",
@@ -93,7 +94,7 @@ class Saboteur:
             for plant in plants:
                 planted.append(await plant())
                 act.done()
-            await self._stage.settle()
+            await self._stage.settle_all()
             act.say(f"{len(planted)} kinds: facts, lost steps, events past the deciders")
         return planted
 
@@ -153,17 +154,21 @@ class Saboteur:
 
     async def _redeemed_not_paid(self) -> Planted:
         order = await self._held("unpaid")
-        coupon, about, line = order["coupon_id"], order["about"], LineDiscount(line_id="1", discount_minor=300)
+        coupon, about, line = (
+            order["coupon_id"],
+            order["about"],
+            LineDiscount(line_id="1", discount_minor=DISCOUNT_MINOR),
+        )
         order_id = order["order_id"]
-        redeemed = CouponRedeemed(coupon_id=coupon, about=about, order_id=order_id, discount_minor=300)
+        redeemed = CouponRedeemed(coupon_id=coupon, about=about, order_id=order_id, discount_minor=DISCOUNT_MINOR)
         settled = SettlementRecorded(
-            order_id=order_id, coupon_id=coupon, about=about, discount_minor=300, lines=(line,)
+            order_id=order_id, coupon_id=coupon, about=about, discount_minor=DISCOUNT_MINOR, lines=(line,)
         )
         completed = CheckoutCompleted(
             order_id=order_id,
             payment_id=None,
             currency=CURRENCY,
-            discount_minor=300,
+            discount_minor=DISCOUNT_MINOR,
             payable_minor=order["payable_minor"],
         )
         await self._append(
@@ -239,7 +244,7 @@ class Saboteur:
             coupon_id=coupon_id,
             about=about,
             order_id="o-ghost",
-            discount_minor=300,
+            discount_minor=DISCOUNT_MINOR,
             lock_until=self._now + timedelta(minutes=LOCK_MINUTES),
         )
         await self._append("leak", [(("coupon", coupon_id), locked)])
@@ -258,7 +263,7 @@ class Saboteur:
                 "name": template_id,
                 "campaign_id": "faults",
                 "currency": CURRENCY,
-                "discount": {"kind": "amount_off", "amount_minor": 300},
+                "discount": {"kind": "amount_off", "amount_minor": DISCOUNT_MINOR},
                 "claim_from": EVENING.isoformat(),
                 "claim_until": (EVENING + timedelta(days=7)).isoformat(),
                 "validity": {"kind": "after_claim", "duration_seconds": seconds},
@@ -285,10 +290,9 @@ class Saboteur:
             "coupon_ids": [coupon_id],
             "lines": list(_LINES),
         }
+        payable = sum(line["unit_price_minor"] for line in _LINES) - DISCOUNT_MINOR
         await self._api.must("/v1/orders", body, key=f"fault-place-{order_id}")
         await self._stage.settle()
-        read = await self._api.get(f"/v1/orders/{order_id}")
-        payable = int(read.body["data"]["checkout"]["payable_minor"])
         about = self._about(template, self._user)
         return {"order_id": order_id, "coupon_id": coupon_id, "payable_minor": payable, "about": about}
 

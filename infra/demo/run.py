@@ -24,7 +24,7 @@ from infra.settings import Settings
 from infra.stack import DEMO_REALM, LocalStack
 
 CONNECTIONS_MAX: Final = 64
-SETTLE_SECONDS_MAX: Final = 120.0
+SETTLE_SECONDS_MAX: Final = 30.0
 
 
 @dataclass
@@ -52,9 +52,9 @@ class DemoResult:
 class Stage:
     """What the acts need: a screen to show themselves on, and a way to wait until everybody is done."""
 
-    def __init__(self, screen: Screen, settings: Settings) -> None:
+    def __init__(self, screen: Screen, stack: LocalStack) -> None:
         self._screen = screen
-        self._quiet = operations.Quiet(settings)
+        self._quiet = operations.Quiet(stack.settings, stack.require_alive)
         self._turn = asyncio.Lock()
 
     def act(self, label: str, total: int) -> ShownAct:
@@ -62,9 +62,16 @@ class Stage:
         return self._screen.act(label, total)
 
     async def settle(self) -> None:
-        """Wait until sagas, timers and projections have nothing left to do. Raises NotQuiet."""
+        """Wait until sagas and timers have nothing left to do. Raises NotQuiet."""
+        await self._wait(with_projections=False)
+
+    async def settle_all(self) -> None:
+        """The same, until every read model and the facts show it, too."""
+        await self._wait(with_projections=True)
+
+    async def _wait(self, *, with_projections: bool) -> None:
         async with self._turn:
-            await asyncio.to_thread(self._quiet.wait, SETTLE_SECONDS_MAX)
+            await asyncio.to_thread(self._quiet.wait, SETTLE_SECONDS_MAX, with_projections=with_projections)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -96,7 +103,7 @@ def run_demo(console: Console, *, seed: int, scale: float, keep: Path | None) ->
 
 async def _play(screen: Screen, stack: LocalStack, day: Day, result: DemoResult) -> None:
     """The day and everything after it, against a running stack."""
-    stage = Stage(screen, stack.settings)
+    stage = Stage(screen, stack)
     try:
         async with Api(stack.http_url, stack.key.token, connections_max=CONNECTIONS_MAX) as api:
             screen.heading("The day")
@@ -115,9 +122,9 @@ async def _clean_books(screen: Screen, settings: Settings, tally: Tally, day: Da
     with screen.act("Reconciling and verifying", 3) as act:
         books = await asyncio.to_thread(read_books, settings, DEMO_REALM)
         act.done()
-        report = await asyncio.to_thread(operations.reconcile, settings)
-        act.done()
         verified = await asyncio.to_thread(operations.verify, settings)
+        act.done()
+        report = await asyncio.to_thread(operations.reconcile, settings, verified=verified)
         act.done()
         act.say(f"{books.events:,} events, {verified.commands:,} answered commands")
     for shown in summary.books(books, tally, day):
@@ -138,9 +145,9 @@ async def _planted_faults(screen: Screen, settings: Settings, api: Api, stage: S
         log.close()
     planted += await asyncio.to_thread(damage_read_models, settings, DEMO_REALM)
     with screen.act("Reconciling and verifying again", 2) as act:
-        report = await asyncio.to_thread(operations.reconcile, settings)
-        act.done()
         verified = await asyncio.to_thread(operations.verify, settings)
+        act.done()
+        report = await asyncio.to_thread(operations.reconcile, settings, verified=verified)
         act.say(f"{len(report.breaks)} breaks, {len(verified.violations)} broken invariants")
     result.planted = planted
     result.reported = [f"{each.kind} {each.subject}" for each in report.breaks]

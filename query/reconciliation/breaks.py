@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final, Literal, Protocol
 
@@ -92,7 +92,7 @@ def open_breaks(facts: FactStore) -> list[OpenBreakRow]:
     """The breaks on record that are open."""
     sql = f"""
         SELECT tenant_id, app_id, break_id, kind, amount_minor, detail
-        FROM breaks WHERE status = 'opened' LIMIT {_ROWS_MAX}
+        FROM breaks WHERE status = 'open' LIMIT {_ROWS_MAX}
     """
     return [OpenBreakRow(Realm(row[0], row[1]), *row[2:]) for row in facts.rows(sql, {})]
 
@@ -108,5 +108,5 @@ def _found(row: Sequence[Any]) -> Found:
         amount_minor=int(amount_minor),
         detail=detail,
         event_ids=tuple(event_ids),
-        since=since,
+        since=since if since.tzinfo else since.replace(tzinfo=UTC),  # The stock client leaves UTC unsaid.
     )
