@@ -79,7 +79,12 @@ class Follower:
         return self._status
 
     def run(self, stop: Signal) -> None:
-        """Follow until told to stop. Raises what made it halt: Halt, UnknownEventType, UnreadableEvent …"""
+        """Follow until told to stop. Raises what made it halt: Halt, UnknownEventType, UnreadableEvent …
+
+        Run again, it tries everything again: somebody may have mended what was wrong.
+        """
+        self._halted.clear()
+        self._tended_at = float("-inf")
         unavailable_since: float | None = None
         backoff = self._limits.backoff_first_seconds
         try:
@@ -149,6 +154,7 @@ class Follower:
             if halted is not None and halted[0] != target.label:
                 del self._halted[target.name]  # Rebuilt: what halted it is another version's trouble.
                 _log.info("target_resumed", follower=self.name, target=target.label)
+        self._require_running()
 
     def _read(self) -> Sequence[Recorded]:
         after = self._offset
@@ -170,6 +176,7 @@ class Follower:
             except DAMAGED as error:
                 self._halt(target, error)
         self._handled += len(events)
+        self._require_running()
 
     def _replay_parked(self) -> None:
         for target in self._running:
@@ -179,8 +186,13 @@ class Follower:
         if target.name not in self._halted:
             _log.error("target_halted", follower=self.name, target=target.label, reason=str(error))
         self._halted[target.name] = (target.label, str(error))
+
+    def _require_running(self) -> None:
         if not self._running:
-            raise Halt(f"every target of {self.name} is halted: {error}") from error
+            raise Halt(f"every target of {self.name} is halted: {self._reasons()}")
+
+    def _reasons(self) -> str:
+        return "; ".join(reason for _, reason in self._halted.values())
 
     def _rest(self, events: int, stop: Signal) -> None:
         if events == 0:
@@ -215,7 +227,7 @@ class Follower:
             head=self._head,
             handled=self._handled,
             parked=parked,
-            last_error=self._last_error or "; ".join(reason for _, reason in self._halted.values()) or None,
+            last_error=self._last_error or self._reasons() or None,
             updated_at=datetime.now(UTC),
             targets={target.name: target.position.offset for target in self._targets},
             halted={name: reason for name, (_, reason) in self._halted.items()},

@@ -29,6 +29,8 @@ REDIS_FOLLOWER: Final = "redis"
 FACTS_FOLLOWER: Final = "facts"
 FACTS_LINGER_SECONDS: Final = 0.2  # ClickHouse likes few large inserts; a fact may be half a second late.
 HALTED_AGAIN_SECONDS: Final = 5.0
+STORE_LOOKS_MAX: Final = 60
+STORE_LOOK_SECONDS: Final = 1.0
 
 OnBatch = Callable[[str, int, float], None]
 
@@ -133,8 +135,7 @@ class ProjectionService:
         A halted follower looks again every few seconds: an operator may have rebuilt what was wrong. Until then it
         says so in its status and in the log.
         """
-        self.check()
-        self.migrate()
+        self._wait_for_stores(stop)
         healthy: dict[str, bool] = {}
         threads = [
             Thread(target=self._keep_following, args=(name, stop, healthy), name=f"follow-{name}")
@@ -145,6 +146,20 @@ class ProjectionService:
         for thread in threads:
             thread.join()
         return all(healthy.values())
+
+    def _wait_for_stores(self, stop: Signal) -> None:
+        """Servers may come up after us. Raises what the last look raised once we have waited for long enough."""
+        for looks_left in range(STORE_LOOKS_MAX, -1, -1):
+            try:
+                self.check()
+                self.migrate()
+            except (RedisUnavailable, ClickHouseUnavailable) as error:
+                if looks_left == 0 or stop.is_set():
+                    raise
+                _log.warning("stores_awaited", reason=str(error), looks_left=looks_left)
+                stop.wait(STORE_LOOK_SECONDS)
+            else:
+                return
 
     def statuses(self) -> Sequence[FollowerStatus]:
         """How the followers of this process are."""

@@ -34,6 +34,7 @@ from projections.facts import rows_of
 from projections.model import Document, Place, ReadModel
 from query.ports import ReadModelUnavailable
 from query.readers.models import RedisReadModels
+from tests.engines import clickhouse
 from tests.integration.projections import oracle
 from tests.integration.projections.conftest import Running, World
 from tests.unit.projections.stories import ACME, Story, about, claimed, claims, everything, locked, redeemed
@@ -326,6 +327,23 @@ def test_a_lost_document_is_a_gap_that_halts_its_model_only_and_a_rebuild_resume
     run_dry(follower)
     assert follower.status().halted == {}
     assert redis_checksums(world)["coupon"] == oracle.checksum(READ_MODELS["coupon"], world.stored())
+
+
+def test_facts_without_their_tables_halt_and_go_on_once_these_are_back(
+    world: World, coordination: PostgresCoordination
+) -> None:
+    world.append(everything())
+    stop = Signal()
+    follower = world.service.facts_follower(world.feed, coordination, world.facts)
+    with clickhouse(world.clickhouse_url) as client:
+        client.command("DROP TABLE coupon_facts SYNC")
+    with pytest.raises(Halt, match=r"run `tessera migrate`.*coupon_facts"):
+        follower.run(stop)
+    assert follower.status().state == "halted"
+    world.facts.restore()
+    follower._on_batch = _stopping(stop, follower, world.feed.head())
+    follower.run(stop)
+    assert world.fact_rows() == oracle.row_counts(world.stored())
 
 
 def test_a_feed_that_leaves_an_event_out_is_found_out(world: World, coordination: PostgresCoordination) -> None:
