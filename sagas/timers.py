@@ -89,6 +89,11 @@ _COMMANDS: Final[dict[TimerKind, Callable[[DueTimer], Command]]] = {
 }
 
 
+def changes_timers(event: Event) -> bool:
+    """Whether this kind of event sets or clears timers."""
+    return type(event) in _CHANGES
+
+
 def changes_of(recorded: Recorded) -> tuple[TimerChange, ...]:
     """The timers that one event sets or clears."""
     change = _CHANGES.get(type(recorded.event))

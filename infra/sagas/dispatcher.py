@@ -14,6 +14,7 @@ from infra.sagas.checkpoints import At, Checkpoint, pass_by
 from infra.sagas.sending import Outcome, Submits, describe, send
 from infra.sagas.session import Session
 from infra.sagas.settings import SagaSettings
+from infra.sagas.tables import Owed
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +36,15 @@ class Dispatcher:
         Raises Busy and StoreUnavailable, after which it may be called again, and EngineStopped.
         """
         with self._session.looking() as cursor:
-            pending = tables.next_commands(cursor, self._settings.commands_max)
-        if not pending:
+            owed = tables.next_commands(cursor, self._settings.commands_max)
+        if not owed:
             return 0
         self._checkpoint(At.COMMANDS_READ)
-        outcomes = self._send(pending)
+        outcomes = self._send([each.command for each in owed])
         self._checkpoint(At.COMMANDS_ANSWERED)
-        self._settle(pending, outcomes)
+        self._settle(owed, outcomes)
         self._checkpoint(At.COMMANDS_SETTLED)
-        return len(pending)
+        return len(owed)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -64,28 +65,28 @@ class Dispatcher:
         )
         return [next(answered) if isinstance(each, CommandEnvelope) else each for each in readable]
 
-    def _settle(self, pending: Sequence[PendingCommand], outcomes: Sequence[Outcome]) -> None:
+    def _settle(self, owed: Sequence[Owed], outcomes: Sequence[Outcome]) -> None:
         accepted: list[int] = []
         refused: dict[int, tuple[str, str]] = {}
         unanswered: dict[int, str] = {}
-        for command, outcome in zip(pending, outcomes, strict=True):
+        for each, outcome in zip(owed, outcomes, strict=True):
             if not isinstance(outcome, Answer):
-                unanswered[command.id] = describe(outcome)
-                self._log_unanswered(command, outcome)
+                unanswered[each.id] = describe(outcome)
+                self._log_unanswered(each, outcome)
             elif outcome.accepted:
-                accepted.append(command.id)
+                accepted.append(each.id)
             else:
-                refused[command.id] = (outcome.code, outcome.detail)
-                logger.error("saga_command_refused", extra={**_about(command), "code": outcome.code})
+                refused[each.id] = (outcome.code, outcome.detail)
+                logger.error("saga_command_refused", extra={**_about(each), "code": outcome.code})
         with self._session.transaction() as cursor:
             outbox.remove(cursor, accepted)
             tables.refuse_commands(cursor, refused)
             tables.delay_commands(cursor, unanswered, self._settings.retry)
 
-    def _log_unanswered(self, command: PendingCommand, error: Exception) -> None:
-        stuck = command.attempts + 1 >= self._settings.stuck_attempts
+    def _log_unanswered(self, owed: Owed, error: Exception) -> None:
+        stuck = owed.attempts + 1 >= self._settings.stuck_attempts
         level, event = (logging.ERROR, "saga_command_stuck") if stuck else (logging.WARNING, "saga_command_unanswered")
-        logger.log(level, event, extra={**_about(command), "error": describe(error)})
+        logger.log(level, event, extra={**_about(owed), "error": describe(error)})
 
 
 def _envelope(pending: PendingCommand) -> CommandEnvelope | Exception:
@@ -105,11 +106,12 @@ def _envelope(pending: PendingCommand) -> CommandEnvelope | Exception:
     )
 
 
-def _about(command: PendingCommand) -> dict[str, object]:
+def _about(owed: Owed) -> dict[str, object]:
+    command = owed.command
     return {
         "tenant": command.realm.tenant_id,
         "app": command.realm.app_id,
         "saga": command.saga_key,
         "command_id": command.command_id,
-        "attempts": command.attempts + 1,
+        "attempts": owed.attempts + 1,
     }

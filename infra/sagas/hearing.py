@@ -9,13 +9,13 @@ from typing import Any, Final, NamedTuple
 
 from command.ports import NewEvent
 from contracts.envelope import Metadata, Recorded
-from contracts.events import ClockAdvanced, SagaHeard
+from contracts.events import ClockAdvanced, Event, SagaHeard
 from contracts.identity import Realm, stream_id
 from infra.postgres.outbox import PendingCommand
 from infra.sagas.tables import Standing
 from sagas import checkout
 from sagas.process import KIND, Process, saga_key
-from sagas.timers import ClearTimer, DueTimer, SetTimer, changes_of
+from sagas.timers import ClearTimer, DueTimer, SetTimer, changes_of, changes_timers
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Hearing:
 
     def take(self, fact: Recorded) -> None:
         """Hear one fact. One that breaks is set aside with all later ones of its stream; others go on."""
-        if not concerns_sagas(fact):
+        if not concerns_sagas(fact.event):
             return
         if fact.stream in self.parked or fact.stream in self._newly_parked:
             self.behind.append(fact)
@@ -143,9 +143,9 @@ class Hearing:
         return cleared
 
 
-def concerns_sagas(fact: Recorded) -> bool:
+def concerns_sagas(event: Event) -> bool:
     """Whether a saga, a timer or a clock depends on this event."""
-    return isinstance(fact.event, ClockAdvanced) or bool(changes_of(fact)) or checkout.route(fact.event) is not None
+    return isinstance(event, ClockAdvanced) or changes_timers(event) or checkout.route(event) is not None
 
 
 def saga_stream(fact: Recorded) -> str | None:

@@ -9,7 +9,7 @@ from command.ports import Batch
 from contracts.envelope import Recorded
 from infra.postgres import dead_letters, outbox, positions, timers
 from infra.postgres.feed import StoreFeed
-from infra.postgres.log import PostgresAppend, PostgresEventLog
+from infra.postgres.log import PostgresEventLog
 from infra.sagas import tables
 from infra.sagas.checkpoints import At, Checkpoint, pass_by
 from infra.sagas.hearing import Hearing, Saga, fold_saga, streams_of
@@ -115,39 +115,16 @@ class SagaRunner:
         """Everything in one transaction; under the append lock only when there is something to append."""
         if hearing.heard:
             with self._log.appending() as transaction:
-                self._append(transaction, hearing)
-                self._write(transaction.cursor, hearing, expected, offset, done)
+                positions.advance(transaction.cursor, FOLLOWER, self._log.epoch, expected=expected, offset=offset)
+                transaction.append(Batch(events=hearing.events(transaction.store_now)))
+                _write(transaction.cursor, hearing, done)
                 self._checkpoint(At.MEMORY_WRITTEN)
         else:
             with self._session.transaction() as cursor:
-                self._write(cursor, hearing, expected, offset, done)
+                positions.advance(cursor, FOLLOWER, self._log.epoch, expected=expected, offset=offset)
+                _write(cursor, hearing, done)
                 self._checkpoint(At.MEMORY_WRITTEN)
         self._committed(hearing, offset)
-
-    def _append(self, transaction: PostgresAppend, hearing: Hearing) -> None:
-        transaction.append(Batch(events=hearing.events(transaction.store_now)))
-
-    def _write(
-        self,
-        cursor: tables.Cursor,
-        hearing: Hearing,
-        expected: int,
-        offset: int,
-        done: Sequence[dead_letters.ParkedEvent],
-    ) -> None:
-        positions.advance(cursor, FOLLOWER, self._log.epoch, expected=expected, offset=offset)
-        if hearing.is_empty and not done:
-            return
-        outbox.add(cursor, hearing.commands())
-        for realm, cleared in hearing.timers_cleared().items():
-            timers.clear(cursor, realm, cleared)
-        timers.put(cursor, hearing.timers_set())
-        tables.put_standings(cursor, hearing.standings())
-        tables.put_clocks(cursor, hearing.clocks)
-        for fact, reason in hearing.failures:
-            dead_letters.park(cursor, FOLLOWER, fact, reason=reason, attempts=1)
-        dead_letters.park_behind(cursor, FOLLOWER, hearing.behind)
-        dead_letters.remove(cursor, done)
 
     def _committed(self, hearing: Hearing, offset: int) -> None:
         self._offset = offset
@@ -184,3 +161,18 @@ class SagaRunner:
             self._parked -= {stream}
         logger.info("parked_facts_heard", extra={"stream": stream, "count": len(parked)})
         return len(parked)
+
+
+def _write(cursor: tables.Cursor, hearing: Hearing, done: Sequence[dead_letters.ParkedEvent]) -> None:
+    if hearing.is_empty and not done:
+        return
+    outbox.add(cursor, hearing.commands())
+    for realm, cleared in hearing.timers_cleared().items():
+        timers.clear(cursor, realm, cleared)
+    timers.put(cursor, hearing.timers_set())
+    tables.put_standings(cursor, hearing.standings())
+    tables.put_clocks(cursor, hearing.clocks)
+    for fact, reason in hearing.failures:
+        dead_letters.park(cursor, FOLLOWER, fact, reason=reason, attempts=1)
+    dead_letters.park_behind(cursor, FOLLOWER, hearing.behind)
+    dead_letters.remove(cursor, done)

@@ -44,18 +44,27 @@ class Backlog:
     refused: int
 
 
-def next_commands(cursor: Cursor, limit: int) -> list[PendingCommand]:
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A pending command in its place in the outbox, and how often it was sent without an answer."""
+
+    id: int
+    attempts: int
+    command: PendingCommand
+
+
+def next_commands(cursor: Cursor, limit: int) -> list[Owed]:
     """The first pending command of each saga that is not waiting for its retry, oldest first.
 
     Only the first: a saga's commands reach the engine in their order, whatever fails in between.
     """
     cursor.execute(_SELECT_HEADS, (limit,))
-    return [_pending(row) for row in cursor]
+    return [_owed(row) for row in cursor]
 
 
-def _pending(row: tuple[Any, ...]) -> PendingCommand:
-    saga, tenant, app, *rest = row
-    return PendingCommand(saga, Realm(tenant, app), *rest)
+def _owed(row: tuple[Any, ...]) -> Owed:
+    number, attempts, saga, tenant, app, *rest = row
+    return Owed(number, attempts, PendingCommand(saga, Realm(tenant, app), *rest))
 
 
 def refuse_commands(cursor: Cursor, refusals: Mapping[int, tuple[str, str]]) -> None:
@@ -134,8 +143,8 @@ def put_clocks(cursor: Cursor, clocks: Mapping[Realm, datetime]) -> None:
 
 
 _SELECT_HEADS = """
-    SELECT saga_key, tenant_id, app_id, command_id, command_type, payload, actor,
-           correlation_id, causation_id, traceparent, created_offset, id, attempts, last_error
+    SELECT id, attempts, saga_key, tenant_id, app_id, command_id, command_type, payload, actor,
+           correlation_id, causation_id, traceparent, created_offset
     FROM saga_outbox AS head
     WHERE refused_code IS NULL
     AND (retry_at IS NULL OR retry_at <= clock_timestamp())

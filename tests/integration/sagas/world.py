@@ -39,7 +39,7 @@ from infra.sagas.timer_service import TimerService
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GBP = "GBP"
-ROUNDS_MAX = 100
+ROUNDS_MAX = 1_000
 LOCK_SECONDS = 900
 PATIENT = SagaSettings(retry_seconds_first=0.0, retry_seconds_max=0.0)
 
