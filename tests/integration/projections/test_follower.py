@@ -91,47 +91,54 @@ def test_whatever_the_batches_the_models_and_facts_are_those_of_the_log(
     assert world.fact_rows() == oracle.row_counts(log)
 
 
-def test_a_process_killed_between_the_buckets_and_the_checkpoint_loses_and_doubles_nothing(
-    world: World, coordination: PostgresCoordination
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["write", "advance"])
+def test_a_process_killed_at_any_step_loses_and_doubles_nothing_in_a_model(
+    world: World, coordination: PostgresCoordination, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
-    class Dying(ModelStore):
-        lives = 3
-
-        def advance(self, version: int, seen: Position, position: Position) -> None:
-            Dying.lives -= 1
-            if Dying.lives == 0:
-                raise Killed
-            super().advance(version, seen, position)
-
     world.append(everything())
     model = READ_MODELS["wallet"]
-    with pytest.raises(Killed):
-        run_dry(follower_of(world, coordination, [target_of(world, coordination, model, Dying)]))
+    with monkeypatch.context() as patched:
+        patched.setattr(ModelStore, step, dying(getattr(ModelStore, step), when, calls=2))
+        with pytest.raises(Killed):
+            run_dry(follower_of(world, coordination, [target_of(world, coordination, model)]))
     other_batches = FollowerLimits(batch_events_max=5, tend_seconds=0.0)
     target = target_of(world, coordination, model)
     run_dry(follower_of(world, coordination, [target], limits=other_batches))
     assert redis_checksums(world)["wallet"] == oracle.checksum(model, world.stored())
 
 
-def test_a_process_killed_between_the_rows_and_their_position_counts_nothing_twice(
-    world: World, coordination: PostgresCoordination
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["insert", "save"])
+def test_a_process_killed_at_any_step_loses_and_doubles_nothing_in_the_facts(
+    world: World, coordination: PostgresCoordination, monkeypatch: pytest.MonkeyPatch, step: str, when: str
 ) -> None:
-    class Dying(FactsStore):
-        lives = 3
-
-        def save(self, checkpoint: FactsCheckpoint) -> None:
-            Dying.lives -= 1
-            if Dying.lives == 0:
-                raise Killed
-            super().save(checkpoint)
-
     world.append(everything())
     world.facts.migrate()
-    target = FactsTarget(Dying(world.clickhouse_url), coordination, shard=0)
-    with pytest.raises(Killed):
-        run_dry(follower_of(world, coordination, [target]))
+    with monkeypatch.context() as patched:
+        patched.setattr(FactsStore, step, dying(getattr(FactsStore, step), when, calls=3))
+        follower = follower_of(world, coordination, [FactsTarget(world.facts, coordination, shard=0)])
+        with pytest.raises(Killed):
+            run_dry(follower)
     world.catch_up()
     assert world.fact_rows() == oracle.row_counts(world.stored())
+
+
+def dying(method: Callable[..., Any], when: str, *, calls: int) -> Callable[..., Any]:
+    """The method, until the process is killed before or after its n-th call."""
+    left = calls
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0 and when == "before":
+            raise Killed
+        answer = method(*args, **kwargs)
+        if left == 0:
+            raise Killed
+        return answer
+
+    return call
 
 
 def test_redelivery_from_the_start_changes_nothing(world: World) -> None:

@@ -201,11 +201,11 @@ async def test_readers_see_neither_error_nor_emptiness_nor_an_older_answer_while
         for thread in (writer, rebuilds):
             thread.join(timeout=60)
             assert not thread.is_alive()
-    assert min(reads) > 20
+    assert min(reads) > 5, "the readers hardly read"
     await client.aclose()
     reports.close()
     world.catch_up()
-    assert {state.active for state in world.service.states()} == {3}
+    assert {state.active for state in world.service.states()} == {2}
     assert world.service.checksums(MODELS) == oracle.checksums(world.stored())
     assert world.fact_rows() == oracle.row_counts(world.stored())
 
@@ -251,9 +251,8 @@ def keep_writing(world: World, stop: Signal) -> None:
 
 def rebuild_everything(world: World, stop: Signal) -> None:
     try:
-        for _ in range(2):
-            for name in NAMES:
-                world.service.rebuild(name)
+        for name in NAMES:
+            world.service.rebuild(name)
     finally:
         stop.set()
 
