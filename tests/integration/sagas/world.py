@@ -153,6 +153,12 @@ class World:
                 return self
         raise AssertionError(f"not quiet after {ROUNDS_MAX} rounds")
 
+    def settle_ear(self) -> Self:
+        """Let the sagas hear all there is, but send and fire nothing."""
+        while self._parts.runner.run_once():
+            pass
+        return self
+
     def replace_process(self) -> None:
         """Throw the saga process away and start another one, with nothing but what the database holds."""
         self._parts.close()
