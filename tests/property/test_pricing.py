@@ -143,6 +143,11 @@ def test_a_coupon_that_takes_nothing_off_is_not_applicable(coupons: tuple[Terms,
     assert codes(priced((*VECTOR, line("penny", 1)), *coupons))[-1] == (f"c{len(coupons) - 1}", "not_applicable")
 
 
+def test_where_nothing_is_in_scope_no_minimum_spend_is_missing() -> None:
+    elsewhere = terms(minimum_spend_minor=100, scope=Scope(include=Selector(skus=("other",))))
+    assert codes(priced(VECTOR, elsewhere)) == [("c0", "not_applicable")]
+
+
 def test_a_short_budget_refuses_or_grants_its_remainder_as_it_was_told() -> None:
     short = terms(budget_ids=("b",))
     assert codes(priced(VECTOR, short, rooms={"b": Room("", 999, "refuse")})) == [("c0", "budget_exhausted")]
@@ -292,6 +297,31 @@ def test_a_line_that_the_order_does_not_have_and_one_already_back_credit_nothing
     again = [RefundLine(line_id="big", quantity=1), RefundLine(line_id="nobody")]
     outcome = refund_credit(result.lines, 0, frozen(result), so_far, again, amount_minor=0, paid_left_minor=833)
     assert (outcome.credited_minor, outcome.lines, outcome.full) == (0, (), False)
+
+
+def test_when_all_the_money_is_back_everything_is_even_if_a_line_was_rounded_otherwise() -> None:
+    result = priced((line("three", 1000, 3),), terms(discount=off(1000)))
+    piece = refund_credit(
+        result.lines,
+        0,
+        frozen(result),
+        Returned(),
+        [RefundLine(line_id="three", quantity=1)],
+        amount_minor=668,  # We would have said 667.
+        paid_left_minor=2000,
+    )
+    so_far = Returned().plus(piece.lines, 0, piece.credits)
+    rest = refund_credit(result.lines, 0, frozen(result), so_far, (), amount_minor=1332, paid_left_minor=1332)
+    assert (piece.credited_minor + rest.credited_minor, rest.full) == (1000, True)
+
+
+def test_once_all_the_money_is_back_more_of_it_returns_no_line() -> None:
+    result = priced(VECTOR, terms(discount=off(1000)))
+    back = [RefundLine(line_id="big")]
+    gross = refund_credit(result.lines, 0, frozen(result), Returned(), back, amount_minor=5000, paid_left_minor=5000)
+    so_far = Returned().plus(gross.lines, 0, gross.credits)
+    more = refund_credit(result.lines, 0, frozen(result), so_far, (), amount_minor=900, paid_left_minor=0)
+    assert (gross.credited_minor, more.credited_minor, more.full) == (833, 0, False)
 
 
 @st.composite

@@ -284,6 +284,18 @@ def test_thresholds_are_told_once_each_when_they_are_first_passed() -> None:
     assert [it.threshold_percent for it in world.world.events(BudgetThresholdReached)] == [50, 80, 100]
 
 
+def test_an_ended_hold_that_makes_way_does_not_count_towards_a_threshold() -> None:
+    past: list[Any] = [
+        budget(limit_minor=2000),
+        *template(budget_ids=("b1",)),
+        claim(),
+        *held(MINE, order_id="stale"),
+        LAPSE,
+    ]
+    world = given([*past, *held(MINE)])
+    assert [it.threshold_percent for it in world.world.events(BudgetThresholdReached)] == [50]
+
+
 def test_an_old_period_s_sums_are_forgotten_so_that_a_budget_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("command.domain.budget.PERIODS_KEPT_MAX", 2)
     state = Budget()
@@ -473,6 +485,15 @@ def test_one_coupon_that_cannot_be_honoured_leaves_the_whole_order_unredeemed() 
     assert world.world.state(COUPON, MINE).status == "claimed"
 
 
+def test_honouring_one_coupon_does_not_overlook_another_that_is_gone() -> None:
+    short = ValidityAfterClaim(duration_seconds=LOCK_TTL_SECONDS)
+    brief = template("t1", on_late_payment="honour", validity=short)
+    past: list[Any] = [*brief, *template("t2", on_late_payment="honour"), claim(), claim(template_id="t2")]
+    outcome = given([*past, *held(MINE, OTHER), LAPSE, *paid(OTHER, order_id="o2"), pay()]).when(redeem())
+    assert refusals(outcome) == [(MINE, "coupon_expired"), (OTHER, "already_redeemed")]
+    assert not [it for it in outcome.events if isinstance(it, CouponRedeemed)]
+
+
 def test_a_free_order_whose_hold_is_gone_for_good_is_only_released() -> None:
     short = template(discount=off(6000), validity=ValidityAfterClaim(duration_seconds=LOCK_TTL_SECONDS))
     outcome = given([*short, claim(), *held(MINE), LAPSE]).when(redeem(None))
@@ -568,8 +589,9 @@ def test_a_hold_of_another_attempt_than_the_latest_does_nothing(attempt: int) ->
     given(past).when(hold(attempt=attempt)).then_nothing()
 
 
-def test_a_completed_order_is_not_held_again() -> None:
-    given([*ONE, *paid(MINE)]).when(hold(attempt=2)).then_nothing()
+def test_a_late_payment_that_overtook_the_hold_of_a_reopening_settles_the_order() -> None:
+    past = [*ONE, *held(MINE), LAPSE, REOPEN, pay(), redeem()]
+    given(past).when(hold(attempt=2)).then_nothing()
 
 
 # ---- Refunds
@@ -658,6 +680,12 @@ def test_a_full_refund_before_redemption_lets_go_and_a_later_payment_redeems_not
 def test_a_reopening_after_a_full_refund_starts_anew() -> None:
     past = [*ONE, *held(MINE), money_back(amount_minor=5000), credit(), REOPEN, hold(attempt=2), pay()]
     given(past).when(redeem()).then(REDEEMED_EVENTS)
+
+
+@pytest.mark.parametrize("taken", [[], held(MINE, order_id="o2")], ids=["held anew", "refused"])
+def test_a_refund_was_credited_whatever_becomes_of_the_next_attempt(taken: list[Any]) -> None:
+    past = [*ONE, *held(MINE), money_back(amount_minor=5000), credit(), *taken, REOPEN, hold(attempt=2)]
+    given(past).when(credit()).then_nothing()
 
 
 def test_a_partial_refund_before_redemption_is_credited_once_the_order_is_redeemed() -> None:

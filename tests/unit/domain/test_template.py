@@ -325,6 +325,13 @@ def test_reserved_coupons_count_towards_the_user_s_limit_from_the_reserve_on() -
     world.when(claim()).then_refused(UserLimitReached)
 
 
+def test_a_confirmed_reservation_is_not_counted_twice_while_another_is_open() -> None:
+    past = [*template(claims_per_user_max=3), reserve("r1", quantity=1), confirm("r1"), reserve("r2", quantity=1)]
+    world = given(past)
+    world.when(claim()).then_answered(user_id="alice")
+    world.when(claim()).then_refused(UserLimitReached)
+
+
 def test_a_cancelled_reservation_gives_the_user_his_limit_back() -> None:
     given([*template(claims_per_user_max=2), reserve(), cancel()]).when(claim(), claim()).then_answered(user_id="alice")
 
