@@ -21,6 +21,7 @@ from infra.imports.source import literal, load_all
 
 MEMORY_LIMIT: Final = "1GB"  # Beyond it DuckDB spills to the plan's own temporary folder.
 ROW_KEY_LENGTH_MAX: Final = 120
+_DAY_US: Final = 86_400 * 1_000_000
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _REQUIRED: Final = ("row_key", "occurred_at", "command", "fields")
@@ -91,11 +92,15 @@ class Plan:
         self.clock_until = self._clock_until()
 
     def read(self, after: int, limit: int) -> Iterator[PlannedRow]:
-        """The rows after a place, in order. Raises BadRow at one that is no valid command, behind the good ones."""
+        """The rows after a place, in order, of one day (UTC) at most.
+
+        Raises BadRow at one that is no valid command, behind the good ones.
+        """
         rows = self._connection.execute(
             "SELECT seq, statement_no, row_key, at_us, command, fields, set_aside, detail, amount, booked_minor, "
-            "source_rows FROM _plan WHERE seq > ? AND seq <= ? ORDER BY seq",
-            [after, after + limit],
+            f"source_rows FROM _plan WHERE seq > ? AND seq <= ? AND at_us // {_DAY_US} = ("
+            f"SELECT at_us // {_DAY_US} FROM _plan WHERE seq = ?) ORDER BY seq",
+            [after, after + limit, after + 1],
         ).fetchall()
         yield from map(self._row, rows)
 

@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from contracts.identity import Realm
 from infra.imports.errors import AlreadyRunning
+from infra.imports.pace import Pace
 from infra.imports.source import Fingerprint
 from infra.imports.tally import Tally
 from infra.postgres.connections import connect, translated
@@ -66,7 +67,12 @@ class ProgressStore:
 
     def __init__(self, connection: psycopg.Connection[Any], realm: Realm, import_id: str) -> None:
         self._connection = connection
+        self._realm = realm
         self._key = (realm.tenant_id, realm.app_id, import_id)
+
+    def pace(self) -> Pace:
+        """What waits for this realm's sagas, on the same connection."""
+        return Pace(self._connection, self._realm)
 
     def load(self) -> Progress | None:
         """Where it stands, None when it never began. Raises StoreUnavailable."""

@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from time import monotonic
 from typing import Final
 
@@ -38,7 +38,7 @@ def dry_run(job: ImportJob, watcher: Watcher | None = None) -> ImportReport:
             for row in plan.read(cursor, CHUNK_ROWS):
                 outcome: Outcome = "parked" if row.set_aside is not None else "applied"
                 _count(tallies, row, outcome, row.set_aside or "ok")
-            cursor = min(cursor + CHUNK_ROWS, plan.rows_total)
+                cursor = row.seq
             watcher.moved(cursor)
         return report_of(job.mapping, job.import_id, job.realm, plan.sizes, tallies, monotonic() - started, dry=True)
 
@@ -94,6 +94,7 @@ class _Chunk:
     rows: list[PlannedRow] = field(default_factory=list)
     envelopes: list[CommandEnvelope] = field(default_factory=list)
     senders: list[PlannedRow | None] = field(default_factory=list)
+    starts_at: datetime | None = None
     ends_at: datetime | None = None
     bad: BadRow | None = None  # Found behind these rows: they are settled first, then the import stops.
 
@@ -111,6 +112,8 @@ class _Run:
         self._progress = progress
         self._watcher = watcher
         self._clock: datetime | None = None  # What the last prepared command's time was.
+        self._day: date | None = None
+        self._pace = store.pace()
         self._aside_before: set[tuple[str, str]] | None = None
 
     def to_the_end(self) -> None:
@@ -122,6 +125,7 @@ class _Run:
         chunk = self._prepare(self._progress.cursor)
         self._require_own_clock(chunk)
         while chunk.rows or chunk.bad:
+            self._keep_step(chunk)
             sent = self._sender.submit(chunk.envelopes)
             following = self._prepare(chunk.last) if chunk.bad is None else _Chunk(chunk.last)
             self._settle(chunk, sent)
@@ -129,8 +133,17 @@ class _Run:
                 raise chunk.bad
             chunk = following
         if self._plan.clock_until is not None:
+            self._pace.wait()
             self._advance(self._plan.clock_until)
         self._watcher.ended()
+
+    def _keep_step(self, chunk: _Chunk) -> None:
+        """Before the clock moves into another day, sagas and timers work off the one before."""
+        if chunk.starts_at is None:
+            return
+        if self._day is not None and chunk.starts_at.date() != self._day:
+            self._pace.wait()
+        self._day = chunk.starts_at.date()
 
     def _require_own_clock(self, first: _Chunk) -> None:
         """Set the clock alone before anything else is sent: a realm that lives at another time is left as it is."""
@@ -156,6 +169,7 @@ class _Run:
             self._clock = row.at
             chunk.envelopes.append(self._clock_envelope(row.at))
             chunk.senders.append(None)
+        chunk.starts_at = chunk.starts_at or row.at
         chunk.ends_at = row.at
         chunk.envelopes.append(self._sender.envelope(f"{row.statement}:{row.row_key}", row.command))
         chunk.senders.append(row)

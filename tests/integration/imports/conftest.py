@@ -7,6 +7,7 @@ import pytest
 
 from command.engine import Engine
 from command.handlers import HANDLERS
+from infra.imports import pace
 from infra.postgres.log import PostgresEventLog
 from tests.unit.imports.samples import Shop, open_shop
 
@@ -15,6 +16,12 @@ from tests.unit.imports.samples import Shop, open_shop
 def shop(tmp_path: Path) -> Shop:
     """A corner shop of one's own."""
     return open_shop(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _no_saga_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody keeps step with these imports: they need not wait to find out."""
+    monkeypatch.setattr(pace, "STANDSTILL_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from contracts.commands import PlaceOrder
 from contracts.identity import Realm
 from infra.imports.errors import BadMapping, BadRow
 from infra.imports.job import job_of
-from infra.imports.plan import PlannedRow, planned
+from infra.imports.plan import Plan, PlannedRow, planned
 from infra.imports.runner import dry_run
 from tests.unit.imports.samples import ROWS, Shop
 
@@ -21,7 +21,15 @@ from tests.unit.imports.samples import ROWS, Shop
 def plan_of(shop: Shop) -> list[PlannedRow]:
     mapping = shop.mapping()
     with planned(shop.data, mapping, mapping.realm) as plan:
-        return list(plan.read(0, 1_000))
+        return everything_of(plan, 1_000)
+
+
+def everything_of(plan: Plan, limit: int) -> list[PlannedRow]:
+    """All rows, so many at a time."""
+    rows: list[PlannedRow] = []
+    while more := list(plan.read(len(rows), limit)):
+        rows += more
+    return rows
 
 
 def test_rows_come_in_business_time_order_then_in_the_order_of_the_statements_then_by_key(shop: Shop) -> None:
@@ -59,9 +67,15 @@ def test_a_row_that_a_rule_sets_aside_needs_no_valid_command(shop: Shop) -> None
 def test_a_plan_can_be_read_from_any_place_on(shop: Shop) -> None:
     mapping = shop.mapping()
     with planned(shop.data, mapping, mapping.realm) as plan:
-        everything = list(plan.read(0, 1_000))
-        assert [row for after in range(0, 6, 2) for row in plan.read(after, 2)] == everything
+        assert everything_of(plan, 2) == everything_of(plan, 1) == everything_of(plan, 1_000)
+        assert [row.seq for row in plan.read(4, 1)] == [5]
         assert list(plan.read(6, 2)) == []
+
+
+def test_what_is_read_together_is_of_one_day(shop: Shop) -> None:
+    mapping = shop.mapping()
+    with planned(shop.data, mapping, mapping.realm) as plan:
+        assert [[row.seq for row in plan.read(after, 1_000)] for after in (0, 3)] == [[1, 2, 3], [4, 5, 6]]
 
 
 def test_a_dry_run_counts_rows_and_money_and_sends_nothing(shop: Shop) -> None:
@@ -118,8 +132,8 @@ def test_the_good_rows_before_a_bad_one_are_still_handed_out(shop: Shop) -> None
     shop.edit("orders.sql", "'quantity': quantity,", "'quantity': CASE order_id WHEN 'o4' THEN 0 ELSE quantity END,")
     mapping = shop.mapping()
     with planned(shop.data, mapping, mapping.realm) as plan:
-        rows = plan.read(0, 1_000)
-        assert [next(rows).seq for _ in range(4)] == [1, 2, 3, 4]
+        rows = plan.read(3, 1_000)
+        assert next(rows).seq == 4
         with pytest.raises(BadRow, match="row o4"):
             next(rows)
 
