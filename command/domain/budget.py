@@ -4,11 +4,12 @@
 Which order holds what is decided in :mod:`command.domain.checkout`; here are the sums and the open reservations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from heapq import nsmallest
 from typing import Final, Literal, NamedTuple
+from zlib import crc32
 
 from command.domain.calendar import NO_INSTANT, period_of
 from command.unit_of_work import Kind
@@ -30,6 +31,8 @@ from contracts.refusals import AlreadyExists, UnknownBudget
 PERIODS_KEPT_MAX: Final = 400
 # How many ended holds one decision may clear away to make room; timers do the bulk.
 LAPSED_MAX: Final = 100
+# Open reservations are kept in so many dictionaries, so that an event copies a small one whatever is open.
+SLOTS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Budget:
     created: BudgetCreated | None = None
     limit_minor: int = 0
     periods: dict[str, Totals] = field(default_factory=dict)
-    open: dict[str, OpenReservation] = field(default_factory=dict)
+    slots: dict[int, dict[str, OpenReservation]] = field(default_factory=dict)
 
     @property
     def exists(self) -> bool:
@@ -81,6 +84,14 @@ class Budget:
     def currency(self) -> str:
         """Its currency, ``""`` when it does not exist."""
         return self.created.currency if self.created else ""
+
+    def reservation(self, order_id: str) -> OpenReservation | None:
+        """What an order holds of it; None when it holds nothing."""
+        return self.slots.get(_slot(order_id), {}).get(order_id)
+
+    def reservations(self) -> Iterator[tuple[str, OpenReservation]]:
+        """Every open reservation, with its order."""
+        return (item for slot in self.slots.values() for item in slot.items())
 
     def period_at(self, now: datetime) -> str:
         """The name of its present period, in its own zone."""
@@ -108,17 +119,19 @@ def evolve(budget: Budget, event: Event) -> Budget:  # noqa: PLR0911 - one case 
             return replace(budget, limit_minor=event.limit_minor)
         case BudgetReserved():
             changed = _with_totals(budget, event.period, reserved=event.amount_minor)
-            held = budget.open.get(event.order_id, OpenReservation(event.period, 0, event.lock_until or NO_INSTANT))
-            more = replace(held, amount_minor=held.amount_minor + event.amount_minor)
-            return replace(changed, open={**budget.open, event.order_id: more})
+            held = budget.reservation(event.order_id)
+            held = held or OpenReservation(event.period, 0, event.lock_until or NO_INSTANT)
+            return _with_reservation(
+                changed, event.order_id, replace(held, amount_minor=held.amount_minor + event.amount_minor)
+            )
         case BudgetCommitted(honoured=True):
             return _with_totals(budget, event.period, committed=event.amount_minor)
         case BudgetCommitted():
             changed = _with_totals(budget, event.period, reserved=-event.amount_minor, committed=event.amount_minor)
-            return replace(changed, open=_less(budget.open, event.order_id, event.amount_minor))
+            return _less(changed, event.order_id, event.amount_minor)
         case BudgetReleased():
             changed = _with_totals(budget, event.period, reserved=-event.amount_minor)
-            return replace(changed, open=_less(budget.open, event.order_id, event.amount_minor))
+            return _less(changed, event.order_id, event.amount_minor)
         case BudgetCredited():
             return _with_totals(budget, event.period, credited=event.amount_minor)
         case BudgetThresholdReached():
@@ -168,7 +181,7 @@ def room(budget: Budget, need_max_minor: int, *, now: datetime) -> Room:
 
 def lapsed(budget: Budget, period: str, *, now: datetime) -> list[tuple[str, OpenReservation]]:
     """The orders whose hold on this period ended without being released yet: the oldest ones, a bounded number."""
-    ended = ((key, held) for key, held in budget.open.items() if held.period == period and held.lock_until <= now)
+    ended = (item for item in budget.reservations() if item[1].period == period and item[1].lock_until <= now)
     return nsmallest(LAPSED_MAX, ended, key=lambda item: (item[1].lock_until, item[0]))
 
 
@@ -188,9 +201,8 @@ def lapsed_to_free(budget: Budget, period: str, needed_minor: int, *, now: datet
 def without(budget: Budget, orders: Sequence[str]) -> Budget:
     """The budget as it is once these orders' reservations are released."""
     for order_id in orders:
-        if (held := budget.open.get(order_id)) is not None:
-            freed = _with_totals(budget, held.period, reserved=-held.amount_minor)
-            budget = replace(freed, open=_less(freed.open, order_id, held.amount_minor))
+        if (held := budget.reservation(order_id)) is not None:
+            budget = _less(_with_totals(budget, held.period, reserved=-held.amount_minor), order_id, held.amount_minor)
     return budget
 
 
@@ -270,9 +282,25 @@ def _with_totals(
     return replace(budget, periods=periods)
 
 
-def _less(opened: dict[str, OpenReservation], order_id: str, amount_minor: int) -> dict[str, OpenReservation]:
-    left = dict(opened)
-    held = left.pop(order_id, None)
-    if held is not None and held.amount_minor > amount_minor:
-        left[order_id] = replace(held, amount_minor=held.amount_minor - amount_minor)
-    return left
+def _less(budget: Budget, order_id: str, amount_minor: int) -> Budget:
+    held = budget.reservation(order_id)
+    if held is None:
+        return budget
+    left = replace(held, amount_minor=held.amount_minor - amount_minor)
+    return _with_reservation(budget, order_id, left if left.amount_minor > 0 else None)
+
+
+def _with_reservation(budget: Budget, order_id: str, reservation: OpenReservation | None) -> Budget:
+    slot = dict(budget.slots.get(_slot(order_id), {}))
+    if reservation is None:
+        slot.pop(order_id, None)
+    else:
+        slot[order_id] = reservation
+    slots = {**budget.slots, _slot(order_id): slot}
+    if not slot:
+        del slots[_slot(order_id)]
+    return replace(budget, slots=slots)
+
+
+def _slot(order_id: str) -> int:
+    return crc32(order_id.encode()) % SLOTS

@@ -184,7 +184,7 @@ def assert_books_balance(world: World) -> None:
     for it in states(world, Budget).values():
         assert honoured or it.available_minor("") >= 0  # I12
         for totals in it.periods.values():
-            assert totals.reserved_minor == sum(reservation.amount_minor for reservation in it.open.values())
+            assert totals.reserved_minor == sum(held.amount_minor for _, held in it.reservations())
             assert 0 <= totals.credited_minor <= totals.committed_minor  # I9
     for key, checkout in states(world, Checkout).items():
         for coupon_key in checkout.coupon_ids:
