@@ -60,8 +60,8 @@ class Session:
         try:
             return Settings.load(data_dir=self.data_dir)
         except SettingsError as error:
-            if "is not set" not in str(error):
-                raise
+            if not all("is not set" in line for line in str(error).splitlines()):
+                raise  # One of them is wrong: that is what to tell.
             raise CliError(
                 f"no servers: no addresses are set, and no `tessera up` runs on {self.data_dir}",
                 next_step="Run `tessera up` in another terminal, name its folder with --data-dir, or set "

@@ -1,0 +1,177 @@
+"""`tessera up`: starts, serves, is found by a second terminal, keeps its data, stops cleanly."""
+
+import json
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
+import httpx
+import psycopg
+import pytest
+import redis
+
+from tests.e2e.conftest import ROOT, Up, clean_env, is_running, run_cli, up
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+TERMS = {
+    "name": "Ten off",
+    "campaign_id": "e2e",
+    "currency": "EUR",
+    "discount": {"kind": "amount_off", "amount_minor": 1_000},
+    "claim_from": "2020-01-01T00:00:00Z",
+    "claim_until": "2120-01-01T00:00:00Z",
+    "validity": {"kind": "after_claim", "duration_seconds": 86_400},
+}
+
+
+def client(running: Up) -> httpx.Client:
+    return httpx.Client(base_url=running.url, headers={"Authorization": f"Bearer {running.token}"}, timeout=30.0)
+
+
+def publish(api: httpx.Client, template_id: str, **terms: Any) -> None:
+    body = {"template_id": template_id, "terms": TERMS | terms}
+    assert api.post("/v1/templates", json=body).status_code == 201
+    assert api.post(f"/v1/templates/{template_id}/activate").status_code == 200
+
+
+def test_a_second_terminal_uses_cli_curl_redis_and_clickhouse_at_the_same_time(stack: Up) -> None:
+    with client(stack) as api:
+        publish(api, "second-terminal")
+        claimed = api.post("/v1/templates/second-terminal/claims", json={"user_id": "ann"}).json()
+        coupon_id, position = claimed["data"]["coupon_id"], claimed["position"]
+        seen = api.get(f"/v1/coupons/{coupon_id}", params={"min_position": position})
+        assert seen.json()["data"]["status"] == "claimed"
+        funnel = api.get("/v1/reports/funnel", params={"min_position": position}).json()["items"]
+        assert [row["claimed"] for row in funnel if row["template_id"] == "second-terminal"] == [1]
+
+    curl = ["curl", "-sf", "-H", f"Authorization: Bearer {stack.token}", f"{stack.url}/v1/coupons/{coupon_id}"]
+    told = subprocess.run(curl, capture_output=True, text=True, check=True, timeout=30)
+    assert json.loads(told.stdout)["data"]["template_id"] == "second-terminal"
+
+    with redis.Redis.from_url(stack.facts["redis_url"]) as server:
+        assert server.ping()
+        assert any(coupon_id in key.decode() for key in server.scan_iter(match="coupon:*"))
+
+    query = b"SELECT count() FROM coupon_facts FINAL WHERE template_id = 'second-terminal'"
+    with urllib.request.urlopen(stack.facts["clickhouse_http"], data=query, timeout=30) as reply:
+        assert reply.read().strip() == b"1"
+    facts = clickhouse_connect.get_client(dsn=stack.facts["clickhouse_url"])
+    assert facts.command("SELECT kind FROM coupon_facts FINAL WHERE template_id = 'second-terminal'") == "claimed"
+    facts.close()
+
+    with psycopg.connect(stack.facts["postgres_dsn"]) as connection:
+        types = connection.execute("SELECT type FROM events WHERE key = %s", (coupon_id,)).fetchall()
+    assert types == [("coupon.claimed.v1",)]
+
+    tailed = run_cli("events", "tail", "--json", "--kind", "coupon", "--data-dir", str(stack.data_dir))
+    assert coupon_id in json.loads(tailed.stdout.splitlines()[-1])["stream"]
+
+
+def test_an_order_goes_from_placed_to_refunded_and_the_books_balance(stack: Up) -> None:
+    with client(stack) as api:
+        publish(api, "order-story")
+        coupon_id = api.post("/v1/templates/order-story/claims", json={"user_id": "bob"}).json()["data"]["coupon_id"]
+        line = {"line_id": "1", "sku": "kettle", "quantity": 1, "unit_price_minor": 5_000}
+        order = {"order_id": "story", "user_id": "bob", "currency": "EUR", "coupon_ids": [coupon_id], "lines": [line]}
+        placed = api.post("/v1/orders", json=order).json()
+        assert placed["checkout"]["payable_minor"] == 4_000
+        money = {"order_id": "story", "amount_minor": 4_000, "currency": "EUR"}
+        assert api.post("/v1/payments", json={**money, "payment_id": "p", "status": "succeeded"}).status_code == 201
+        assert api.post("/v1/refunds", json={**money, "refund_id": "r"}).status_code == 201
+    steps = wait_for_step(stack, "story", "refunded")
+    assert [entry["fact"] for entry in steps["heard"]][0] == "order.placed.v1"
+    assert stack.run("reconcile", "run")["breaks"] == []
+    report = stack.run("verify")
+    assert report["holds"]
+    assert report["compared"] == ["Redis", "ClickHouse"]
+
+
+def wait_for_step(running: Up, order_id: str, step: str) -> dict[str, Any]:
+    for _ in range(200):  # Bounded by looks, not by time: each is a command.
+        shown = running.run("sagas", "show", order_id, code=None)
+        if shown.get("sagas") and shown["sagas"][0]["step"] == step:
+            return shown
+    raise AssertionError(f"{order_id} never got to {step}: {shown}")
+
+
+def test_every_reading_command_answers(stack: Up) -> None:
+    assert stack.run("doctor")["status"] in {"ok", "warning"}
+    assert {row["name"] for row in stack.run("projections", "list")["projections"]} >= {"wallet", "order", "facts"}
+    assert stack.run("projections", "lag")["followers"][0]["follower"] == "sagas"
+    assert stack.run("dead-letters", "list")["dead_letters"] == []
+    assert stack.run("keys", "list")["keys"][0]["label"] == "local stack"
+    assert stack.run("sagas", "list")["steps"] is not None
+    assert stack.run("reconcile", "breaks")["breaks"] == []
+    assert stack.run("migrate") == {"postgres": [], "clickhouse": []}
+
+
+def test_a_revoked_key_is_locked_out(stack: Up) -> None:
+    made = stack.run("keys", "create", "--tenant", "demo", "--app", "shop", "--role", "analyst")
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert httpx.get(f"{stack.url}/v1/templates", headers=headers).status_code == 200
+    stack.run("keys", "revoke", made["key"].split("_")[1], "--yes")
+    for _ in range(200):
+        if httpx.get(f"{stack.url}/v1/templates", headers=headers).status_code == 401:
+            return
+    with httpx.Client() as api:  # The memory of the door is three seconds, whatever the machine's speed.
+        for _ in range(100_000):
+            if api.get(f"{stack.url}/v1/templates", headers=headers).status_code == 401:
+                return
+    raise AssertionError("the key still opens the door")
+
+
+def test_a_second_up_on_the_same_folder_is_refused(stack: Up) -> None:
+    done = run_cli("up", "--data-dir", str(stack.data_dir))
+    assert done.returncode == 1
+    assert "in use by process" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_data_survives_a_restart_and_ctrl_c_leaves_nothing_running(tmp_path: Path) -> None:
+    with up(tmp_path) as first:
+        with client(first) as api:
+            publish(api, "kept")
+            coupon_id = api.post("/v1/templates/kept/claims", json={"user_id": "eve"}).json()["data"]["coupon_id"]
+        key, pids = first.token, first.pids
+        assert first.interrupt() == 0
+    assert not [pid for pid in pids if is_running(pid)]
+    assert not (tmp_path / "endpoints.json").exists()
+    assert (tmp_path / "local-key.json").stat().st_mode & 0o077 == 0
+    with up(tmp_path) as second:
+        assert second.token == key
+        with client(second) as api:
+            assert api.get(f"/v1/coupons/{coupon_id}").json()["data"]["status"] == "claimed"
+        assert second.run("verify")["holds"]
+
+
+def test_a_part_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
+    with up(tmp_path) as running:
+        subprocess.run(["kill", "-9", str(running.facts["pids"]["sagas"])], check=True)
+        assert running.process.wait(60) == 1
+        assert running.process.stderr is not None
+        said = running.process.stderr.read()
+        assert "sagas ended (signal 9)" in said
+        assert not [pid for pid in running.pids if is_running(pid)]
+
+
+def test_without_a_stack_the_command_line_says_what_to_do(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*run_cli_words(), "sagas", "list", "--data-dir", str(tmp_path)],
+        cwd=ROOT,
+        env=clean_env(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 4
+    assert "tessera up" in done.stderr
+
+
+def run_cli_words() -> tuple[str, ...]:
+    from tests.e2e.conftest import CLI
+
+    return CLI
