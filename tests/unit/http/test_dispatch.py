@@ -24,6 +24,7 @@ ROUTES = Dispatcher(
         route("POST", "/v1/orders/{order_id}/cancel"),
         route("POST", "/v1/orders"),
         route("GET", "/v1/orders"),
+        route("GET", "/v1/{kind}/all/{part}"),
     ]
 )
 
@@ -41,6 +42,8 @@ ROUTES = Dispatcher(
         (b"/v1/orders/", set(), {}),
         (b"/v1/orders//cancel", set(), {}),
         (b"/v1/Orders", set(), {}),
+        (b"/v1/orders/all/cancel", {"POST"}, {"order_id": "all"}),
+        (b"/v1/orders/all/lines", {"GET"}, {"kind": "orders", "part": "lines"}),
         (b"/v1", set(), {}),
         (b"", set(), {}),
         (b"/" * 5_000, set(), {}),
