@@ -15,6 +15,7 @@ from contracts.identity import Realm
 from infra.postgres.connections import translated
 
 POLL_SECONDS: Final = 0.005
+POLL_SECONDS_MAX: Final = 0.1  # Looking costs the very cores that are waited for.
 # A worker that does not move for so long does not run: the import stops asking.
 STANDSTILL_SECONDS: Final = 5.0
 # One day's backlog may take longer than anybody wants to wait; then the clock goes on.
@@ -47,7 +48,7 @@ class Pace:
         Bounded: after :data:`WAIT_SECONDS_MAX`, or for good once nothing moved for :data:`STANDSTILL_SECONDS`.
         """
         deadline = monotonic() + WAIT_SECONDS_MAX
-        moved_at, before = monotonic(), None
+        moved_at, before, poll_seconds = monotonic(), None, POLL_SECONDS
         while not self._given_up and monotonic() < deadline:
             standing = self._standing()
             heard, head, owes, due = standing
@@ -56,7 +57,8 @@ class Pace:
             if standing != before:
                 moved_at, before = monotonic(), standing
             self._given_up = monotonic() - moved_at > STANDSTILL_SECONDS
-            sleep(POLL_SECONDS)
+            sleep(poll_seconds)
+            poll_seconds = min(POLL_SECONDS_MAX, poll_seconds * 1.5)
 
     def _standing(self) -> tuple[int, int, bool, bool]:
         with translated():
