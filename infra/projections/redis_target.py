@@ -9,7 +9,7 @@ from contracts.position import Position
 from infra.projections.digestion import Attempt, Digestion
 from infra.projections.ports import Coordination, Feed, OtherEpoch
 from infra.redis.models import BucketDamaged, CheckpointLost, ModelStore
-from projections.model import Entry, GapInStream, Place, apply_once
+from projections.model import FIRST_VERSION, Entry, GapInStream, Place, apply_once
 
 _log = structlog.get_logger(__name__)
 
@@ -106,13 +106,20 @@ class RedisTarget:
         self._store.write(self.version, events[-1].offset, changed)
 
     def _places(self, events: Sequence[Recorded]) -> set[Place]:
-        places: set[Place] = set()
+        """Where these events belong, without the documents that they begin.
+
+        A document of a single stream begins with the stream's first version. When that comes again (a batch after a
+        crash), folding it anew gives the same document, and a bucket that is further on refuses the older one.
+        """
+        single = len(self._store.model.kinds) == 1
+        begun: dict[Place, bool] = {}
         for recorded in events:
             try:
-                places.update(self._store.model.route(recorded))
+                for place in self._store.model.route(recorded):
+                    begun.setdefault(place, single and recorded.version == FIRST_VERSION)
             except Exception:  # noqa: BLE001 - the attempt meets it again, and deals with it.
                 continue
-        return places
+        return {place for place, new in begun.items() if not new}
 
     def _attempt(self, entries: dict[Place, Entry], changed: dict[Place, Entry], *, load: bool = False) -> Attempt:
         def attempt(recorded: Recorded) -> None:

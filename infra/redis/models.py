@@ -177,14 +177,15 @@ class ModelStore:
         """Every bucket once: key, fields without the position, list with scores."""
         keys = {key for key in self._keys(version) if not key.endswith(b":list")}
         with translated():
-            for chunk in _chunks(sorted(keys), PIPELINE_MAX // 2):
+            for chunk in _chunks(sorted(keys), PIPELINE_MAX):
                 with self._client.pipeline(transaction=False) as pipe:
                     for key in chunk:
                         pipe.hgetall(key)
+                    buckets = pipe.execute()
+                    for key in chunk if self.model.listed else ():
                         pipe.zrange(list_key(key.decode()), 0, -1, withscores=True, score_cast_func=int)
-                    answers = pipe.execute()
-                for nth, key in enumerate(chunk):
-                    fields, listed = answers[2 * nth], answers[2 * nth + 1]
+                    lists = pipe.execute() if self.model.listed else [[]] * len(chunk)
+                for key, fields, listed in zip(chunk, buckets, lists, strict=True):
                     fields.pop(POSITION_FIELD.encode(), None)
                     yield key.decode(), fields, listed
 

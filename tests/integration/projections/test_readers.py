@@ -133,6 +133,12 @@ async def test_nothing_of_another_realm_is_shown(
     assert (await models.templates(stranger, cursor=None, limit=10)).items == ()
     assert (await reports.funnel(stranger, {}, cursor=None, limit=10)).items == []
     assert await reports.a_break(stranger, "k1") is None
+    for realm in (ACME, OTHER):  # The same tenant, another app.
+        funnel = (await reports.funnel(realm, {}, cursor=None, limit=10)).items
+        assert [(row["template_id"], row["claimed"]) for row in funnel] == [("t1", 5), ("t2", 0)]
+        spend = (await reports.spend(realm, {}, cursor=None, limit=10)).items
+        assert [row["redeemed_minor"] for row in spend] == [1_000]
+        assert len((await reports.breaks(realm, {}, cursor=None, limit=10)).items) == 2
     own = await models.coupon(OTHER, "c1")
     assert own is not None
     assert own["stream"] == "acme/shop:1/coupon/c1"
@@ -151,6 +157,20 @@ async def test_a_model_that_was_never_built_is_unavailable_not_empty(
     world.facts.migrate()
     with pytest.raises(ReadModelUnavailable, match="not built"):
         await reports.position()
+
+
+async def test_a_reader_that_remembers_an_old_version_finds_the_new_one(world: World, models: RedisReadModels) -> None:
+    world.append(everything())
+    world.catch_up()
+    before = await models.user_coupons(ACME, "u1", cursor=None, limit=1)
+    coupon = await models.coupon(ACME, "c1")
+    for name in ("wallet", "coupon"):
+        world.service.rebuild(name)
+        world.service.drop(name)
+    assert await models.coupon(ACME, "c1") == coupon
+    assert (await models.user_coupons(ACME, "u1", cursor=None, limit=1)).items == before.items
+    rest = await models.user_coupons(ACME, "u1", cursor=before.next_cursor, limit=5)
+    assert [item["coupon_id"] for item in rest.items] == ["c1"]
 
 
 async def test_a_bucket_without_a_position_is_not_trusted(world: World, models: RedisReadModels) -> None:

@@ -230,6 +230,37 @@ def test_the_largest_amount_that_a_command_may_name_fits(facts: FactsStore, clic
     assert row == {"exact": "-999999999999999.123456789", "amount_minor": -AMOUNT_MINOR_MAX}
 
 
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("coupon_facts", "discount_minor = discount_minor + 1 WHERE kind = 'redeemed'"),
+        ("coupon_facts", "valid_until = NULL WHERE kind = 'claimed'"),
+        ("template_facts", "stock = NULL WHERE kind = 'created'"),
+        ("order_facts", "coupon_ids = [] WHERE row_no = 0"),
+        ("refund_facts", "exact_amount = exact_amount + 0.000000001 WHERE refund_id = 'f3'"),
+    ],
+)
+def test_a_falsified_value_changes_the_checksum_of_its_table_only(
+    facts: FactsStore, clickhouse_url: str, table: str, change: str
+) -> None:
+    deliver(facts, everything())
+    before = facts.checksums(1_000)
+    with clickhouse(clickhouse_url) as client:
+        client.command(f"ALTER TABLE {table} UPDATE {change} SETTINGS mutations_sync = 1")
+    after = facts.checksums(1_000)
+    assert {name for name in before if before[name] != after[name]} == {table}
+    assert before[table].rows == after[table].rows
+
+
+def test_redelivery_and_later_events_do_not_change_a_checksum(facts: FactsStore) -> None:
+    log = everything()
+    deliver(facts, log[:40])
+    before = facts.checksums(log[39].offset)
+    deliver(facts, log)
+    assert facts.checksums(log[39].offset) == before
+    assert facts.checksums(log[-1].offset) != before
+
+
 def test_a_batch_that_spans_many_months_is_one_insert(facts: FactsStore, clickhouse_url: str) -> None:
     story = Story()
     for nth in range(150):
