@@ -107,7 +107,9 @@ def serve(settings: Settings) -> None:
             backlog=BACKLOG,
             timeout_graceful_shutdown=GRACEFUL_SECONDS,
         )
-        uvicorn.Server(config).run()
+        # uvicorn stops in good order and then repeats the signal, which would end us before our own parts have stopped.
+        with _asked_to_stop():
+            uvicorn.Server(config).run()
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ class CheckoutWatch:
         head = self._feed.head()
         if after is None:
             after = head
+            self._look_back()
         batch = self._feed.read(after, BATCH_EVENTS_MAX, TOPICS)
         for recorded in batch:
             self._tell(recorded)
@@ -124,6 +125,16 @@ class CheckoutWatch:
             self._feed.wait(WAIT_SECONDS)
         # Whatever else there is up to the head seen before reading is of no interest to us.
         return max(after, head, *(recorded.offset for recorded in batch[-1:]))
+
+    def _look_back(self) -> None:
+        """Tell of what was recorded between somebody's beginning to wait and our beginning to read."""
+        with self._lock:
+            awaited = list(self._awaited)
+        with self._log.reading() as view:
+            histories = view.histories({each.stream for each in awaited})
+        for history in histories.values():
+            for recorded in history.events:
+                self._tell(recorded)
 
     def _tell(self, recorded: Recorded) -> None:
         event = recorded.event
