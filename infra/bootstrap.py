@@ -156,6 +156,8 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     watch.start()
     stack.callback(watch.stop)
     lookups = stack.enter_context(StoreLookups(settings))
+    # Threads of its own: no slow report may keep callers out.
+    door = stack.enter_context(ThreadPoolExecutor(EDGE_CONNECTIONS_MAX, "door"))
     metrics.add_source(lookups.samples)
     histories = LogHistories(side.log, blocking)
 
@@ -170,7 +172,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
         queue=TracedQueue(side.engine, tracing),
         dry_run=side.engine.dry_run,
         outcomes=watch,
-        keys=KeyRing(lookups.find_key),
+        keys=KeyRing(lookups.find_key, blocking=door),
         models=reads.models,
         reports=reads.reports,
         histories=histories,

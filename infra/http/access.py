@@ -5,6 +5,7 @@ import hashlib
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Set
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
@@ -60,7 +61,7 @@ class _Remembered(NamedTuple):
 
 
 class KeyRing:
-    """Knows whom a key stands for. ``find`` looks a prefix up in the store; it blocks, so it runs in a thread.
+    """Knows whom a key stands for. ``find`` looks a prefix up in the store; it blocks, so it runs on ``blocking``.
 
     What was found, or not found, is remembered for ``memory_seconds``: the bound within which a revocation acts.
     """
@@ -70,10 +71,12 @@ class KeyRing:
         find: Callable[[str], StoredKey | None],
         *,
         memory_seconds: float = MEMORY_SECONDS,
+        blocking: Executor | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._find = find
         self._memory_seconds = memory_seconds
+        self._blocking = blocking
         self._now = now
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
         self._lookups: dict[str, asyncio.Future[StoredKey | None]] = {}
@@ -100,7 +103,7 @@ class KeyRing:
     async def _look_up(self, prefix: str) -> StoredKey | None:
         """Ask the store once, however many requests with this prefix wait for it."""
         if (lookup := self._lookups.get(prefix)) is None:
-            lookup = asyncio.ensure_future(asyncio.to_thread(self._find, prefix))
+            lookup = asyncio.get_running_loop().run_in_executor(self._blocking, self._find, prefix)
             self._lookups[prefix] = lookup
             lookup.add_done_callback(lambda done: self._remember(prefix, done))
         async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):

@@ -280,6 +280,7 @@ class HttpCommands:
 
 def _envelope(exchange: Exchange, command: Command, command_id: str) -> CommandEnvelope:
     caller = exchange.caller
+    exchange.command_id = command_id
     return CommandEnvelope(
         realm=caller.realm,
         command_id=command_id,

@@ -26,6 +26,7 @@ from infra.telemetry.tracing import Tracing
 logger = structlog.get_logger(__name__)
 
 QUERY_FIELDS_MAX: Final = 20
+_NOT_LOGGED: Final = frozenset({"user_id"})  # Whose it is, is nobody's business in a log.
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,100}")
 
 
@@ -37,6 +38,7 @@ class Exchange(Request):
     traceparent: str | None
     caller: Caller
     path_ids: Mapping[str, str]
+    command_id: str | None = None
 
     def query(self, allowed: frozenset[str]) -> dict[str, str]:
         """The query parameters. Raises Problem for one that this route does not know, or that comes twice."""
@@ -164,6 +166,8 @@ def _ids(route: GuardedRoute, exchange: Exchange) -> dict[str, Any]:
     caller: Caller | None = getattr(exchange, "caller", None)
     return {
         "request_id": exchange.request_id,
+        "command_id": exchange.command_id,
+        **{name: value for name, value in exchange.path_ids.items() if name not in _NOT_LOGGED},
         "route": route.path,
         "method": route.method,
         "tenant_id": caller.realm.tenant_id if caller else None,

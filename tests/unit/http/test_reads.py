@@ -1,12 +1,17 @@
 """Reads: bounded waits for a position, cursors, honest absence; and what operators look at."""
 
 import asyncio
+import io
+import json
+import logging
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from contracts.position import Position
+from infra.telemetry.logs import configure_logs
 from query.ports import ReadModelUnavailable
 from tests.unit.http.conftest import ACME, World
 from tests.unit.http.test_bad_input import CLAIMS, problem
@@ -162,3 +167,33 @@ async def test_the_openapi_document_is_served(client: httpx.AsyncClient) -> None
     document = (await client.get("/openapi.json")).json()
     assert document["paths"]["/v1/orders/quote"]["post"]["x-scope"] == "orders:write"
     assert "template_id" not in document["components"]["schemas"]["ClaimCouponBody"]["properties"]
+
+
+async def test_requests_are_logged_with_their_ids_and_without_secrets(client: httpx.AsyncClient, world: World) -> None:
+    stream = io.StringIO()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    configure_logs(level="DEBUG", stream=stream)
+    world.app._edge._tells_all = True
+    try:
+        headers = {"X-Request-ID": "r1", "Idempotency-Key": "k1"}
+        assert (await client.post("/v1/coupons/c1/revoke", json={"reason": "x"}, headers=headers)).status_code == 500
+        await client.get("/v1/users/jane/coupons")
+    finally:
+        root.handlers[:], root.level = handlers, level
+        structlog.reset_defaults()
+    lines = [line for line in map(json.loads, stream.getvalue().splitlines()) if line["logger"].startswith("infra.")]
+    (failed,) = [line for line in lines if line["event"] == "request_failed"]
+    told = {name: failed[name] for name in ("request_id", "command_id", "coupon_id", "tenant_id", "app_id", "actor")}
+    assert told == {
+        "request_id": "r1",
+        "command_id": "k1",
+        "coupon_id": "c1",
+        "tenant_id": "acme",
+        "app_id": "shop",
+        "actor": "key:test",
+    }
+    assert "HandlerFailed" in failed["exception"]
+    assert "hidden" not in stream.getvalue()
+    assert [line["status"] for line in lines if line["event"] == "request_served"] == [500, 200]
+    assert "jane" not in str(lines)
