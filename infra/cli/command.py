@@ -82,6 +82,7 @@ def command(group: typer.Typer, name: str, *, example: str) -> Callable[[Body[P]
         @functools.wraps(function)
         def guarded(*args: Any, as_json: bool, data_dir: Path, debug: bool, **kwargs: Any) -> None:
             session = Session(Output(as_json=as_json), data_dir)
+            _keep_logs_off_stdout("INFO" if debug else "ERROR")
             raise typer.Exit(guard(session.out, lambda: function(session, *args, **kwargs), debug=debug))
 
         _give_common_options(guarded, function)
@@ -90,6 +91,13 @@ def command(group: typer.Typer, name: str, *, example: str) -> Callable[[Body[P]
         return function
 
     return register
+
+
+def _keep_logs_off_stdout(level: str) -> None:
+    """Results are the only thing on stdout; what parts log goes to stderr, for people. Servers set it anew."""
+    from infra.telemetry.logs import configure_logs
+
+    configure_logs(level=level, human=True)
 
 
 def _give_common_options(guarded: Callable[..., None], function: Callable[..., Any]) -> None:

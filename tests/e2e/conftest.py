@@ -56,7 +56,7 @@ class Up:
         return self.process.wait(STOP_SECONDS_MAX)
 
     def kill(self) -> None:
-        """kill -9 of the supervisor, and of nobody else; returns when all are gone."""
+        """End the supervisor by kill -9, and of nobody else; returns when all are gone."""
         self.process.kill()
         self.process.wait(STOP_SECONDS_MAX)
         deadline = time.monotonic() + STOP_SECONDS_MAX
