@@ -121,6 +121,7 @@ def spawn(spec: ChildSpec) -> Child:
 def _spawn_here(spec: ChildSpec) -> Child:
     _set_aside_a_large_log(spec.log_path)
     with spec.log_path.open("ab") as log:
+        offset_bytes = log.tell()  # Now: the child shares this file's position, and moves it with its first word.
         process = subprocess.Popen(
             spec.argv,
             stdin=subprocess.DEVNULL,
@@ -132,7 +133,7 @@ def _spawn_here(spec: ChildSpec) -> Child:
             preexec_fn=_die_with_parent(spec.stop_signal),  # noqa: PLW1509 - it takes no lock and allocates nothing.
             **_as_user(spec.user),
         )
-        return Child(spec, process, log_offset_bytes=log.tell())
+        return Child(spec, process, offset_bytes)
 
 
 def _as_user(user: str | None) -> dict[str, Any]:

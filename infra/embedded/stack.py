@@ -86,8 +86,8 @@ class EmbeddedStack:
         ports = self._remembered_ports()
         with ThreadPoolExecutor(len(self._engines)) as pool:
             starts = [pool.submit(engine.start, ports.get(engine.name)) for engine in self._engines]
-        for start in starts:
-            start.result()
+            for start in starts:
+                start.result()  # In here: Ctrl-C, too, has to wait for the starts under way to stop them.
 
     @property
     def _ports_file(self) -> Path:

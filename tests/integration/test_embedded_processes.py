@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,21 @@ def test_last_words_are_those_of_this_run(tmp_path: Path) -> None:
     children = [run_to_end(python("echo", f"print({word!r})", tmp_path / "log")) for word in ("first", "second")]
     assert children[-1].log_tail() == "second"
     assert (tmp_path / "log").read_text() == "first\nsecond\n"
+
+
+def test_first_words_count_when_the_child_is_faster_than_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def start_slowly(*args: Any, **more: Any) -> Any:
+        process = start(*args, **more)
+        process.wait(20)  # It has said everything before its parent looks again.
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start_slowly)
+    child = spawn(python("hasty", "print('first words')", tmp_path / "log"))
+    assert child.ending() == Ending("hasty", 0, "first words")
 
 
 def test_an_adopted_child_is_watched_but_not_stopped(tmp_path: Path) -> None:
