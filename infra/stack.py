@@ -100,6 +100,7 @@ class LocalStack:
         self.data_dir = data_dir.expanduser().resolve()
         self._port = port
         self._overrides = dict(overrides or {})
+        self._ephemeral = ephemeral
         self._engines = EmbeddedStack(self.data_dir, ephemeral=ephemeral)
         self._supervisor = Supervisor()
         self._parts: list[Child] = []
@@ -132,6 +133,9 @@ class LocalStack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._ephemeral:  # Nothing of it is kept: nobody has to finish anything.
+            for child in (*self._parts, *self._engines.children):
+                child.kill()
         self._exit.close()
 
     @property

@@ -1,6 +1,7 @@
 """What the stores say after the day, each asked in its own language, to be held against what the callers were told."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -26,34 +27,44 @@ class Books:
     rush_users: int  # Different users that hold one.
     funnel: list[dict[str, Any]]
     budgets: list[dict[str, Any]]
-    saga_steps: Mapping[str, int]
+    standings: Mapping[str, str]  # Order -> the step at which its saga stands.
     orders: Mapping[str, Any]
     timeline: list[dict[str, Any]]
 
+    @property
+    def saga_steps(self) -> Counter[str]:
+        """How many sagas stand at each step."""
+        return Counter(self.standings.values())
+
     def disagreements(self, tally: Tally, day: Day) -> list[str]:
         """Everything in which a store differs from what callers were told, in words."""
-        wrong = []
-        told = tally.claims[RUSH]["ok"]
-        answered = tally.claims[RUSH].total()
-        if answered != len(day.rush_users):
-            wrong.append(f"{answered} of {len(day.rush_users)} rush callers were answered")
-        for store, count in (("callers were told", told), *self.rush_claims.items()):
+        return [*self._about_the_rush(tally, day), *self._about_claims(tally), *self._about_orders(tally, day)]
+
+    def _about_the_rush(self, tally: Tally, day: Day) -> Iterator[str]:
+        if (answered := tally.claims[RUSH].total()) != len(day.rush_users):
+            yield f"{answered} of {len(day.rush_users)} rush callers were answered"
+        counted = {"callers were told": tally.claims[RUSH]["ok"], "users hold one": self.rush_users, **self.rush_claims}
+        for who, count in counted.items():
             if count != day.rush_stock:
-                wrong.append(f"{day.rush_stock} coupons in the rush, but {store}: {count}")
-        if self.rush_users != day.rush_stock:
-            wrong.append(f"{self.rush_users} users hold the {day.rush_stock} coupons of the rush")
+                yield f"{day.rush_stock} coupons in the rush, but {who}: {count}"
+
+    def _about_claims(self, tally: Tally) -> Iterator[str]:
         for row in self.funnel:
-            template_id = row["template_id"]
-            for code, told_so in tally.claims.get(template_id, {}).items():
+            for code, told in tally.claims.get(row["template_id"], {}).items():
                 counted = row["claimed"] if code == "ok" else row["refused_by_code"].get(code, 0)
-                if counted != told_so:
-                    wrong.append(f"{template_id}: callers heard {code} {told_so} times, the funnel says {counted}")
-        if tally.races and tally.races["won"] * 2 != tally.races.total():
-            wrong.append(f"of two orders for one coupon not exactly one won: {dict(tally.races)}")
-        waiting = {step: count for step, count in self.saga_steps.items() if step in _UNFINISHED}
-        if waiting:
-            wrong.append(f"sagas that did not get to an end: {waiting}")
-        return wrong
+                if counted != told:
+                    yield f"{row['template_id']}: callers heard {code} {told} times, the funnel says {counted}"
+
+    def _about_orders(self, tally: Tally, day: Day) -> Iterator[str]:
+        for order in day.orders:
+            step = self.standings.get(order.order_id)
+            if order.order_id not in tally.told.refused_orders and step != order.scenario.ends_in:
+                name, ends_in = order.scenario.name, order.scenario.ends_in
+                yield f"order {order.order_id} {name}: its saga stands at {step}, not at {ends_in}"
+        if waiting := {step: count for step, count in self.saga_steps.items() if step in _UNFINISHED}:
+            yield f"sagas that did not get to an end: {waiting}"
+        if tally.races["won"] * 2 != tally.races.total():
+            yield f"of two orders for one coupon not exactly one won: {dict(tally.races)}"
 
 
 _UNFINISHED: Final = frozenset({"awaiting_order", "holding", "held", "redeeming", "releasing", "refunding"})
@@ -65,7 +76,7 @@ def read_books(settings: Settings, realm: Realm) -> Books:
         cursor = connection.cursor()
         events, commands = _one(cursor.execute(_TOTALS, list(realm) * 2))
         rush, users = _one(cursor.execute(_RUSH, [*realm, RUSH]))
-        steps = dict(cursor.execute(_STEPS, list(realm)).fetchall())
+        standings = dict(cursor.execute(_STANDINGS, list(realm)).fetchall())
         timeline = [dict(zip(("type", "events"), row, strict=True)) for row in cursor.execute(_TYPES, list(realm))]
     with operations.facts(settings) as facts:
         who = {"tenant": realm.tenant_id, "app": realm.app_id}
@@ -80,7 +91,7 @@ def read_books(settings: Settings, realm: Realm) -> Books:
         rush_users=users,
         funnel=funnel,
         budgets=budgets,
-        saga_steps=steps,
+        standings=standings,
         orders=orders,
         timeline=timeline,
     )
@@ -122,7 +133,7 @@ _RUSH: Final = """
     WHERE tenant_id = %s AND app_id = %s AND type = 'coupon.claimed.v1' AND data -> 'about' ->> 'template_id' = %s
 """
 
-_STEPS: Final = "SELECT step, count(*) FROM sagas WHERE tenant_id = %s AND app_id = %s GROUP BY step ORDER BY 2 DESC, 1"
+_STANDINGS: Final = "SELECT key, step FROM sagas WHERE tenant_id = %s AND app_id = %s"
 
 _TYPES: Final = """
     SELECT type, count(*) FROM events WHERE tenant_id = %s AND app_id = %s GROUP BY type ORDER BY 2 DESC, 1

@@ -1,11 +1,14 @@
 """What the day will hold, drawn from a seed: shelves, coupons, customers, and what becomes of each order. Pure."""
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from random import Random
 from typing import Any, Final
+
+from infra.simulator.scenarios import Pay, Place, Scenario, catalogue
+from infra.simulator.scenarios import draw as draw_scenarios
 
 CURRENCY: Final = "EUR"
 MORNING: Final = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)  # A Monday.
@@ -22,40 +25,6 @@ BREAKFAST: Final = "breakfast-3-off"
 TINY: Final = "tiny-8-off"
 
 
-class Fate(StrEnum):
-    """What becomes of an order, as its customer and the payment service decide."""
-
-    PAID = "paid"
-    PAID_TOLD_TWICE = "paid, told twice"
-    PAID_FIRST = "payment told before the order"
-    PAID_LATE = "paid after the lock ended"
-    PAYMENT_FAILED = "payment failed"
-    CANCELLED = "cancelled before payment"
-    CANCELLED_PAID = "cancelled after payment, refunded"
-    ABANDONED = "never paid"
-    REFUNDED_PARTLY = "paid, one line refunded"
-    REFUNDED_FULLY = "paid, refunded in two parts"
-    REOPENED = "cancelled, reopened, paid"
-
-
-_FATES: Final[dict[Fate, int]] = {
-    Fate.PAID: 50,
-    Fate.PAID_TOLD_TWICE: 6,
-    Fate.PAID_FIRST: 4,
-    Fate.PAID_LATE: 5,
-    Fate.PAYMENT_FAILED: 8,
-    Fate.CANCELLED: 6,
-    Fate.CANCELLED_PAID: 3,
-    Fate.ABANDONED: 6,
-    Fate.REFUNDED_PARTLY: 6,
-    Fate.REFUNDED_FULLY: 4,
-    Fate.REOPENED: 2,
-}
-
-
-_PAID_OUTSIDE_THE_HOLD: Final = frozenset({Fate.PAID_FIRST, Fate.PAID_LATE, Fate.REOPENED})
-
-
 @dataclass(frozen=True, slots=True)
 class Template:
     """A coupon template as the merchant wants it, and the share of customers who claim one in the morning."""
@@ -67,25 +36,16 @@ class Template:
     tries: int = 1  # How often each of those customers tries.
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Order:
-    """One order to be placed. ``wants`` names templates; the coupons themselves are known once claimed."""
+    """One order and what becomes of it. ``wants`` names templates; the coupons themselves are known once claimed."""
 
     order_id: str
     user_id: str
     wants: tuple[str, ...]
-    lines: list[dict[str, Any]]
+    lines: tuple[dict[str, Any], ...]
     shipping_minor: int
-    fate: Fate
-    coupon_ids: tuple[str, ...] = ()
-    payable_minor: int = 0
-    shares: dict[str, int] = field(default_factory=dict)  # What the customer paid for each line.
-
-    @property
-    def total_minor(self) -> int:
-        """Before any discount, shipping included."""
-        amounts: list[int] = [line["quantity"] * line["unit_price_minor"] for line in self.lines]
-        return self.shipping_minor + sum(amounts)
+    scenario: Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +91,7 @@ def draw(seed: int, scale: float) -> Day:
     ]
     random.shuffle(claims)
     rush_stock = max(10, round(1_000 * scale))
-    orders = tuple(_orders(random, customers, templates, max(40, round(800 * scale))))
+    orders = tuple(_orders(random, claims, max(40, round(800 * scale))))
     return Day(
         templates=templates,
         customers=customers,
@@ -139,8 +99,8 @@ def draw(seed: int, scale: float) -> Day:
         rush_users=tuple(f"r{number:06d}" for number in range(10 * rush_stock)),
         rush_stock=rush_stock,
         orders=orders,
-        spring_limit_minor=max(150_000, round(3_000_000 * scale)),
-        tiny_limit_minor=max(2_400, round(40_000 * scale)),
+        spring_limit_minor=max(100_000, round(500_000 * scale)),
+        tiny_limit_minor=max(1_600, round(20_000 * scale)),
     )
 
 
@@ -238,27 +198,39 @@ def _terms(
     }
 
 
-def _orders(random: Random, customers: Sequence[str], templates: Sequence[Template], count: int) -> list[Order]:
-    """Customers order once each, so that nobody's coupon is wanted by two orders; that race is planted by hand."""
-    fates = random.choices(list(_FATES), weights=list(_FATES.values()), k=count)
-    fates[: len(_FATES)] = list(_FATES)  # Every fate happens, however small the day.
-    wanted = [template.template_id for template in templates]
-    buyers = random.sample(customers, min(count, len(customers)))
+def _orders(random: Random, claims: Sequence[tuple[str, str]], count: int) -> list[Order]:
+    """Customers with coupons order, once each, so that nobody's coupon is wanted by two: that race is played by itself.
+
+    Every course of events that leaves no break behind happens, however small the day.
+    """
+    held: dict[str, list[str]] = {}
+    for user, template_id in claims:
+        if template_id not in held.setdefault(user, []):
+            held[user].append(template_id)
+    clean = [scenario for scenario in catalogue(LOCK_MINUTES * 60).values() if not scenario.breaks]
+    buyers = random.sample(sorted(held), min(count, len(held)))
+    scenarios = draw_scenarios(random.randrange(1 << 30), len(buyers), clean)
     return [
-        _order(random, number, user, _wants(random, wanted, fate), fate)
-        for number, (user, fate) in enumerate(zip(buyers, fates, strict=False), start=1)
+        _order(random, number, user, _wants(random, held[user], scenario), scenario)
+        for number, (user, scenario) in enumerate(zip(buyers, scenarios, strict=True), start=1)
     ]
 
 
-def _wants(random: Random, wanted: Sequence[str], fate: Fate) -> list[str]:
-    """One or two templates. Who pays before or after the hold must find the coupon usable then: else it is a break."""
-    fleeting = {BREAKFAST, TINY} if fate in _PAID_OUTSIDE_THE_HOLD else set()
-    return random.sample([template for template in wanted if template not in fleeting], k=random.choice((1, 1, 2)))
+def _wants(random: Random, held: Sequence[str], scenario: Scenario) -> list[str]:
+    """One or two coupons. Who pays before or after the hold must find them usable then: else it is a break."""
+    fleeting = set() if _pays_within_the_hold(scenario) else {BREAKFAST, TINY}
+    lasting = [template for template in held if template not in fleeting]
+    return random.sample(lasting, k=min(len(lasting), random.choice((1, 1, 2))))
 
 
-def _order(random: Random, number: int, user: str, wants: Sequence[str], fate: Fate) -> Order:
+def _pays_within_the_hold(scenario: Scenario) -> bool:
+    before = itertools.takewhile(lambda step: not isinstance(step, Pay), scenario.steps)
+    return not any(isinstance(step, Pay) for step in scenario.steps) or [*map(type, before)] == [Place]
+
+
+def _order(random: Random, number: int, user: str, wants: Sequence[str], scenario: Scenario) -> Order:
     shelf = random.sample(_SHELF, k=random.randint(2, 5))
-    lines = [
+    lines = tuple(
         {
             "line_id": str(index),
             "sku": sku,
@@ -268,8 +240,8 @@ def _order(random: Random, number: int, user: str, wants: Sequence[str], fate: F
             "unit_price_minor": price,
         }
         for index, (sku, category, shop, price) in enumerate(shelf, start=1)
-    ]
-    return Order(f"o{number:05d}", user, tuple(wants), lines, random.choice((0, 390, 490)), fate)
+    )
+    return Order(f"o{number:05d}", user, tuple(wants), lines, random.choice((0, 390, 490)), scenario)
 
 
 def _iso(instant: datetime) -> str:

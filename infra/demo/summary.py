@@ -122,7 +122,7 @@ def _thresholds(period: dict[str, Any]) -> str:
 
 def _sagas(books: Books) -> Table:
     table = _table("Sagas stand at", "step", "orders")
-    for step, count in books.saga_steps.items():
+    for step, count in books.saga_steps.most_common():
         table.add_row(step, f"{count:,}")
     return table
 
@@ -138,9 +138,8 @@ def _orders(books: Books) -> Table:
 
 def _refusals(tally: Tally) -> Table:
     table = _table("Coupons refused at checkout", "why", "")
-    for code, count in (tally.refusals + tally.races).most_common():
-        if code != "won":
-            table.add_row(code, f"{count:,}")
+    for code, count in tally.told.refusals.most_common():
+        table.add_row(code, f"{count:,}")
     return table
 
 
