@@ -16,8 +16,8 @@ from infra.postgres.connections import translated
 
 POLL_SECONDS: Final = 0.005
 POLL_SECONDS_MAX: Final = 0.1  # Looking costs the very cores that are waited for.
-# A worker that does not move for so long does not run: the import stops asking.
-STANDSTILL_SECONDS: Final = 5.0
+# A worker that does not move for so long does not run: the import goes on until it moves again.
+STANDSTILL_SECONDS: Final = 10.0
 # One day's backlog may take longer than anybody wants to wait; then the clock goes on.
 WAIT_SECONDS_MAX: Final = 60.0
 
@@ -40,23 +40,27 @@ class Pace:
     def __init__(self, connection: psycopg.Connection[Any], realm: Realm) -> None:
         self._connection = connection
         self._realm = {"tenant_id": realm.tenant_id, "app_id": realm.app_id}
-        self._given_up = False
+        self._stood_still_at: int | None = None  # Where the sagas were when nothing moved any more.
 
     def wait(self) -> None:
         """Return when everything stored so far was heard and nothing is owed or due. Raises StoreUnavailable.
 
-        Bounded: after :data:`WAIT_SECONDS_MAX`, or for good once nothing moved for :data:`STANDSTILL_SECONDS`.
+        Bounded: after :data:`WAIT_SECONDS_MAX`, or once nothing moved for :data:`STANDSTILL_SECONDS`; then it does not
+        wait again until the sagas have moved.
         """
         deadline = monotonic() + WAIT_SECONDS_MAX
         moved_at, before, poll_seconds = monotonic(), None, POLL_SECONDS
-        while not self._given_up and monotonic() < deadline:
+        while monotonic() < deadline:
             standing = self._standing()
             heard, head, owes, due = standing
-            if heard >= head and not owes and not due:
+            if heard == self._stood_still_at or (heard >= head and not owes and not due):
                 return
+            self._stood_still_at = None
             if standing != before:
                 moved_at, before = monotonic(), standing
-            self._given_up = monotonic() - moved_at > STANDSTILL_SECONDS
+            elif monotonic() - moved_at > STANDSTILL_SECONDS:
+                self._stood_still_at = heard
+                return
             sleep(poll_seconds)
             poll_seconds = min(POLL_SECONDS_MAX, poll_seconds * 1.5)
 
