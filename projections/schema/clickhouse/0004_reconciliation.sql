@@ -270,7 +270,7 @@ FROM
         l.recorded_minor AS recorded_minor, l.reversed_minor AS reversed_minor, l.event_ids AS event_ids,
         l.since AS since,
         arrayFilter(refund -> NOT has(l.credited_refund_ids, refund), l.refund_ids) AS uncredited,
-        if(l.refunded_minor > 0 AND l.refunded_minor >= l.paid_minor, k.kept, []) AS kept
+        if(l.refunded_minor > 0 AND l.refunded_minor >= l.payable_minor, k.kept, []) AS kept
     FROM ledgers(as_of = {as_of:DateTime64(6, 'UTC')}) AS l
     LEFT JOIN
     (

@@ -31,7 +31,7 @@ class Business:
         self.store = Store(dsn)
         stack.callback(self.store.close)
         self.world = World(self.store)
-        stack.callback(self.world.close)
+        stack.callback(self._close_world)
         self.projections = stack.enter_context(
             ProjectionService(postgres_dsn=dsn, redis_url=redis_url, clickhouse_url=clickhouse_url)
         )
@@ -43,9 +43,21 @@ class Business:
         self._dsn = dsn
         self._runs = 0
 
+    def _close_world(self) -> None:
+        self.world.close()  # Whichever it is by then.
+
+    def begin_anew(self) -> None:
+        """Another realm in the same stores: nobody sees what is not theirs, so this is as good as empty ones."""
+        self.world.close()
+        self.world = World(self.store)
+
     def follow(self) -> None:
         """Sagas until quiet, then every projection up to the head of the log."""
         self.world.settle()
+        self.project()
+
+    def project(self) -> None:
+        """Every projection up to the head of the log, whatever the sagas did not hear yet."""
         feed, coordination = StoreFeed(self._dsn), PostgresCoordination(self._dsn)
         try:
             for follower in (
@@ -92,19 +104,22 @@ class Business:
                 self.sql.execute(f"DROP TABLE kept_{table}".encode())
 
     def found(self, as_of: datetime | None = None, patience: timedelta = timedelta(0)) -> list[Found]:
-        """What reconciliation finds, as of now unless told otherwise."""
-        return find_breaks(self, as_of=as_of or datetime.now(UTC), patience=patience)
+        """What reconciliation finds in this world, as of now unless told otherwise."""
+        found = find_breaks(self, as_of=as_of or datetime.now(UTC), patience=patience)
+        return [each for each in found if each.realm == self.world.realm]
 
-    def kinds(self) -> list[str]:
-        """The kinds of breaks that reconciliation finds, sorted."""
-        return sorted(each.kind for each in self.found())
+    def breaks(self) -> list[tuple[str, str]]:
+        """The breaks on record: kind and status."""
+        sql = "SELECT kind, status FROM breaks WHERE tenant_id = {tenant:String} ORDER BY opened_at, kind"
+        return [tuple(row) for row in self.rows(sql, {"tenant": self.world.realm.tenant_id})]
 
     def reconcile(self) -> list[Answer]:
         """A recorded run: open what is new, close what is settled, and let the facts follow."""
         self._runs += 1
-        commands = commands_for(self.found(), open_breaks(self), run_id=f"run{self._runs}", checked=BREAK_KINDS)
+        on_record = [row for row in open_breaks(self) if row.realm == self.world.realm]
+        commands = commands_for(self.found(), on_record, run_id=f"run{self._runs}", checked=BREAK_KINDS)
         answers = [self.store.engine.execute(command) for command in commands]
-        self.follow()
+        self.project()
         return answers
 
 
@@ -133,23 +148,23 @@ def a_bit_of_everything(business: Business) -> None:
     business.follow()
 
 
-@pytest.fixture
-def business(corners: Corners) -> Iterator[Business]:
-    """A business of one's own, with nothing in it."""
-    with new_business(corners) as business:
-        yield business
-
-
-@pytest.fixture
-def busy_day(business: Business) -> Business:
-    """A clean day of one's own."""
-    a_bit_of_everything(business)
-    return business
-
-
 @pytest.fixture(scope="module")
 def shared_day(corners: Corners) -> Iterator[Business]:
     """A clean day that all tests of a module share: whoever damages it mends it."""
     with new_business(corners) as business:
         a_bit_of_everything(business)
         yield business
+
+
+@pytest.fixture(scope="module")
+def shared_stores(corners: Corners) -> Iterator[Business]:
+    """Stores that all tests of a module share."""
+    with new_business(corners) as business:
+        yield business
+
+
+@pytest.fixture
+def business(shared_stores: Business) -> Business:
+    """A realm of one's own, at noon, with nothing in it."""
+    shared_stores.begin_anew()
+    return shared_stores
