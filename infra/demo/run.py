@@ -86,8 +86,8 @@ def run_demo(console: Console, *, seed: int, scale: float, keep: Path | None) ->
     console.print(summary.opening(day, seed, scale))
     folder = keep or Path(tempfile.mkdtemp(prefix="tessera-demo-"))
     try:
-        with screen.act("Starting a stack of its own", 1) as act:
-            stack = LocalStack(folder, ephemeral=keep is None)
+        with screen.act("Starting a stack of its own", 3) as act:
+            stack = LocalStack(folder, ephemeral=keep is None, say=lambda _what: act.done())
             stack.__enter__()
             act.say("PostgreSQL, Redis, ClickHouse; API, sagas, projections")
         try:
