@@ -300,7 +300,8 @@ class WorkerHalted(Exception):
 
 
 def run_sagas(settings: Settings) -> None:
-    """Run sagas, outbox and timers until SIGTERM or SIGINT. Raises WorkerHalted."""
+    """Run sagas, outbox, timers and housekeeping until SIGTERM or SIGINT. Raises WorkerHalted."""
+    from infra.postgres.housekeeping import Housekeeper
     from infra.sagas.settings import SagaSettings
     from infra.sagas.worker import SagaWorker
 
@@ -309,12 +310,15 @@ def run_sagas(settings: Settings) -> None:
     with _asked_to_stop() as stop, write_side(settings, metrics) as side, _metrics_served(settings, metrics):
         bounds = SagaSettings(facts_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000)
         worker = SagaWorker(settings.postgres_dsn, side.log, side.engine, bounds)
+        housekeeper = Housekeeper(settings.postgres_dsn, keep_days=settings.command_log_days)
         metrics.add_source(lambda: [Sample(HALTED, (("follower", "sagas"),), 1.0 if worker.halted else 0.0)])
         worker.start()
+        housekeeper.start()
         try:
             while not stop.is_set() and worker.halted is None:
                 time.sleep(WORKER_POLL_SECONDS)  # Not a wait on `stop`: its own signal handler could deadlock with it.
         finally:
+            housekeeper.stop()
             worker.stop(WORKER_STOP_SECONDS)
     if worker.halted is not None:
         raise WorkerHalted(worker.halted)
