@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final, Self
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -36,7 +36,7 @@ class Output:
             sys.stdout.write(to_json(payload, indent=2) + "\n")
             return
         for each in human:
-            self.stdout.print(each)
+            self.stdout.print(each, soft_wrap=isinstance(each, Text))
 
     def line(self, payload: Any, human: RenderableType) -> None:
         """One item of a stream: a line of JSON, or a line to read. Written at once, so that a pipe sees it."""
@@ -44,7 +44,8 @@ class Output:
             sys.stdout.write(to_json(payload) + "\n")
             sys.stdout.flush()
         else:
-            self.stdout.print(human)
+            # A line stays a line, however narrow the terminal: what is copied from it is whole.
+            self.stdout.print(human, soft_wrap=isinstance(human, Text))
 
     def note(self, text: str) -> None:
         """Something to know on the way; never part of the result."""
@@ -145,20 +146,34 @@ def table(
     columns: Sequence[str],
     *,
     right: Sequence[str] = (),
+    whole: Sequence[str] = (),
     style: Callable[[str, Any], str] | None = None,
     empty: str = "none",
 ) -> RenderableType:
-    """Rows as a table; ``right`` names the columns of numbers, ``style`` may colour a cell."""
+    """Rows as a table. ``right``: columns of numbers. ``whole``: never broken (ids). ``style`` may colour a cell."""
     if not rows:
         return Text(f"{title}: {empty}") if title else Text(empty)
     drawn = Table(
         title=title or None, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
     )
     for column in columns:
-        drawn.add_column(column.replace("_", " "), justify="right" if column in right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if column in right else "left"
+        keeps = column in right or column in whole
+        drawn.add_column(column.replace("_", " "), justify=justify, overflow="fold", no_wrap=keeps)
     for row in rows:
         drawn.add_row(*(_cell(column, row.get(column), style) for column in columns))
     return drawn
+
+
+def items(title: str, rows: Sequence[tuple[Text, str]], *, empty: str = "none") -> Text:
+    """A list for reading and copying: a headline and, below it, the rest; never squeezed into columns."""
+    if not rows:
+        return Text(f"{title}: {empty}")
+    text = Text(title + "\n", style="bold")
+    for headline, rest in rows:
+        text = Text.assemble(text, headline, "\n", (f"    {rest}\n", "dim"))
+    text.rstrip()
+    return text
 
 
 def _cell(column: str, value: Any, style: Callable[[str, Any], str] | None) -> Text:

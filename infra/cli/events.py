@@ -59,7 +59,7 @@ def _tail(
         )
         while True:
             for row in rows:
-                session.out.line(row, _line(row))
+                session.out.line(row, event_line(row))
                 position = max(position, row["offset"])
             if not follow:
                 return
@@ -92,7 +92,7 @@ def _head(cursor: Any) -> int:
     return int(row[0])
 
 
-def _line(row: dict[str, Any]) -> Text:
+def event_line(row: dict[str, Any]) -> Text:
     """Offset, business time, type, stream: what fits on a line."""
     kind = row["type"].partition(".")[0]
     text = Text(no_wrap=True, overflow="ellipsis")

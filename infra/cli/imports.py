@@ -36,15 +36,18 @@ def _import(
     from infra.imports import display, runner
     from infra.imports.job import ImportJob
     from infra.imports.mapping import find_mapping
-    from infra.imports.report import NobodyWatches
+    from infra.imports.report import NobodyWatches, Watcher
 
     if (tenant is None) != (app is None):
         raise CliError("--tenant and --app go together", code=ExitCode.USAGE)
     found = find_mapping(mapping)
     realm = Realm(tenant, app) if tenant is not None and app is not None else found.realm
     job = ImportJob(folder, found, realm, name or found.name, accept_changed)
-    on_terminal = session.out.stderr.is_terminal
-    watcher = display.BarWatcher(session.out.stderr) if on_terminal else NobodyWatches()
+    watcher: Watcher = NobodyWatches()
+    if session.out.as_json:
+        watcher = display.LineWatcher()
+    elif session.out.stderr.is_terminal:
+        watcher = display.BarWatcher(session.out.stderr)
     try:
         if dry_run:
             report = runner.dry_run(job, watcher)

@@ -8,8 +8,9 @@ from rich.text import Text
 
 from contracts.money import format_money
 from infra.cli.command import Session, command
-from infra.cli.console import table
+from infra.cli.console import items
 from infra.cli.errors import CliError, ExitCode
+from infra.cli.events import event_line
 
 _COLOURS = {"critical": "bold red", "warning": "yellow", "info": "cyan"}
 
@@ -72,8 +73,13 @@ def _explain(
             (row["kind"], _COLOURS[row["severity"]]), f"  {row['subject']}  {row['amount']}\n{row['detail']}"
         ),
         Text(),
-        table("Events behind it", events, ("offset", "occurred_at", "type", "stream", "data"), right=("offset",)),
+        items("Events behind it", [(event_line(event), _scalars(event["data"])) for event in events]),
     )
+
+
+def _scalars(data: dict[str, Any]) -> str:
+    """The payload without its lists and objects: `events show OFFSET` has them all."""
+    return "  ".join(f"{name}={value}" for name, value in data.items() if isinstance(value, str | int) and value != "")
 
 
 def _row(found: Any) -> dict[str, Any]:
@@ -93,7 +99,12 @@ def _row(found: Any) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> Any:
-    columns = ("break_id", "severity", "subject", "amount", "detail")
-    style = lambda column, value: _COLOURS.get(value, "") if column == "severity" else ""  # noqa: E731
-    return table("Breaks", rows, columns, right=("amount",), style=style, empty="none: the books balance")
+def _table(rows: list[dict[str, Any]]) -> Text:
+    listed = [
+        (
+            Text.assemble((f"{row['severity']:<9}", _COLOURS[row["severity"]]), f"{row['break_id']}   {row['amount']}"),
+            row["detail"],
+        )
+        for row in rows
+    ]
+    return items("Breaks", listed, empty="none: the books balance")

@@ -42,7 +42,7 @@ def _list(
         {"steps": steps, "sagas": rows},
         table("Steps", steps, ("step", "sagas"), right=("sagas",)),
         Text(),
-        table("Stuck sagas" if stuck else "Sagas", rows, columns, right=("pending", "refused")),
+        table("Stuck sagas" if stuck else "Sagas", rows, columns, right=("pending", "refused"), whole=("key", "step")),
     )
     return ExitCode.FINDINGS if stuck and rows else ExitCode.OK
 
@@ -66,7 +66,7 @@ def _show(
     session.out.show(
         {"sagas": found, "heard": heard, "outbox": waiting},
         Text.assemble((f"Order {order_id}", "bold"), f" stands at {found[0]['step']} because of {found[0]['because']}"),
-        table("Heard", heard, ("version", "at", "fact", "step", "sent"), right=("version",)),
+        table("Heard", heard, ("version", "at", "fact", "step", "sent"), right=("version",), whole=("fact", "step")),
         table("Waiting or refused", waiting, ("command_type", "attempts", "last_error", "refused_code", "retry_at")),
     )
 

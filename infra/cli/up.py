@@ -1,6 +1,5 @@
 """``tessera up``: the whole stack on this machine until Ctrl-C."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +7,6 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
-from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from infra.cli.command import Session, command
@@ -87,26 +84,27 @@ def _facts(stack: Any, data_dir: Path) -> dict[str, Any]:
     }
 
 
-def _welcome(facts: dict[str, Any]) -> Panel:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row("API", f"{facts['http_url']}   (/openapi.json, /health/ready, /metrics)")
-    grid.add_row("Key", f"{facts['key']}   (tenant {facts['tenant_id']}, app {facts['app_id']})")
-    grid.add_row("curl", f"curl -H 'Authorization: Bearer {facts['key']}' {facts['http_url']}/v1/templates")
-    grid.add_row("Redis", f"redis-cli -p {facts['redis_port']}")
-    grid.add_row("ClickHouse", f"curl '{facts['clickhouse_http']}' -d 'SHOW TABLES'")
-    grid.add_row("PostgreSQL", f"psql '{facts['postgres_dsn']}'   (view: events)")
-    grid.add_row("CLI", _second_terminal(facts["data_dir"]))
-    grid.add_row("Data, logs", f"{facts['data_dir']}, {facts['data_dir']}/logs")
-    return Panel(grid, title=Text("Tessera is up", style="bold green"), subtitle="Ctrl-C stops it", title_align="left")
+def _welcome(facts: dict[str, Any]) -> Text:
+    """Lines, not a box: each can be copied as it stands."""
+    rows = (
+        ("API", facts["http_url"], "/openapi.json  /health/ready  /metrics"),
+        ("Key", facts["key"], f"tenant {facts['tenant_id']}, app {facts['app_id']}"),
+        ("curl", f"curl -H 'Authorization: Bearer {facts['key']}' {facts['http_url']}/v1/templates", ""),
+        ("Redis", f"redis-cli -p {facts['redis_port']}", ""),
+        ("ClickHouse", f"curl '{facts['clickhouse_http']}' -d 'SHOW TABLES'", ""),
+        ("PostgreSQL", f"psql '{facts['postgres_dsn']}'", "the log: view events"),
+        ("CLI", _second_terminal(facts["data_dir"]), "in another terminal"),
+        ("Data", facts["data_dir"], "logs in logs/"),
+    )
+    text = Text.assemble(("✓ Tessera is up", "bold green"), ("   Ctrl-C stops it\n", "dim"))
+    for name, value, note in rows:
+        text.append(f"  {name:<11}", style="bold")
+        text.append(value)
+        text.append(f"   {note}\n" if note else "\n", style="dim")
+    text.rstrip()
+    return text
 
 
 def _second_terminal(data_dir: str) -> str:
     suffix = "" if data_dir == ".tessera" else f" --data-dir {data_dir}"
-    return f"tessera doctor{suffix}   tessera events tail{suffix}   tessera projections lag{suffix}"
-
-
-def stop_on_sigterm() -> None:
-    """Let SIGTERM end a process the way Ctrl-C does."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    return f"tessera doctor{suffix}"

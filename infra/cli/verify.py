@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 
 from infra.cli.command import Session, command
-from infra.cli.console import table
+from infra.cli.console import items
 from infra.cli.errors import ExitCode
 
 INVARIANTS = {
@@ -56,8 +56,16 @@ def _verify(session: Session) -> ExitCode:
     if report.not_compared:
         stores += f"; NOT compared (still moving, or not begun): {', '.join(report.not_compared)}"
     verdict = Text("✓ every invariant holds", "green") if report.holds else Text("✗ it does not hold", "bold red")
-    columns = ("invariant", "promise", "subject", "detail", "offset")
-    session.out.show(
-        payload, table("Violations", rows, columns, right=("offset",)), Text(f"{checked}; {stores}"), verdict
-    )
+    listed = [
+        (
+            Text.assemble((f"{row['invariant']:<5}", "bold red"), row["subject"]),
+            f"{row['detail']} ({row['promise']}{_at(row['offset'])})",
+        )
+        for row in rows
+    ]
+    session.out.show(payload, items("Violations", listed), Text(f"{checked}; {stores}"), verdict)
     return ExitCode.OK if report.holds else ExitCode.FINDINGS
+
+
+def _at(offset: int | None) -> str:
+    return "" if offset is None else f"; offset {offset}"
