@@ -45,20 +45,25 @@ class BarWatcher:
 
 
 class LineWatcher:
-    """One JSON object per line: ``began``, ``moved`` (at most one a second), ``checking``, ``ended``."""
+    """One JSON object per line: ``began``, ``moved`` (at most one a second), ``checking``, ``ended`` if it came so far.
 
-    def __init__(self, write: Callable[[str], object] = sys.stdout.write) -> None:
+    On stderr, so that the report on stdout is one document.
+    """
+
+    def __init__(self, write: Callable[[str], object] = sys.stderr.write) -> None:
         self._write = write
-        self._rows_total = 0
+        self._rows_total = self._rows_done = 0
+        self._has_ended = False
         self._next_line_at = 0.0
 
     def began(self, rows_total: int, rows_done: int) -> None:
         """How much there is, and how much was done before."""
-        self._rows_total = rows_total
+        self._rows_total, self._rows_done = rows_total, rows_done
         self._line(event="began", rows_total=rows_total, rows_done=rows_done)
 
     def moved(self, rows_done: int) -> None:
         """How much is done."""
+        self._rows_done = rows_done
         if monotonic() >= self._next_line_at or rows_done == self._rows_total:
             self._next_line_at = monotonic() + LINE_EVERY_SECONDS
             self._line(event="moved", rows_total=self._rows_total, rows_done=rows_done)
@@ -68,8 +73,10 @@ class LineWatcher:
         self._line(event="checking", total=total)
 
     def ended(self) -> None:
-        """All rows are settled."""
-        self._line(event="ended", rows_total=self._rows_total)
+        """All rows are settled; said once, and only if it is so."""
+        if self._rows_done == self._rows_total and not self._has_ended:
+            self._has_ended = True
+            self._line(event="ended", rows_total=self._rows_total)
 
     def _line(self, **content: object) -> None:
         self._write(orjson.dumps(content).decode() + "\n")
