@@ -32,6 +32,7 @@ from command.states import SnapshotFormats, StateCache
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.position import Position
 from contracts.refusals import CommandIdReused, Refusal
+from contracts.registry import UnknownEventType
 
 logger = logging.getLogger(__name__)
 
@@ -289,8 +290,11 @@ class Engine:
         if self._seen_offset is None or transaction.last_offset - self._seen_offset > TAIL_EVENTS_MAX:
             self._cache.clear()
         elif transaction.last_offset > self._seen_offset:
-            for recorded in transaction.events_after(self._seen_offset, TAIL_EVENTS_MAX):
-                self._cache.follow(recorded)
+            try:
+                for recorded in transaction.events_after(self._seen_offset, TAIL_EVENTS_MAX):
+                    self._cache.follow(recorded)
+            except UnknownEventType:  # A newer version writes, too. Only its own streams are closed to this one.
+                self._cache.clear()
         self._seen_offset = transaction.last_offset
 
     def _decide_all(self, transaction: AppendTransaction, view: BatchView, tickets: list[_Ticket]) -> list[_Verdict]:
