@@ -12,6 +12,9 @@ STAMP := $(VENV)/.installed
 PACKAGES := command query sagas projections contracts infra
 SOURCES = $(PACKAGES) tests $(if $(wildcard benchmarks/*.py),benchmarks)
 PYTEST_ARGS ?=
+# Each worker runs its own engines; a file stays with one worker, because its tests share what is slow to make.
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadfile
 
 # Version managers leave shims that exist but do not run: an interpreter counts only once it has answered.
 PYTHON_CANDIDATES := python3.12 python3.11 python3 python
@@ -73,7 +76,7 @@ test: setup ## Lint, types, architecture and the whole suite
 	$(MAKE) --no-print-directory types || status=1; \
 	if [ $$status -ne 0 ]; then echo "==> Lint or types FAILED (see above); running the tests all the same"; fi; \
 	echo "==> Tests"; \
-	$(BIN)/pytest $(PYTEST_ARGS) || status=1; \
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS) || status=1; \
 	exit $$status
 
 lint: setup ## ruff: rules and formatting
@@ -96,11 +99,11 @@ unit: setup ## Tests that need no engine
 
 integration: setup ## Tests on embedded engines
 	@echo "==> Integration tests"
-	@$(BIN)/pytest -m 'integration or e2e or faults' $(PYTEST_ARGS)
+	@$(BIN)/pytest -m 'integration or e2e or faults' $(PARALLEL) $(PYTEST_ARGS)
 
 test-long: setup ## The suite with many more generated examples (minutes)
 	@echo "==> Long tests"
-	@TESSERA_TEST_EFFORT=long $(BIN)/pytest --timeout=1800 $(PYTEST_ARGS)
+	@TESSERA_TEST_EFFORT=long $(BIN)/pytest --timeout=1800 $(PARALLEL) $(PYTEST_ARGS)
 
 bench: setup ## Benchmarks (ratios measured side by side; never part of the tests)
 	@echo "==> Benchmarks"
