@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from command.engine import Busy, Engine, EngineSettings, EngineStopped, HandlerFailed
-from command.handlers.handler import Handler
+from command.handlers.handler import Handler, Handlers
 from command.ports import CommandKey, StoreUnavailable
 from command.unit_of_work import Kind, UnitOfWork
 from contracts.commands import Command
@@ -62,7 +62,7 @@ def pour(uow: UnitOfWork, command: Pour) -> dict[str, Any]:
     return {"glass": barrel.poured + 1}
 
 
-HANDLERS = {Pour: Handler(pour, lambda c: [(BARREL, c.barrel)], lambda _uow, c: [f"glasses:{c.barrel}"])}
+HANDLERS: Handlers = {Pour: Handler(pour, lambda c: [(BARREL, c.barrel)], lambda _uow, c: [f"glasses:{c.barrel}"])}
 
 
 class Notes:
