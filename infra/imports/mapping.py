@@ -29,10 +29,15 @@ class _Part(BaseModel):
 
 
 class SourceFile(_Part):
-    """One expected file, loaded as a table. ``columns``: name -> type, the only ones that statements see."""
+    """One expected file, loaded as a table. ``columns``: name -> type, the only ones that statements see.
+
+    ``checks``: what is said of every row, in words -> in SQL. Damage that still parses is only noticed by what the data
+    must look like.
+    """
 
     path: Annotated[str, Field(pattern=r"^[^/\\]+\.(csv|parquet)$")]
     columns: Annotated[dict[str, Column], Field(min_length=1, max_length=1_000)]
+    checks: Annotated[dict[str, str], Field(max_length=100)] = {}
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
 
     @property

@@ -10,7 +10,7 @@ from typing import Final
 
 import duckdb
 
-from infra.imports.errors import BadSource
+from infra.imports.errors import BadMapping, BadSource
 from infra.imports.mapping import Mapping, SourceFile
 
 HEADER_BYTES_MAX: Final = 1_000_000
@@ -41,7 +41,10 @@ def fingerprint_all(folder: Path, mapping: Mapping) -> dict[str, Fingerprint]:
 
 
 def load_all(connection: duckdb.DuckDBPyConnection, folder: Path, mapping: Mapping) -> None:
-    """Make one table per expected file. Raises BadSource (file, row, reason) for whatever is not as declared."""
+    """Make one table per expected file. Raises BadSource (file, row, reason) for whatever is not as declared.
+
+    Raises BadMapping when a check is no SQL.
+    """
     for name, file in mapping.files.items():
         _load(connection, name, folder / file.path, file)
 
@@ -76,6 +79,8 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str, path: Path, file: So
     casts = ", ".join(f"CAST({_quote(c)} AS {_type(t)}) AS {_quote(c)}" for c, t in file.columns.items())
     connection.execute(f"CREATE TABLE {_quote(name)} AS SELECT {casts} FROM {raw} ORDER BY rowid")
     connection.execute(f"DROP TABLE {raw}")
+    for words, condition in file.checks.items():
+        _check_rows(connection, name, path, words, condition)
 
 
 # Parquet
@@ -195,6 +200,18 @@ def _check_column(
     else:
         exact = f"{cast} IS NOT NULL AND TRY_CAST({cast} AS {actual}) = {name}"
     _refuse_where(connection, raw, path, column, f"{name} IS NOT NULL AND NOT ({exact})", f"is no {wanted}")
+
+
+def _check_rows(connection: duckdb.DuckDBPyConnection, name: str, path: Path, words: str, condition: str) -> None:
+    """A check holds like a constraint of SQL: a row fails it when the condition is false; unknown is not false."""
+    try:
+        found = connection.execute(
+            f"SELECT rowid + 1 FROM {_quote(name)} WHERE NOT ({condition}\n) ORDER BY rowid LIMIT 1"
+        ).fetchall()
+    except duckdb.Error as error:
+        raise BadMapping(f"files.{name}.checks", f"{words}: {error}") from error
+    if found:
+        raise BadSource(path, f"it fails the check: {words}", row=int(found[0][0]))
 
 
 def _refuse_where(

@@ -114,6 +114,11 @@ def test_rounding_is_a_figure_of_its_own(shop: Shop) -> None:
         ("order_id AS row_key", "NULL AS row_key", "row_key is NULL"),
         (
             "placed_at AT TIME ZONE",
+            "(placed_at + INTERVAL 20000 YEAR) AT TIME ZONE",
+            "row o.: `occurred_at` is not between 1970 and 9999",
+        ),
+        (
+            "placed_at AT TIME ZONE",
             "nullif(placed_at, '2024-03-01 09:00:00') AT TIME ZONE",
             "row o1: `occurred_at` is NULL",
         ),

@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from infra.imports.errors import BadSource
+from infra.imports.errors import BadMapping, BadSource
 from infra.imports.mapping import Mapping
 from infra.imports.source import fingerprint_all, load_all
 from tests.unit.imports.samples import ROWS, Shop
@@ -135,6 +135,38 @@ def test_a_fingerprint_changes_with_any_byte(shop: Shop) -> None:
     after = fingerprint_all(shop.data, shop.mapping())
     assert before["sales"].size_bytes == after["sales"].size_bytes
     assert before != after
+
+
+def test_a_row_that_parses_but_cannot_be_is_named_with_the_check_that_it_fails(shop: Shop) -> None:
+    shop.edit(
+        "mapping.toml",
+        '[[statements]]\nname = "orders"',
+        """[files.sales.checks]
+"sold in 2024" = "placed_at BETWEEN '2024-01-01' AND '2025-01-01'"
+"a price" = "price >= 0"
+
+[[statements]]
+name = "orders\"""",
+    )
+    with loaded(shop.data, shop.mapping()):
+        pass  # Clean rows pass.
+    shop.write_rows(*ROWS[:2], ROWS[2].replace("2024", "1724"), *ROWS[3:])
+    refused = refusal(shop)
+    assert (refused.row, refused.reason) == (3, "it fails the check: sold in 2024")
+
+
+def test_a_check_that_is_no_sql_is_the_mappings_fault(shop: Shop) -> None:
+    shop.edit(
+        "mapping.toml",
+        '[[statements]]\nname = "orders"',
+        """[files.sales.checks]
+"a price" = "prize >= 0"
+
+[[statements]]
+name = "orders\"""",
+    )
+    with pytest.raises(BadMapping, match=r"files\.sales\.checks: a price: .*prize"), loaded(shop.data, shop.mapping()):
+        pass
 
 
 # Parquet
