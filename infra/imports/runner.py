@@ -57,6 +57,7 @@ def run_import(
     with progress_store(dsn, job.realm, job.import_id) as store:
         progress = _take_up(job, store, sources)
         with planned(job.folder, job.mapping, job.realm) as plan:
+            store.save(progress)  # Not before: a file that turns out to be dirty may be mended without more ado.
             _Run(job, plan, Sender(engine, job.realm, job.import_id), store, progress, watcher).to_the_end()
             seconds = monotonic() - started
             totals = check_totals(job, plan, dsn, facts, watcher)
@@ -82,7 +83,6 @@ def _take_up(job: ImportJob, store: ProgressStore, sources: Sources) -> Progress
     fresh = Progress(0, sources, {statement.name: Tally() for statement in job.mapping.statements})
     if progress is not None:
         fresh.clock, fresh.resumed = progress.clock, True
-    store.save(fresh)
     return fresh
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
+from heapq import nsmallest
 from time import monotonic, sleep
 from typing import Any, Final
 
@@ -124,8 +125,8 @@ def _compare(name: str, store: str, expected: Counted, found: Counted) -> Checke
         store=store,
         rows=expected.total(),
         agrees=not missing and not extra,
-        missing=sorted(missing.elements())[:DIFFERENCES_SHOWN_MAX],
-        extra=sorted(extra.elements())[:DIFFERENCES_SHOWN_MAX],
+        missing=nsmallest(DIFFERENCES_SHOWN_MAX, missing.elements()),
+        extra=nsmallest(DIFFERENCES_SHOWN_MAX, extra.elements()),
     )
 
 

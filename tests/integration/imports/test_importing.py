@@ -284,7 +284,7 @@ def test_a_dirty_file_stops_before_anything_is_sent_and_a_mended_one_is_imported
         run_import(job(shop), engine, postgres_dsn)
     assert stored(postgres_dsn) == []
     shop.write_rows(*ROWS)
-    assert run_import(job(shop, accept_changed=True), engine, postgres_dsn).agrees
+    assert run_import(job(shop), engine, postgres_dsn).agrees
 
 
 def test_a_row_that_is_no_command_stops_there_what_was_applied_stays_and_the_mended_import_goes_on(
