@@ -164,10 +164,9 @@ class Decision:
     def add(self, key: str, by: int) -> None:
         self._counts[self._count_key(key)] = self.count(key) + by
 
-    def keep(self) -> int:
-        """Make it part of the batch. Returns how many events it added."""
+    def keep(self) -> None:
+        """Make it part of the batch."""
         self._batch.keep(self._entries, self._counts, self._events)
-        return len(self._events)
 
     def count_keys(self, keys: Iterable[str]) -> list[str]:
         """The realm's own full names of counters, for prefetching."""

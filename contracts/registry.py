@@ -44,18 +44,11 @@ class EventRegistry:
         """The current names."""
         return frozenset(self._classes)
 
-    def knows(self, name: str) -> bool:
-        """Whether :meth:`load` can read this stored name."""
-        return name in self._classes or name in self._upcasters
-
-    def load_json(self, name: str, payload: bytes | str) -> Event:
-        """Parse a stored payload. Raises UnknownEventType, or pydantic's ValidationError for a broken payload."""
-        if (known := self._classes.get(name)) is not None:
-            return known.model_validate_json(payload)
-        raise UnknownEventType(name)
-
     def load(self, name: str, payload: Payload) -> Event:
-        """Lift a payload through the upcasters to its current version and parse it. Errors as for load_json."""
+        """Lift a payload through the upcasters to its current version and parse it.
+
+        Raises UnknownEventType, or pydantic's ValidationError for a broken payload.
+        """
         for _ in range(len(self._upcasters) + 1):
             if (known := self._classes.get(name)) is not None:
                 return known.model_validate(payload, strict=False)

@@ -109,9 +109,7 @@ class Terms(StrictValue):
     budget_ids: Annotated[tuple[Id, ...], Field(max_length=BUDGETS_MAX)] = ()
     on_full_refund: Literal["return", "keep"] = "return"
     on_late_payment: Literal["refuse", "honour"] = "refuse"
-    claimed_stay_valid: bool = (
-        True  # What a pause or an end of the template does to coupons claimed before it: nothing.
-    )
+    claimed_stay_valid: bool = True  # A pause or an end of the template does nothing to coupons claimed before it.
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

@@ -45,8 +45,6 @@ HALTED: Final = "tessera_follower_halted"
 LAG: Final = "tessera_follower_lag_events"
 SAGAS: Final = "tessera_sagas"
 DEAD_LETTERS: Final = "tessera_dead_letters"
-READ_CONNECTIONS_MAX: Final = 64
-READ_WAIT_SECONDS: Final = 5.0
 WORKER_STOP_SECONDS: Final = 20.0
 WORKER_POLL_SECONDS: Final = 0.1
 

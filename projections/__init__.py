@@ -1,1 +1,1 @@
-"""Pure functions from events to rows and keys, and the runner that stores what they return."""
+"""Pure functions from events to documents and rows; infra/projections stores what they return."""

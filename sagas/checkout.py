@@ -133,7 +133,7 @@ def excerpt(recorded: Recorded) -> Details:
     return recorded.event.model_dump(mode="json", include=_KEPT)
 
 
-_KEPT: Final = {"order_id", "attempt", "cause", "payment_id", "refund_id", "full", "payable_minor"}
+_KEPT: Final = {"order_id", "attempt", "cause", "payment_id", "refund_id", "full"}
 
 
 def _with_source(memory: CheckoutMemory, fact: Fact) -> tuple[tuple[str, int], ...]:

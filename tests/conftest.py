@@ -52,13 +52,6 @@ def empty_postgres_dsn(corners: Corners) -> Iterator[str]:
         yield dsn
 
 
-@pytest.fixture(scope="module")
-def module_postgres_dsn(corners: Corners) -> Iterator[str]:
-    """One fresh database for all tests of a module."""
-    with corners.postgres() as dsn:
-        yield dsn
-
-
 @pytest.fixture
 def redis_url(corners: Corners) -> Iterator[str]:
     """An empty Redis database."""

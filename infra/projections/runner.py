@@ -1,5 +1,6 @@
 """The batch follower: reads the log, hands each batch to its targets, counts, waits, and stops rather than skips."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,8 @@ import structlog
 
 from command.ports import StoreUnavailable
 from contracts.envelope import Recorded
-from contracts.registry import UnknownEventType
 from infra.clickhouse.connection import ClickHouseUnavailable
 from infra.clickhouse.facts import FactsDamaged
-from infra.postgres.mapper import UnreadableEvent
 from infra.projections.ports import Busy, Coordination, EventsSkipped, Feed, FollowerStatus, Halt, State, Target
 from infra.redis.connection import RedisUnavailable
 from infra.redis.models import BucketDamaged, CheckpointLost
@@ -208,7 +207,9 @@ class Follower:
 
     def _finish(self, state: State, error: str | None) -> None:
         self._state, self._last_error = state, error
-        _log.log(40 if state == "halted" else 20, f"follower_{state}", follower=self.name, reason=error)
+        _log.log(
+            logging.ERROR if state == "halted" else logging.INFO, f"follower_{state}", follower=self.name, reason=error
+        )
         try:
             self._report()
         except UNAVAILABLE:  # It stops either way; the status in this process is right.
@@ -232,6 +233,3 @@ class Follower:
             targets={target.name: target.position.offset for target in self._targets},
             halted={name: reason for name, (_, reason) in self._halted.items()},
         )
-
-
-__all__ = ["Follower", "FollowerLimits", "Halt", "UnknownEventType", "UnreadableEvent"]

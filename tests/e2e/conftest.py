@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-READY_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 60.0
 CLI = (sys.executable, "-m", "infra.cli")
 

@@ -68,10 +68,6 @@ def a_refund_beyond_the_payment(business: Business) -> None:
     business.world.place().settle().pay().settle().refund(amount_minor=6_000).settle()
 
 
-def another_payment(business: Business) -> None:
-    business.world.pay("p2", amount_minor=1_000).settle()
-
-
 def a_refund_that_the_saga_never_heard(business: Business) -> None:
     business.world.place().settle().pay().settle().refund(amount_minor=1_000)
 

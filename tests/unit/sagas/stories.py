@@ -156,10 +156,6 @@ class Story:
         self.hear(self.log.record(event))
         return self
 
-    def when_again(self, fact: Recorded) -> Self:
-        self.hear(fact)
-        return self
-
     def then(self, step: str, *commands: tuple[str, dict[str, Any]]) -> Self:
         """The step after the last fact, and the commands it sent, as (type, some of the payload)."""
         assert self.memory.step == step
