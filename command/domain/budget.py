@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from heapq import nsmallest
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Self
 from zlib import crc32
 
 from command.domain.calendar import NO_INSTANT, period_of
@@ -108,6 +108,10 @@ class Room(NamedTuple):
     period: str
     available_minor: int
     when_short: Literal["refuse", "grant_remainder"]
+
+    def less(self, amount_minor: int) -> Self:
+        """What is left of it once this much is taken."""
+        return self._replace(available_minor=self.available_minor - amount_minor)
 
 
 def evolve(budget: Budget, event: Event) -> Budget:  # noqa: PLR0911 - one case per event

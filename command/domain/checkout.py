@@ -426,8 +426,7 @@ def _take(rooms: dict[str, Room], held: HeldCoupon) -> None:
     if any(rooms[share.budget_id].available_minor < share.amount_minor for share in held.budgets):
         raise BudgetExhausted
     for share in held.budgets:
-        room = rooms[share.budget_id]
-        rooms[share.budget_id] = room._replace(available_minor=room.available_minor - share.amount_minor)
+        rooms[share.budget_id] = rooms[share.budget_id].less(share.amount_minor)
 
 
 def _may_honour(coupon_id: str, refusal: CouponRefusal, books: Books) -> bool:

@@ -191,7 +191,7 @@ class _Pricing:
     def _spend(self, terms: Terms, discount_minor: int) -> None:
         for budget_id in terms.budget_ids:
             if (room := self.rooms.get(budget_id)) is not None:
-                self.rooms[budget_id] = room._replace(available_minor=room.available_minor - discount_minor)
+                self.rooms[budget_id] = room.less(discount_minor)
 
 
 def in_scope(scope: Scope) -> Callable[[OrderLine], bool]:
@@ -348,7 +348,7 @@ def _refund_lines(
             continue
         part, whole = _share_of_line(line, refund)
         parts[line.line_id] = (part, whole)
-        pieces = line.pieces if part == whole else _pieces(line, refund)
+        pieces = line.pieces if part == whole else _pieces(refund)
         net = divide(line.net_minor * part, whole)
         returned.append(ReturnedLine(line_id=line.line_id, quantity=pieces, net_minor=net))
     credits = []
@@ -373,7 +373,7 @@ def _share_of_line(line: _Left, refund: RefundLine) -> tuple[int, int]:
     return 1, 1
 
 
-def _pieces(line: _Left, refund: RefundLine) -> int:
+def _pieces(refund: RefundLine) -> int:
     # Money back for a part of a line returns no piece of it: the last piece goes with the last of the money.
     return refund.quantity or 0
 

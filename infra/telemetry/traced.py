@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from command.engine import Listener, Outcome
 from contracts.envelope import Answer, CommandEnvelope, Recorded
 from contracts.position import Position
+from infra.projections.ports import Feed, Target
 from infra.telemetry.tracing import Tracing
 
 
@@ -50,41 +51,10 @@ class TracedQueue:
         return replace(envelope, traceparent=span.traceparent), hear
 
 
-class BatchTarget(Protocol):
-    """Something that a log is folded into, batch by batch."""
-
-    @property
-    def name(self) -> str:
-        """What operators call it."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """Name and version."""
-        ...
-
-    @property
-    def position(self) -> Position:
-        """Where it stands."""
-        ...
-
-    def load(self, epoch: str, head: int) -> None:
-        """Look where it stands."""
-        ...
-
-    def apply(self, events: Sequence[Recorded]) -> None:
-        """Take in a batch."""
-        ...
-
-    def replay_parked(self, feed: Any) -> int:
-        """Try parked events again."""
-        ...
-
-
 class TracedTarget:
     """A target whose batches show up in the traces of the commands that caused them."""
 
-    def __init__(self, target: BatchTarget, tracing: Tracing) -> None:
+    def __init__(self, target: Target, tracing: Tracing) -> None:
         self._target = target
         self._tracing = tracing
 
@@ -112,6 +82,6 @@ class TracedTarget:
         with self._tracing.following(f"project {self._target.name}", events):
             self._target.apply(events)
 
-    def replay_parked(self, feed: Any) -> int:
+    def replay_parked(self, feed: Feed) -> int:
         """Try parked events again."""
         return self._target.replay_parked(feed)

@@ -1,7 +1,8 @@
 """The figures that Redis shows, read from the raw buckets of the versions that readers use."""
 
-from collections.abc import Iterator
-from typing import Any, cast
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Iterator
+from typing import Any, Final, cast
 
 import orjson
 import redis
@@ -15,13 +16,7 @@ SCAN_COUNT = 1_000
 def read_figures(client: "redis.Redis") -> Figures:
     """Coupons, wallets, templates, budgets and orders, as documents show them. Raises redis.RedisError."""
     figures: Figures = {}
-    for model, read in (
-        ("coupon", _coupon),
-        ("wallet", _wallet),
-        ("template", _template),
-        ("budget", _budget),
-        ("order", _order),
-    ):
+    for model, read in _READ.items():
         for realm, key, documents in _buckets(client, model):
             for document in documents.values():
                 figures.update(read(realm, key, document))
@@ -31,7 +26,7 @@ def read_figures(client: "redis.Redis") -> Figures:
 def positions(client: "redis.Redis") -> dict[str, int]:
     """Model -> the offset that its active version has reached; a model without one is at -1."""
     found = {}
-    for model in ("coupon", "wallet", "template", "budget", "order"):
+    for model in _READ:
         active = client.hget(f"{model}:control", "active")
         token = client.hget(f"{model}:control", f"v{_text(active)}") if active else None
         found[model] = _offset(_text(token)) if token else -1
@@ -39,8 +34,6 @@ def positions(client: "redis.Redis") -> dict[str, int]:
 
 
 def _offset(token: str) -> int:
-    from base64 import urlsafe_b64decode
-
     return int(urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode().rsplit(".", 1)[1])
 
 
@@ -85,6 +78,15 @@ def _order(realm: tuple[str, str], key: str, document: dict[str, Any]) -> Figure
         Figure(realm, "order", key, "recorded"): settlement["recorded_minor"],
         Figure(realm, "order", key, "reversed"): settlement["reversed_minor"],
     }
+
+
+_READ: Final[dict[str, Callable[[tuple[str, str], str, dict[str, Any]], Figures]]] = {
+    "coupon": _coupon,
+    "wallet": _wallet,
+    "template": _template,
+    "budget": _budget,
+    "order": _order,
+}
 
 
 def _text(value: Any) -> str:
