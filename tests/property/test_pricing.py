@@ -1,15 +1,15 @@
 """Settlement arithmetic: examples from the specification, and what holds for every order, coupon and refund."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from command.domain.budget import Room
-from command.domain.pricing import Candidate, Priced, Returned, allocate, divide, price, refund_credit
+from command.domain.pricing import CALCULATORS, Candidate, Priced, Returned, allocate, divide, price, refund_credit
 from contracts.orders import HeldCoupon, OrderLine, RefundLine
-from contracts.terms import CouponRef, Scope, Selector, Stacking, Terms
+from contracts.terms import CouponRef, Discount, Scope, Selector, Stacking, Terms
 from tests.builders import VECTOR, line, off, percent, terms
 
 ABOUT = CouponRef(
@@ -53,6 +53,11 @@ def test_ten_off_fifty_and_ten_is_allocated_as_8_33_and_1_67() -> None:
     result = priced(VECTOR, terms(discount=off(1000)))
     assert [it.discount_minor for it in result.lines] == [833, 167]
     assert (result.total_minor, result.discount_minor, result.payable_minor) == (6000, 1000, 5000)
+
+
+def test_every_kind_of_discount_has_its_calculator() -> None:
+    union, *_ = get_args(Discount)
+    assert set(CALCULATORS) == set(get_args(union))
 
 
 def test_a_percentage_is_taken_of_what_the_coupons_before_it_left() -> None:
