@@ -76,7 +76,7 @@ class Verifier:
         found += self._compare("ClickHouse", self._clickhouse_at, self._clickhouse_figures, fact_figures)
         skipped = tuple(self._not_compared)
         compared = tuple(name for name in ("Redis", "ClickHouse") if name not in skipped)
-        violations = (*self._books.finish(), *found)
+        violations = (*self._books.finish(), *self._books.overdue_locks(), *found)
         return Report(self._books.last_offset, len(commands), compared, skipped, violations)
 
     def _fold(self, upto: int) -> None:

@@ -1,11 +1,17 @@
 """The books folded from the raw log, checked at every event: stock, limits, coupon states, budgets, refunds, realms."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from query.verify.raw import RawEvent, Violation
+
+# Timers record the end of a lock soon after it, in the realm's own time.
+TIMERS_GET: Final = timedelta(minutes=1)
+
+_BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
 
 Realm = tuple[str, str]
 Key = tuple[Realm, str]
@@ -43,6 +49,7 @@ class CouponBook:
     redeemed_minor: int = 0
     external: bool = False
     version: int = 0
+    lock_until: str = ""
 
 
 @dataclass(slots=True)
@@ -99,6 +106,7 @@ class Books:
         self.refunds: dict[Key, int] = {}
         self.events_by_type: Counter[tuple[Realm, str]] = Counter()
         self.last_offset = 0
+        self._business_now: dict[Realm, datetime] = {}
         self._versions: dict[str, int] = {}
         self._event_ids: set[str] = set()
         self._commands: dict[tuple[Realm, str], tuple[int, int]] = {}
@@ -128,17 +136,28 @@ class Books:
         for event in events:
             self._check_place(event)
             self.events_by_type[event.realm, event.type] += 1
+            self._business_now[event.realm] = max(event.occurred_at, self._business_now.get(event.realm, _BEGINNING))
             if (handler := self._handlers.get(event.type)) is not None:
                 handler(event)
             self.last_offset = event.offset
 
     def finish(self) -> list[Violation]:
-        """Everything found, with the checks of the end: every template's coupons add up."""
+        """Everything found, with the check of the end: every template's coupons add up."""
         for (realm, template_id), book in self.templates.items():
             if book.issued != book.claimed:
                 subject = f"{'/'.join(realm)}/template/{template_id}"
                 self._report("I11", subject, f"{book.issued} coupons issued, but {book.claimed} coupons exist", None)
         return self.violations
+
+    def overdue_locks(self) -> Iterator[Violation]:
+        """I9: locks whose end the timers should have recorded by now, in the realm's own time."""
+        for (realm, coupon_id), coupon in self.coupons.items():
+            if coupon.status == LOCKED and self._is_overdue(realm, coupon):
+                detail = f"locked for {coupon.order_id} until {coupon.lock_until}, neither redeemed nor released"
+                yield Violation("I9", f"{'/'.join(realm)}/coupon/{coupon_id}", detail)
+
+    def _is_overdue(self, realm: Realm, coupon: CouponBook) -> bool:
+        return datetime.fromisoformat(coupon.lock_until) + TIMERS_GET < self._business_now[realm]
 
     def guard_counters(self) -> dict[str, int]:
         """What the counter of each user's claims of each template must say, by its key."""
@@ -246,6 +265,7 @@ class Books:
         if event.type == "coupon.locked.v1":
             coupon.order_id, coupon.locked_minor = data["order_id"], data["discount_minor"]
             coupon.external = data.get("external", False)
+            coupon.lock_until = data["lock_until"]
         elif event.type == "coupon.redeemed.v1":
             if data["order_id"] != coupon.order_id:
                 self._broken("I9", event, f"redeemed for {data['order_id']}, locked for {coupon.order_id}")

@@ -154,6 +154,18 @@ def redeemed_for_more_than_was_locked(business: Business) -> str:
     return append(business, "coupon", coupon_id, "coupon.redeemed.v1", {**lock, "discount_minor": 11})
 
 
+def a_lock_that_never_ends(business: Business) -> str:
+    lock = {
+        "coupon_id": business.world.coupons["b"],
+        "about": about("bob"),
+        "order_id": "o9",
+        "discount_minor": 10,
+        "lock_until": "2026-03-01T12:05:00Z",
+    }
+    append(business, "coupon", business.world.coupons["b"], "coupon.locked.v1", lock)
+    return f"coupon/{business.world.coupons['b']}"
+
+
 def an_event_in_another_tenants_stream(business: Business) -> str:
     stream = stream_id(Realm("somebody", "else"), "order", "o9")
     return append(business, "order", "o9", "order.noted.v1", {"order_id": "o9", "status": "x"}, stream=stream)
@@ -202,6 +214,7 @@ IN_THE_LOG = [
     ("I7", a_snapshot_that_lies),
     ("I9", more_given_back_than_redeemed),
     ("I9", redeemed_for_more_than_was_locked),
+    ("I9", a_lock_that_never_ends),
     ("I10", an_event_in_another_tenants_stream),
     ("I10", a_coupon_of_another_tenants_template),
     ("I11", a_coupon_used_without_a_lock),
