@@ -131,6 +131,11 @@ class Decision:
         return self._envelope.command_id
 
     @property
+    def recorded(self) -> int:
+        """How many events it would add."""
+        return len(self._events)
+
+    @property
     def now(self) -> datetime:
         return self._now
 

@@ -29,7 +29,9 @@ from command.ports import (
 )
 from command.refusal_counts import count_refusals
 from command.states import SnapshotFormats, StateCache
+from command.unit_of_work import HISTORY
 from contracts.envelope import Answer, CommandEnvelope
+from contracts.identity import Realm
 from contracts.position import Position
 from contracts.refusals import CommandIdReused, Refusal
 from contracts.registry import UnknownEventType
@@ -136,6 +138,7 @@ class Engine:
         self._observer = observer or NobodyWatches()
         self._formats = SnapshotFormats()
         self._cache = StateCache(self._settings.cached_streams_max)
+        self._with_history: set[Realm] = set()
         self._seen_offset: int | None = None  # The cache holds everything up to here; None: it holds nothing.
         self._queue: deque[_Ticket] = deque()
         self._wake = threading.Event()
@@ -262,6 +265,7 @@ class Engine:
     def _forget(self, tickets: list[_Ticket], failure: Exception) -> None:
         """After any failure the cached states may be wrong, and the batch may have landed after all."""
         self._cache.clear()
+        self._with_history.clear()
         self._seen_offset = None
         for ticket in tickets:
             ticket.sent_before = True
@@ -334,9 +338,17 @@ class Engine:
         except HandlerFailed as failure:
             return _Verdict(ticket, error=failure)
         if status == "accepted":
+            self._note_history(decision)
             decision.keep()
         logged = LoggedAnswer(ticket.key, envelope.command.type, ticket.content_hash, status, code, detail, data)
         return _Verdict(ticket, logged=logged, is_new=True, last_event=len(view.events) - 1)
+
+    def _note_history(self, decision: Decision) -> None:
+        """Once per realm: from its first event on, a business clock may not start in its past."""
+        if decision.recorded and decision.realm not in self._with_history:
+            if decision.count(HISTORY) == 0:
+                decision.add(HISTORY, 1)
+            self._with_history.add(decision.realm)
 
     def _batch_of(self, view: BatchView, verdicts: list[_Verdict]) -> Batch:
         new = [verdict for verdict in verdicts if verdict.is_new]

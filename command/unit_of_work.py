@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from contracts.events import Event
 from contracts.identity import Realm
 
 S = TypeVar("S")
+
+# The guard counter that says whether anything was ever recorded in a realm.
+HISTORY: Final = "history"
 
 
 @dataclass(frozen=True, slots=True)

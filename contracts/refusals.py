@@ -270,7 +270,7 @@ class ClockRunsForwardOnly(Conflict):
     code = "clock_runs_forward_only"
 
 
-class ClockTooFarAhead(Conflict):
+class ClockBehindHistory(Conflict):
     """The realm holds events that are later than this; a business clock starts at or after its last event."""
 
     code = "clock_behind_history"

@@ -6,7 +6,7 @@ from typing import Final
 
 from command.unit_of_work import Kind
 from contracts.events import ClockAdvanced, Event
-from contracts.refusals import ClockRunsForwardOnly
+from contracts.refusals import ClockBehindHistory, ClockRunsForwardOnly
 
 # A realm has one clock: this is its stream's key.
 MAIN: Final = "main"
@@ -25,6 +25,15 @@ def evolve(clock: Clock, event: Event) -> Clock:
 
 
 CLOCK: Final = Kind("clock", Clock, Clock(), evolve)
+
+
+def start(clock: Clock, to: datetime, *, has_history: bool, now: datetime) -> tuple[Event, ...]:
+    """Set the clock for the first time: anywhere in a new realm, else not before what the realm has lived through."""
+    if clock.shows is None and has_history and to < now:
+        raise ClockBehindHistory(
+            f"This realm has lived by the wall clock until {now.isoformat()}.", now=now.isoformat()
+        )
+    return advance(clock, to)
 
 
 def advance(clock: Clock, to: datetime) -> tuple[Event, ...]:

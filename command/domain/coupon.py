@@ -206,6 +206,8 @@ def honour(coupon: Coupon, order_id: str, discount_minor: int, *, now: datetime)
 
 def release(coupon: Coupon, order_id: str, cause: ReleaseCause, *, now: datetime) -> tuple[Event, ...]:
     """Give up this order's lock. After the lock's end its end is the cause, whoever asks."""
+    if coupon.status == "none":
+        raise UnknownCoupon
     if coupon.status == "redeemed" and coupon.order_id == order_id:
         raise AlreadyRedeemed
     if coupon.status != "locked" and coupon.order_id == order_id and coupon.released is not None:

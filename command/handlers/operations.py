@@ -5,13 +5,15 @@ from command.domain.breaks import BREAK
 from command.domain.clock import CLOCK
 from command.domain.imports import IMPORT
 from command.handlers.handler import Data
-from command.unit_of_work import UnitOfWork
+from command.unit_of_work import HISTORY, UnitOfWork
 from contracts.commands import AdvanceClock, CloseBreak, OpenBreak, SetRowsAside
 
 
 def advance_clock(uow: UnitOfWork, command: AdvanceClock) -> Data:
-    """Forwards only."""
-    uow.record(CLOCK, clock.MAIN, clock.advance(uow.load(CLOCK, clock.MAIN), command.to))
+    """Forwards only, and never behind what the realm has recorded."""
+    has_history = uow.count(HISTORY) > 0
+    state = uow.load(CLOCK, clock.MAIN)
+    uow.record(CLOCK, clock.MAIN, clock.start(state, command.to, has_history=has_history, now=uow.now))
     return {"now": command.to.isoformat()}
 
 
