@@ -1,10 +1,11 @@
 """The building blocks of events and commands: frozen models, ids, instants, amounts and their bounds."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from contracts.money import require_currency
 
@@ -12,6 +13,9 @@ AMOUNT_MINOR_MAX = 10**15
 QUANTITY_MAX = 10**9
 ID_LENGTH_MAX = 128
 TEXT_LENGTH_MAX = 500
+# What events happen in: days that facts can hold, with room on both sides for every duration that terms may name.
+BUSINESS_TIME_FROM: Final = datetime(1970, 1, 1, tzinfo=UTC)
+BUSINESS_TIME_UNTIL: Final = datetime(2149, 6, 6, tzinfo=UTC)
 
 
 class Value(BaseModel):
@@ -51,7 +55,17 @@ def _known_zone(value: str) -> str:
 
 
 def _as_utc(value: datetime) -> datetime:
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("time_out_of_range", "must be in the years 1 to 9999 of UTC") from None
+
+
+def _business_time(value: datetime) -> datetime:
+    if not BUSINESS_TIME_FROM <= value < BUSINESS_TIME_UNTIL:
+        between = {"start": BUSINESS_TIME_FROM.date().isoformat(), "end": BUSINESS_TIME_UNTIL.date().isoformat()}
+        raise PydanticCustomError("time_out_of_range", "must be from {start} on and before {end}", between)
+    return value
 
 
 # Ids belong to whoever made them; upstream integers become decimal strings.
@@ -63,6 +77,7 @@ Id = Annotated[
 ]
 Text = Annotated[str, Field(max_length=TEXT_LENGTH_MAX), AfterValidator(_without_nul)]
 Instant = Annotated[AwareDatetime, AfterValidator(_as_utc)]
+BusinessTime = Annotated[Instant, AfterValidator(_business_time)]  # What a clock may be set to.
 AmountMinor = Annotated[int, Field(ge=0, le=AMOUNT_MINOR_MAX)]
 PositiveMinor = Annotated[int, Field(gt=0, le=AMOUNT_MINOR_MAX)]
 SignedMinor = Annotated[int, Field(ge=-AMOUNT_MINOR_MAX, le=AMOUNT_MINOR_MAX)]

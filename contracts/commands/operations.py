@@ -6,7 +6,7 @@ from pydantic import Field
 
 from contracts.commands.base import Command
 from contracts.events.operations import RowSetAside
-from contracts.values import Currency, Id, Instant, SignedMinor, Text
+from contracts.values import BusinessTime, Currency, Id, Instant, SignedMinor, Text
 
 
 class AdvanceClock(Command):
@@ -14,7 +14,7 @@ class AdvanceClock(Command):
 
     type: ClassVar[str] = "advance_clock"
 
-    to: Instant
+    to: BusinessTime
 
 
 class OpenBreak(Command):

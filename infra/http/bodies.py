@@ -34,6 +34,7 @@ _CODES: Final[dict[str, str]] = {
     "greater_than_equal": "out_of_range",
     "less_than": "out_of_range",
     "less_than_equal": "out_of_range",
+    "time_out_of_range": "out_of_range",
 }
 # Validators of ours say what is wrong in words; what it is about is the field's own name.
 _CODES_BY_FIELD: Final[dict[str, str]] = {"currency": "unknown_currency", "zone": "unknown_zone"}

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from contracts.commands import Command
 from contracts.identity import Realm
 from contracts.registry import COMMANDS
+from contracts.values import BUSINESS_TIME_UNTIL
 from infra.imports.errors import BadMapping, BadRow
 from infra.imports.mapping import Mapping, Statement
 from infra.imports.source import literal, load_all
@@ -23,7 +24,7 @@ MEMORY_LIMIT: Final = "1GB"  # Beyond it DuckDB spills to the plan's own tempora
 ROW_KEY_LENGTH_MAX: Final = 120
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US: Final = 86_400 * 1_000_000
-_LAST_US: Final = (datetime(9999, 12, 31, tzinfo=UTC) - EPOCH) // timedelta(microseconds=1)
+_UNTIL_US: Final = (BUSINESS_TIME_UNTIL - EPOCH) // timedelta(microseconds=1)
 
 _REQUIRED: Final = ("row_key", "occurred_at", "command", "fields")
 _OPTIONAL: Final = {
@@ -224,7 +225,10 @@ def _check_rows(connection: duckdb.DuckDBPyConnection, number: int, statement: S
         ("row_key IS NULL", "row_key is NULL"),
         (f"length(row_key) NOT BETWEEN 1 AND {ROW_KEY_LENGTH_MAX}", f"row_key is not 1 to {ROW_KEY_LENGTH_MAX} long"),
         ("at_us IS NULL", "`occurred_at` is NULL"),
-        (f"at_us NOT BETWEEN 0 AND {_LAST_US}", "`occurred_at` is not between 1970 and 9999"),
+        (
+            f"at_us < 0 OR at_us >= {_UNTIL_US}",
+            f"`occurred_at` is not from 1970 on and before {BUSINESS_TIME_UNTIL:%Y-%m-%d}",
+        ),
         ("source_rows IS NULL OR source_rows < 0", "source_rows is NULL or negative"),
         ("set_aside IS NULL AND (command IS NULL OR fields IS NULL)", "neither a command with fields nor set_aside"),
     ):
