@@ -1,5 +1,6 @@
 """The parts of orders, quotes and refunds that commands and events share."""
 
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -43,6 +44,14 @@ class OrderLine(StrictValue):
         if self.amount_minor > AMOUNT_MINOR_MAX:
             raise ValueError("the line's amount is too large")
         return self
+
+
+def require_payable(lines: Sequence[OrderLine], shipping_minor: int) -> int:
+    """What lines and shipping add up to. Raises ValueError when no single payment could ever be reported of it."""
+    total_minor = sum(line.amount_minor for line in lines) + shipping_minor
+    if total_minor > AMOUNT_MINOR_MAX:
+        raise ValueError(f"lines and shipping add up to {total_minor}, more than {AMOUNT_MINOR_MAX}")
+    return total_minor
 
 
 class RefundLine(StrictValue):

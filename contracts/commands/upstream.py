@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from contracts.commands.base import Command
-from contracts.orders import COUPONS_MAX, LINES_MAX, ExactAmount, OrderLine, RefundLine
+from contracts.orders import COUPONS_MAX, LINES_MAX, ExactAmount, OrderLine, RefundLine, require_payable
 from contracts.values import AmountMinor, Currency, Id, SignedMinor, Text
 
 
@@ -30,7 +30,7 @@ class PlaceOrder(Command):
             raise ValueError("coupon_ids must not repeat")
         if not self.lines and self.total_minor is None:
             raise ValueError("an order needs lines or a total_minor")
-        told = sum(line.amount_minor for line in self.lines) + self.shipping_minor
+        told = require_payable(self.lines, self.shipping_minor)
         if self.lines and self.total_minor is not None and self.total_minor != told:
             raise ValueError(f"total_minor is {self.total_minor}, but lines and shipping add up to {told}")
         if not self.lines and self.total_minor is not None and self.total_minor < self.shipping_minor:
@@ -120,3 +120,8 @@ class QuoteOrder(Command):
     coupon_ids: Annotated[tuple[Id, ...], Field(max_length=COUPONS_MAX)] = ()
     shipping_minor: AmountMinor = 0
     lines: Annotated[tuple[OrderLine, ...], Field(min_length=1, max_length=LINES_MAX)]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        require_payable(self.lines, self.shipping_minor)
+        return self

@@ -16,12 +16,12 @@ from starlette.responses import Response
 from command.api import BATCH_COMMANDS_MAX, SCOPE_OF_COMMAND, CommandRoute
 from command.ports import CommandKey
 from command.upstream_names import UntranslatableEvent, translate
-from contracts.access import Caller
+from contracts.access import Caller, Scope
 from contracts.commands import Command, PlaceOrder, QuoteOrder
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.registry import UnknownCommandType, command_class
-from contracts.values import ID_LENGTH_MAX, Instant
+from contracts.values import ID_LENGTH_MAX, BusinessTime
 from infra.http.access import require_scope
 from infra.http.bodies import malformed, parse_command, parse_json, problem_of, read_body
 from infra.http.bridge import AnswerBridge
@@ -35,7 +35,10 @@ DRY_RUN_TIMEOUT_SECONDS: Final = 30.0
 _DRY_RUN_FIELDS: Final = frozenset({"dry_run", "at"})
 _QUOTE_FIELDS: Final = frozenset({"at"})
 _NO_FIELDS: Final[frozenset[str]] = frozenset()
-_INSTANT: Final = TypeAdapter(Instant)
+_BUSINESS_TIME: Final = TypeAdapter(BusinessTime)
+_AT_CODES: Final = {"timezone_aware": "time_without_zone", "time_out_of_range": "out_of_range"}
+# Whoever took one of these ids before its saga or timer did would silence it.
+_KEPT_PREFIXES: Final = ("saga:", "timer:")
 
 
 class DryRun(Protocol):
@@ -240,7 +243,8 @@ class HttpCommands:
         try:
             body = _object(entry, "", {"type", "command_id", "data"}, required=("type",))
             if body.get("command_id") is not None:
-                item.command_id = _bounded_id(_text(body["command_id"], "/command_id"), "/command_id")
+                told = _text(body["command_id"], "/command_id")
+                item.command_id = _callers_id(exchange.caller, told, "/command_id")
             command = _command_of(exchange.caller, body)
             key = CommandKey(exchange.caller.realm, item.command_id)
             if key in self._in_flight:
@@ -294,7 +298,15 @@ def _envelope(exchange: Exchange, command: Command, command_id: str) -> CommandE
 def _command_id(exchange: Exchange) -> str:
     """The caller's Idempotency-Key, or a new id when there is none."""
     told = exchange.raw_headers.get(b"idempotency-key")
-    return new_id() if told is None else _bounded_id(told.decode("latin-1"), "Idempotency-Key")
+    return new_id() if told is None else _callers_id(exchange.caller, told.decode("latin-1"), "Idempotency-Key")
+
+
+def _callers_id(caller: Caller, text: str, where: str) -> str:
+    """An id of the caller's own; those of sagas and timers are for who may act for them."""
+    if text.startswith(_KEPT_PREFIXES) and Scope.PROCESSES_WRITE not in caller.scopes:
+        message = f"must not begin with {' or '.join(_KEPT_PREFIXES)}: such ids are kept for sagas and timers"
+        raise malformed([FieldError(where, "malformed_command_id", message)])
+    return _bounded_id(text, where)
 
 
 def _bounded_id(text: str, where: str) -> str:
@@ -392,11 +404,12 @@ def _text(value: object, where: str) -> str:
 
 def _instant(text: str) -> datetime:
     try:
-        return _INSTANT.validate_strings(text.replace(" ", "+"))  # A bare + in a query string reads as a blank.
+        return _BUSINESS_TIME.validate_strings(text.replace(" ", "+"))  # A bare + in a query string reads as a blank.
     except ValidationError as error:
-        kind = error.errors()[0]["type"]
-        code = "time_without_zone" if kind == "timezone_aware" else "not_a_time"
-        raise malformed([FieldError("?at", code, "must be an RFC 3339 time with a zone")]) from None
+        first = error.errors(include_url=False, include_input=False)[0]
+        code = _AT_CODES.get(first["type"], "not_a_time")
+        message = first["msg"] if code == "out_of_range" else "must be an RFC 3339 time with a zone"
+        raise malformed([FieldError("?at", code, message)]) from None
 
 
 def _words(error: ValidationError) -> str:

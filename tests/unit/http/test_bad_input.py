@@ -9,6 +9,7 @@ import pytest
 from tests.unit.http.conftest import BODY_BYTES_MAX, World, key_header
 
 CLAIMS = "/v1/templates/t1/claims"
+LINE: dict[str, Any] = {"line_id": "1", "sku": "s", "unit_price_minor": 100}
 TERMS: dict[str, Any] = {
     "name": "Ten off",
     "campaign_id": "spring",
@@ -78,6 +79,10 @@ async def test_malformed_json_is_told_with_its_position(client: httpx.AsyncClien
         ("/v1/clock", {"to": "2026-01-01T00:00:00"}, 422, "time_without_zone", ["/to"]),
         ("/v1/clock", {"to": "yesterday"}, 422, "not_a_time", ["/to"]),
         ("/v1/clock", {"to": 1_767_225_600}, 422, "wrong_type", ["/to"]),
+        ("/v1/clock", {"to": "0001-01-01T00:00:00+14:00"}, 422, "out_of_range", ["/to"]),
+        ("/v1/clock", {"to": "9999-12-31T23:59:59-14:00"}, 422, "out_of_range", ["/to"]),
+        ("/v1/clock", {"to": "1969-12-31T23:59:59Z"}, 422, "out_of_range", ["/to"]),
+        ("/v1/clock", {"to": "9999-12-31T00:00:00Z"}, 422, "out_of_range", ["/to"]),
         (
             "/v1/templates",
             {"terms": {**TERMS, "discount": {"kind": "percent_off", "percent_bp": 20_000}}},
@@ -92,6 +97,20 @@ async def test_malformed_json_is_told_with_its_position(client: httpx.AsyncClien
             422,
             "negative_amount",
             ["/amount_minor"],
+        ),
+        (
+            "/v1/orders",
+            {"order_id": 1, "currency": "EUR", "lines": [{**LINE, "unit_price_minor": 10**15}], "shipping_minor": 1},
+            422,
+            "invalid",
+            [""],
+        ),
+        (
+            "/v1/orders/quote",
+            {"currency": "EUR", "lines": [{**LINE, "line_id": str(n), "unit_price_minor": 10**15} for n in range(2)]},
+            422,
+            "invalid",
+            [""],
         ),
     ],
 )

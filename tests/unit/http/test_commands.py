@@ -8,8 +8,9 @@ import pytest
 
 from command.engine import Busy, EngineSettings
 from command.ports import StoreUnavailable
+from contracts.access import ROLES
 from contracts.position import Position
-from tests.unit.http.conftest import ACME, STOCK, World
+from tests.unit.http.conftest import ACME, STOCK, Key, World, key_header
 from tests.unit.http.test_bad_input import CLAIMS, problem
 
 ORDER: dict[str, Any] = {
@@ -134,6 +135,8 @@ async def test_a_dry_run_at_another_time_decides_as_of_then(client: httpx.AsyncC
         ("at=2031-05-01T12:00:00Z", "not_one_of"),
         ("dry_run=true&at=2031-05-01T12:00:00", "time_without_zone"),
         ("dry_run=true&at=soon", "not_a_time"),
+        ("dry_run=true&at=9999-12-31T23:59:59-14:00", "out_of_range"),
+        ("dry_run=true&at=9999-12-31T23:00:00Z", "out_of_range"),
         ("dry_run=true&dry_run=true", "malformed_query"),
     ],
 )
@@ -353,3 +356,19 @@ async def test_an_upstream_event_that_cannot_be_read_says_where(
     told = problem(response)
     assert (response.status_code, told["code"], told["errors"][0]["pointer"]) == (422, code, pointer)
     assert world.stored_answers == 0
+
+
+@pytest.mark.parametrize("kept", ["saga:e1:hold_for_order", "timer:order_lock_end:o1:2026-03-01T12:00:00+00:00:3"])
+async def test_ids_of_sagas_and_timers_are_not_to_be_taken_by_others(
+    client: httpx.AsyncClient, world: World, kept: str
+) -> None:
+    world.keys["seller"] = Key(scopes=ROLES["merchant"] | ROLES["order_system"])
+    seller = key_header("seller")
+    single = await client.post(CLAIMS, json={"user_id": "u1"}, headers={**seller, "Idempotency-Key": kept})
+    assert (single.status_code, problem(single)["code"]) == (422, "malformed_command_id")
+    entry = {"type": "claim_coupon", "command_id": kept, "data": {"template_id": "t1", "user_id": "u1"}}
+    batch = await client.post("/v1/commands", json={"commands": [entry]}, headers=seller)
+    assert [answer["code"] for answer in batch.json()["answers"]] == ["malformed_command_id"]
+    assert world.stored_answers == 0
+    repaired = await client.post(CLAIMS, json={"user_id": "u1"}, headers={"Idempotency-Key": kept})
+    assert repaired.status_code == 201
