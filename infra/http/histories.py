@@ -2,13 +2,15 @@
 
 import asyncio
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Final
 
 from command.ports import EventLog
 from contracts.envelope import Recorded
 from contracts.identity import Realm, stream_id
 from contracts.position import Position
 from query.ports import BadCursor, Page
+
+CURSOR_DIGITS_MAX: Final = 18
 
 
 class LogHistories:
@@ -24,9 +26,11 @@ class LogHistories:
 
     async def coupon(self, realm: Realm, coupon_id: str, *, cursor: str | None, limit: int) -> Page:
         """A coupon's events in order; an unknown coupon has none. Raises BadCursor, StoreUnavailable."""
-        if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) <= CURSOR_DIGITS_MAX):
             raise BadCursor
         after = int(cursor or 0)
+        if "\x00" in coupon_id:
+            return Page([], None)  # No text column of PostgreSQL can hold it, so there is no such coupon.
         loop = asyncio.get_running_loop()
         events = await loop.run_in_executor(self._blocking, self._events, stream_id(realm, "coupon", coupon_id))
         following = [recorded for recorded in events if recorded.version > after]

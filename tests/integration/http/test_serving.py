@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import psycopg
+import pytest
 
 from contracts.access import ROLES
 from contracts.identity import Realm
@@ -108,6 +109,15 @@ async def test_a_coupons_history_says_what_happened_and_who_did_it(client: httpx
     assert events[0]["actor"].startswith("key:")
     assert events[0]["command_id"] == claimed["command_id"]
     assert second["next_cursor"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/coupons/%00/history", 200), (f"/v1/coupons/c1/history?cursor={'9' * 5_000}", 422)]
+)
+async def test_a_history_that_cannot_be_is_no_failure(client: httpx.AsyncClient, path: str, status: int) -> None:
+    response = await client.get(path)
+    assert response.status_code == status
+    assert response.json().get("items", []) == []
 
 
 async def test_another_tenants_coupon_is_as_unknown_as_no_coupon(client: httpx.AsyncClient, server: Server) -> None:

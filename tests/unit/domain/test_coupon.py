@@ -120,6 +120,10 @@ def test_what_nobody_holds_is_neither_redeemed_nor_released(command: Command) ->
     given(CLAIMED).when(command).then_refused(NotLocked)
 
 
+def test_what_was_never_claimed_is_unknown_to_whoever_gives_it_up() -> None:
+    given([*template()]).when(release()).then_refused(UnknownCoupon)
+
+
 def test_the_lock_holds_until_its_end_and_not_at_its_end() -> None:
     given([*LOCKED, Wait(599.999999)]).when(redeem()).then([CouponRedeemed])
     given([*LOCKED, Wait(600)]).when(redeem()).then_refused(LockExpired)
