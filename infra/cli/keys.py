@@ -23,6 +23,21 @@ def register(group: typer.Typer) -> None:
     command(group, "revoke", example="tessera keys revoke 3f9a1c7b20de --yes")(_revoke)
 
 
+def realm_of(tenant: str, app: str) -> Realm:
+    """The realm that two options name. Raises CliError for a name that no id may have."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from contracts.values import ID_LENGTH_MAX, Id
+
+    rule = f"must be 1 to {ID_LENGTH_MAX} printable characters without surrounding white space"
+    for option, name in (("--tenant", tenant), ("--app", app)):
+        try:
+            TypeAdapter(Id).validate_python(name)
+        except ValidationError as error:
+            raise CliError(f"{option} {rule}, not {name!r}", code=ExitCode.USAGE) from error
+    return Realm(tenant, app)
+
+
 def _create(
     session: Session,
     tenant: _Tenant,
@@ -35,13 +50,12 @@ def _create(
     from infra.postgres import api_keys
     from infra.postgres.connections import transaction
 
+    realm = realm_of(tenant, app)
     if role not in ROLES:
         raise CliError(f"there is no role {role!r}", next_step=f"Roles: {', '.join(ROLES)}.", code=ExitCode.USAGE)
     expires_at = datetime.now(UTC) + timedelta(days=days) if days else None
     with transaction(session.settings.postgres_dsn, name="keys") as cursor:
-        token = api_keys.create(
-            cursor, Realm(tenant, app), role=role, scopes=ROLES[role], label=label, expires_at=expires_at
-        )
+        token = api_keys.create(cursor, realm, role=role, scopes=ROLES[role], label=label, expires_at=expires_at)
     made = {"key": token, "tenant_id": tenant, "app_id": app, "role": role, "scopes": sorted(ROLES[role])}
     session.out.show(made, Text(token), Text("Keep it: only its hash is stored.", style="dim"))
 

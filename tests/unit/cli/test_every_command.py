@@ -10,7 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from infra.cli import app
-from infra.cli.errors import ExitCode
+from infra.cli.errors import CliError, ExitCode
+from infra.cli.keys import realm_of
 
 GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
 
@@ -32,6 +33,13 @@ def help_of(path: tuple[str, ...]) -> str:
     result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 0, result.output
     return result.output
+
+
+@pytest.mark.parametrize("tenant", ["", " demo", "de\nmo", "d" * 129])
+def test_a_key_is_made_for_nobody_without_a_name(tenant: str) -> None:
+    with pytest.raises(CliError, match="--tenant must be") as refused:
+        realm_of(tenant, "shop")
+    assert refused.value.code == ExitCode.USAGE
 
 
 def test_all_promised_commands_are_there() -> None:
