@@ -48,6 +48,7 @@ class Step:
 
 
 # Steps that something else has to end: what a list of unfinished checkouts shows.
+# Steps at which it waits for somebody's answer: staying there for long means that something does not get on.
 WAITING: Final = frozenset({Step.AWAITING_ORDER, Step.HOLDING, Step.REDEEMING, Step.RELEASING, Step.REFUNDING})
 
 # ---- Routing: which facts are heard, and by which order's saga.

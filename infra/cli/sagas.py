@@ -8,10 +8,9 @@ from rich.text import Text
 from infra.cli.command import Session, command
 from infra.cli.console import table
 from infra.cli.errors import CliError, ExitCode
+from sagas.checkout import WAITING
 
 ROWS_MAX = 1_000
-# Steps at which a saga waits for an answer of ours: staying there for long means that something does not get on.
-WAITING_STEPS = frozenset({"awaiting_order", "holding", "redeeming", "releasing", "refunding"})
 
 
 def register(group: typer.Typer) -> None:
@@ -36,7 +35,7 @@ def _list(
         steps = saga_steps(cursor)
         rows = sagas(cursor, step=step, key=None, limit=ROWS_MAX if stuck else limit)
     if stuck:
-        rows = [row for row in rows if row["step"] in WAITING_STEPS or row["pending"] or row["refused"]][:limit]
+        rows = [row for row in rows if row["step"] in WAITING or row["pending"] or row["refused"]][:limit]
     columns = ("key", "step", "because", "since", "pending", "refused", "trouble")
     session.out.show(
         {"steps": steps, "sagas": rows},
