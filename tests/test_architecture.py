@@ -40,6 +40,8 @@ BREACHES = [
     Breach("infra.settings.planted", "import infra.cli", "infra", "infra.settings.planted -> infra.cli"),
     Breach("infra.postgres.planted", "import infra.redis", "infra", "infra.postgres.planted -> infra.redis"),
     Breach("infra.http.planted", "import infra.bootstrap", "infra", "infra.http.planted -> infra.bootstrap"),
+    Breach("infra.sagas.planted", "import infra.http", "infra", "infra.sagas.planted -> infra.http"),
+    Breach("infra.projections.planted", "import infra.verify", "infra", "infra.projections.planted -> infra.verify"),
     Breach("command.domain.planted", "import psycopg", "drivers", "command.domain.planted -> psycopg"),
     Breach("sagas.planted", "import fastapi", "drivers", "sagas.planted -> fastapi"),
     Breach("projections.planted", "from redis import Redis", "drivers", "projections.planted -> redis"),
