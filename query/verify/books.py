@@ -136,7 +136,7 @@ class Books:
         for event in events:
             self._check_place(event)
             self.events_by_type[event.realm, event.type] += 1
-            self._business_now[event.realm] = max(event.occurred_at, self._business_now.get(event.realm, _BEGINNING))
+            self._business_now[event.realm] = max(_shown_by(event), self._business_now.get(event.realm, _BEGINNING))
             if (handler := self._handlers.get(event.type)) is not None:
                 handler(event)
             self.last_offset = event.offset
@@ -347,6 +347,11 @@ class Books:
 
     def _report(self, invariant: str, subject: str, detail: str, offset: int | None) -> None:
         self.violations.append(Violation(invariant, subject, detail, offset))
+
+
+def _shown_by(event: RawEvent) -> datetime:
+    """What the realm's clock showed with this event. The first time a clock is set, the event itself has wall time."""
+    return datetime.fromisoformat(event.data["to"]) if event.type == "clock.advanced.v1" else event.occurred_at
 
 
 def _escape(part: str) -> str:
