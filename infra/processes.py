@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -219,6 +220,15 @@ def _birth(pid: int) -> str:
         return ""
     fields = stat.rpartition(")")[2].split()  # The name may hold spaces and brackets; everything after it may not.
     return "" if fields[0] in "ZX" else f"{fields[19]}@{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+
+
+def as_typed(program: str) -> str:
+    """What to type here to run a program: its name where PATH has it, else its path beside our interpreter."""
+    beside = Path(sys.executable).parent / program
+    if shutil.which(program) is not None or not beside.exists():
+        return program
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
 
 
 def command_line(pid: int) -> str:

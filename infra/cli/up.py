@@ -86,11 +86,13 @@ def _facts(stack: Any, data_dir: Path) -> dict[str, Any]:
 
 def _welcome(facts: dict[str, Any]) -> Text:
     """Lines, not a box: each can be copied as it stands."""
+    from infra.processes import as_typed
+
     rows = (
         ("API", facts["http_url"], "/openapi.json  /health/ready  /metrics"),
         ("Key", facts["key"], f"tenant {facts['tenant_id']}, app {facts['app_id']}"),
         ("curl", f"curl -H 'Authorization: Bearer {facts['key']}' {facts['http_url']}/v1/templates", ""),
-        ("Redis", f"redis-cli -p {facts['redis_port']}", ""),
+        ("Redis", f"{as_typed('redis-cli')} -p {facts['redis_port']}", ""),
         ("ClickHouse", f"curl '{facts['clickhouse_http']}' -d 'SHOW TABLES'", ""),
         ("PostgreSQL", f"psql '{facts['postgres_dsn']}'", "the log: view events"),
         ("CLI", _second_terminal(facts["data_dir"]), "in another terminal"),
@@ -106,5 +108,7 @@ def _welcome(facts: dict[str, Any]) -> Text:
 
 
 def _second_terminal(data_dir: str) -> str:
+    from infra.processes import as_typed
+
     suffix = "" if data_dir == ".tessera" else f" --data-dir {data_dir}"
-    return f"tessera doctor{suffix}"
+    return f"{as_typed('tessera')} doctor{suffix}"

@@ -17,6 +17,7 @@ from infra.demo.acts import Tally
 from infra.demo.books import Books
 from infra.demo.day import CURRENCY, RUSH, Day
 from infra.demo.faults import Planted
+from infra.processes import as_typed
 from infra.verify import Report
 from query.reconciliation import Found
 
@@ -217,20 +218,21 @@ def closing(wrong: Sequence[str], seconds: float, keep: Path | None) -> Renderab
 
 
 def _next_steps(keep: Path | None) -> list[tuple[str, str]]:
+    tessera = as_typed("tessera")
     if keep is None:
         return [
-            ("tessera demo --seed 8", "another day"),
-            ("tessera demo --keep day", "the same, and the data stays: then"),
-            ("tessera up --data-dir day", "look around in it, with curl, redis-cli, SQL"),
-            ("tessera up", "an empty stack of your own"),
+            (f"{tessera} demo --seed 8", "another day"),
+            (f"{tessera} demo --keep day", "the same, and the data stays: then"),
+            (f"{tessera} up --data-dir day", "look around: curl, redis-cli, SQL"),
+            (f"{tessera} up", "an empty stack of your own"),
         ]
-    folder = f"--data-dir {keep}"
     return [
-        (f"tessera up {folder}", "bring the day back up; then, in another terminal:"),
-        (f"tessera reconcile breaks {folder}", "the planted faults"),
-        (f"tessera sagas list {folder}", "where every order stands, and why"),
-        (f"tessera projections rebuild budget {folder}", "heal what was damaged in Redis"),
-        (f"tessera verify {folder}", "hold everything against the invariants"),
+        (f"{tessera} up --data-dir {keep}", "up again; in another terminal:"),
+        (f"export TESSERA_DATA_DIR={keep}", ""),
+        (f"{tessera} reconcile breaks", "the planted faults"),
+        (f"{tessera} sagas list", "where every order stands, why"),
+        (f"{tessera} projections rebuild budget", "heal what was damaged in Redis"),
+        (f"{tessera} verify", "name what the log still has"),
     ]
 
 
