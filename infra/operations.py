@@ -95,7 +95,7 @@ def follower_standings(settings: Settings) -> list[FollowerStanding]:
     with connect(settings.postgres_dsn, name="lag", autocommit=True) as connection, connection.cursor() as cursor:
         head = _head(cursor)
         known = {each.follower: each.offset for each in positions.every(cursor)}
-    heard = known.get(SAGAS)
+    heard = known.get(SAGAS, None if head else 0)  # Sagas keep a position from the first event on.
     sagas = FollowerStanding(SAGAS, heard, None if heard is None else max(0, head - heard))
     with projections(settings) as service:
         return [sagas, *(FollowerStanding(each.name, each.offset, each.lag) for each in service.states())]

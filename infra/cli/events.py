@@ -62,6 +62,8 @@ def _tail(
                 session.out.line(row, event_line(row))
                 position = max(position, row["offset"])
             if not follow:
+                if not rows:
+                    session.out.note("No events.")
                 return
             if not rows:
                 time.sleep(POLL_SECONDS)
