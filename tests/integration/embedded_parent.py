@@ -1,6 +1,7 @@
 """A parent for tests to kill: runs the stack on a folder, tells on stdout what it started, and waits."""
 
 import json
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -11,6 +12,7 @@ STAYS_SECONDS = 120
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Whoever runs the tests in the background ignores it.
     with EmbeddedStack(sys.argv[1]) as stack:
         told = {"endpoints": asdict(stack.endpoints), "pids": [child.pid for child in stack.children]}
         print(json.dumps(told), flush=True)
