@@ -148,7 +148,7 @@ async def _planted_faults(screen: Screen, settings: Settings, api: Api, stage: S
         verified = await asyncio.to_thread(operations.verify, settings)
         act.done()
         report = await asyncio.to_thread(operations.reconcile, settings, verified=verified)
-        act.say(f"{len(report.breaks)} breaks, {len(verified.violations)} violations of invariants")
+        act.say(f"{len(report.breaks)} breaks, {len(verified.violations)} violations")
     result.planted = planted
     result.reported = [f"{each.kind} {each.subject}" for each in report.breaks]
     result.wrong += summary.differences(planted, report.breaks, verified)

@@ -66,5 +66,5 @@ def _server() -> Path:
             return bundled
     raise EngineFailed(
         "no Redis: put `redis-server` or `valkey-server` on PATH (Debian, Ubuntu: apt-get install redis-server; "
-        "macOS: brew install redis), or set TESSERA_REDIS_URL"
+        "macOS: brew install redis)"
     )
