@@ -226,7 +226,10 @@ class PostgresEventLog:
 
 
 class PostgresView:
-    """What one transaction sees. Implements :class:`command.ports.ReadView`; not for use after its block ended."""
+    """What one transaction sees. Implements :class:`command.ports.ReadView`; not for use after its block ended.
+
+    Each look raises StoreUnavailable by itself: whoever looks must not take a lost store for a defect of its own.
+    """
 
     def __init__(self, cursor: psycopg.Cursor[TupleRow], store: _Store, head: _Head) -> None:
         self._cursor = cursor
@@ -243,6 +246,7 @@ class PostgresView:
         """The offset of the last event in the log, 0 when it is empty."""
         return self._head.last_offset
 
+    @translated()
     def events_after(self, offset: int, limit: int) -> Sequence[Recorded]:
         """The log after an offset, in order. Raises UnknownEventType, UnreadableEvent."""
         return [
@@ -250,10 +254,12 @@ class PostgresView:
             for row in self._store.events.select_log(self._cursor, offset, limit)
         ]
 
+    @translated()
     def answers(self, keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
         """The logged answers among these ids."""
         return command_log.find(self._cursor, keys) if keys else {}
 
+    @translated()
     def counts(self, keys: Collection[str]) -> Mapping[str, int]:
         """The guard counters among these keys; absent ones are zero."""
         if not keys:
@@ -261,6 +267,7 @@ class PostgresView:
         self._cursor.execute(_SELECT_COUNTS, (list(keys),))
         return dict(self._cursor.fetchall())
 
+    @translated()
     def histories(
         self, streams: Collection[str], *, schema_hashes: Mapping[str, str] | None = None, until: datetime | None = None
     ) -> Mapping[str, StreamHistory]:

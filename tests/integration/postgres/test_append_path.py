@@ -139,6 +139,29 @@ def test_a_server_out_of_reach_and_a_database_without_tables_are_said_to_be_unav
         pass
 
 
+def test_a_store_that_is_lost_in_the_middle_says_so_to_whoever_looks(log: PostgresEventLog, postgres_dsn: str) -> None:
+    def lost_while(look: Callable[[PostgresAppend], object]) -> None:
+        with log.appending() as tx:
+            terminate(postgres_dsn, backend_pid(tx))
+            # Within the block: a handler that looks must not take this for a defect of its own.
+            with pytest.raises(StoreUnavailable):
+                look(tx)
+            told.append(look)
+
+    looks: list[Callable[[PostgresAppend], object]] = [
+        lambda tx: tx.histories({CLOCK}),
+        lambda tx: tx.histories({CLOCK}, schema_hashes={"clock": "h"}),
+        lambda tx: tx.counts({"k"}),
+        lambda tx: tx.answers([KEY]),
+        lambda tx: tx.events_after(0, 10),
+    ]
+    told: list[object] = []
+    for look in looks:
+        with pytest.raises(StoreUnavailable):
+            lost_while(look)
+    assert told == looks
+
+
 def test_a_mistake_of_ours_is_not_called_unavailable(log: PostgresEventLog) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable), log.appending() as tx:
         tx.cursor.execute("SELECT * FROM no_such_table")
