@@ -38,6 +38,7 @@ class FollowerStanding:
     name: str
     offset: int | None
     lag: int | None
+    problem: str | None = None  # Why its store cannot tell: it is out of reach, or damaged.
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +92,15 @@ def projections(settings: Settings) -> Iterator[ProjectionService]:
 
 
 def follower_standings(settings: Settings) -> list[FollowerStanding]:
-    """The sagas and every projection. Raises StoreUnavailable, RedisUnavailable, ClickHouseUnavailable."""
+    """The sagas and every projection; one whose store is away says so by itself. Raises StoreUnavailable."""
     with connect(settings.postgres_dsn, name="lag", autocommit=True) as connection, connection.cursor() as cursor:
         head = _head(cursor)
         known = {each.follower: each.offset for each in positions.every(cursor)}
     heard = known.get(SAGAS, None if head else 0)  # Sagas keep a position from the first event on.
     sagas = FollowerStanding(SAGAS, heard, None if heard is None else max(0, head - heard))
     with projections(settings) as service:
-        return [sagas, *(FollowerStanding(each.name, each.offset, each.lag) for each in service.states())]
+        states = service.states()
+    return [sagas, *(FollowerStanding(each.name, each.offset, each.lag, each.problem) for each in states)]
 
 
 def verify(settings: Settings, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Report:

@@ -132,20 +132,27 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 def _clickhouse(settings: Settings) -> Iterator[Finding]:
     from infra.clickhouse.connection import connect
+    from infra.clickhouse.migrations import missing
 
     client = connect(settings.clickhouse_url)
     try:
-        version = client.command("SELECT version()")
+        version, dropped = client.command("SELECT version()"), missing(client)
     finally:
         client.close()
     yield Finding("ClickHouse", "ok", str(version))
+    if dropped:
+        step = "Run `tessera projections rebuild facts`: it brings them back, whole."
+        yield Finding("facts", "problem", f"missing: {', '.join(dropped)}", step)
 
 
 def _followers(settings: Settings) -> Iterator[Finding]:
     from infra import operations
 
     for each in operations.follower_standings(settings):
-        if each.lag is None:
+        if each.problem is not None:
+            step = "Bring its engine back; the follower goes on by itself."
+            yield Finding(each.name, "problem", f"cannot be read: {each.problem.splitlines()[0]}", step)
+        elif each.lag is None:
             step = "Start `tessera up`, or `tessera worker sagas` and `tessera worker projections`."
             yield Finding(each.name, "warning", "has not begun", step)
         elif each.lag > LAG_EVENTS_MAX:

@@ -76,6 +76,7 @@ _TRANSLATIONS: Final = (
         "CONFIG SET maxmemory-policy noeviction, and in redis.conf.",
     ),
     _Translation("infra.clickhouse.connection.ClickHouseUnavailable", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
+    _Translation("infra.clickhouse.connection.FactsDamaged", ExitCode.ERROR, "`tessera doctor` names what is missing."),
     _Translation(
         "infra.clickhouse.migrations.MigrationRefused", ExitCode.ERROR, "Run the version that fits the database."
     ),

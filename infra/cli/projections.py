@@ -1,6 +1,6 @@
 """``tessera projections``: read models and facts, how far they are, and building them anew."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -8,6 +8,9 @@ from rich.text import Text
 from infra.cli.command import Session, command
 from infra.cli.console import table
 from infra.cli.errors import ExitCode
+
+if TYPE_CHECKING:
+    from infra.operations import FollowerStanding
 
 LAG_EVENTS_MAX = 10_000
 
@@ -45,7 +48,7 @@ def _lag(
     from infra import operations
 
     rows = [
-        {"follower": each.name, "offset": each.offset, "lag": each.lag, "state": _state(each.lag, most)}
+        {"follower": each.name, "offset": each.offset, "lag": each.lag, "state": lag_state(each, most)}
         for each in operations.follower_standings(session.settings)
     ]
     columns = ("follower", "offset", "lag", "state")
@@ -53,8 +56,11 @@ def _lag(
     return ExitCode.FINDINGS if any(row["state"] != "ok" for row in rows) else ExitCode.OK
 
 
-def _state(lag: int | None, most: int) -> str:
-    return "not begun" if lag is None else "behind" if lag > most else "ok"
+def lag_state(standing: "FollowerStanding", most: int) -> str:
+    """What to make of where a follower stands, in a few words."""
+    if standing.problem is not None:
+        return f"cannot be read: {standing.problem.splitlines()[0]}"
+    return "not begun" if standing.lag is None else "behind" if standing.lag > most else "ok"
 
 
 def _rebuild(

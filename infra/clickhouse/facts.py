@@ -1,13 +1,10 @@
 """The store of facts: rows in, position after them, checksums, and a shadow database to rebuild in."""
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.insert import InsertContext
 
 from contracts.position import Position
@@ -20,10 +17,6 @@ SHADOW_SUFFIX = "__shadow"
 
 # A batch may hold events of any business time; the default limit of 100 months per insert is not ours to hit.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
-
-
-class FactsDamaged(Exception):
-    """A table of the facts is not there or not as we made it: rebuild them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,7 @@ class FactsStore:
         query = (
             "SELECT version, shard, epoch, `offset`, serial FROM projection_positions FINAL WHERE name = {name:String}"
         )
-        with _damage_named(), translated():
+        with translated():
             rows = self._client.query(query, parameters={"name": POSITION_NAME}).result_rows
         if not rows:
             return None
@@ -71,7 +64,7 @@ class FactsStore:
 
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         """One insert of any number of rows; doing it again changes nothing. Raises FactsDamaged."""
-        with _damage_named(), translated():
+        with translated():
             context = self._contexts.get(table)
             if context is None:
                 context = self._client.create_insert_context(table, TABLES[table].columns, settings=_INSERT_SETTINGS)
@@ -92,7 +85,7 @@ class FactsStore:
         )
         names = ["name", "version", "shard", "epoch", "offset", "serial"]
         types = ["LowCardinality(String)", "UInt32", "UInt16", "String", "UInt64", "UInt64"]
-        with _damage_named(), translated():
+        with translated():
             self._client.insert("projection_positions", [row], names, column_type_names=types)
 
     def checksums(self, upto: int) -> dict[str, Checksum]:
@@ -119,7 +112,7 @@ class FactsStore:
     def switch_to_shadow(self) -> None:
         """Exchange every table with the shadow's, each atomically; the old rows are the shadow's from then on."""
         live = _quoted(database_of(self._url))
-        with _damage_named(), translated():
+        with translated():
             for table in TABLES:
                 self._client.command(f"EXCHANGE TABLES {live}.{table} AND {_quoted(self._shadow_name)}.{table}")
 
@@ -152,27 +145,9 @@ class FactsStore:
             f"SELECT count(), lower(hex(sum(reinterpretAsUInt128(sipHash128(formatRow('RowBinary', {columns})))))) "
             f"FROM {table} FINAL WHERE `offset` <= {{upto:UInt64}}"
         )
-        with _damage_named(), translated():
+        with translated():
             rows, digest = self._client.query(query, parameters={"upto": upto}).result_rows[0]
         return Checksum(rows, digest)
-
-
-# Unknown table, unknown database, no such column, unknown identifier.
-_DAMAGE = re.compile(r"[Cc]ode: (60|81|16|47)\b")
-
-
-@contextmanager
-def _damage_named() -> Iterator[None]:
-    """Tell a missing table or column from an engine that is out of reach."""
-    try:
-        yield
-    except ClickHouseError as error:
-        if not _DAMAGE.search(str(error)):
-            raise
-        raise FactsDamaged(
-            f"the fact tables are not as this version made them (run `tessera migrate`, then "
-            f"`tessera projections rebuild {POSITION_NAME}`): {str(error).splitlines()[0]}"
-        ) from error
 
 
 def _quoted(name: str) -> str:

@@ -5,9 +5,11 @@ Every statement is written so that doing it twice is harmless: a migration that 
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from clickhouse_connect.driver.client import Client
 
@@ -21,6 +23,8 @@ _CREATE_MIGRATIONS = """
     (name String, checksum String, applied_at DateTime64(6, 'UTC') DEFAULT now64(6))
     ENGINE = ReplacingMergeTree ORDER BY name
 """
+
+_CREATES: Final = re.compile(r"^CREATE (?:OR REPLACE )?(?:TABLE|VIEW) (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 
 
 class MigrationRefused(Exception):
@@ -77,6 +81,15 @@ def pending(client: Client, folder: Path = _FOLDER) -> list[str]:
         files = released(folder)
         exists = client.command("EXISTS TABLE schema_migrations")
         return [migration.name for migration in (_pending(client, files) if exists else files)]
+
+
+def missing(client: Client, folder: Path = _FOLDER) -> list[str]:
+    """Tables and views that applied migrations made and somebody dropped. Raises as :func:`pending` does."""
+    waiting = set(pending(client, folder))
+    made = {name for each in released(folder) if each.name not in waiting for name in _CREATES.findall(each.sql)}
+    with translated():
+        rows = client.query("SELECT name FROM system.tables WHERE database = currentDatabase()").result_rows
+    return sorted(made - {row[0] for row in rows})
 
 
 def restore(client: Client, folder: Path = _FOLDER) -> None:

@@ -11,8 +11,7 @@ import structlog
 
 from command.ports import StoreUnavailable
 from contracts.envelope import Recorded
-from infra.clickhouse.connection import ClickHouseUnavailable
-from infra.clickhouse.facts import FactsDamaged
+from infra.clickhouse.connection import ClickHouseUnavailable, FactsDamaged
 from infra.projections.ports import Busy, Coordination, EventsSkipped, Feed, FollowerStatus, Halt, State, Target
 from infra.redis.connection import RedisUnavailable
 from infra.redis.models import BucketDamaged, CheckpointLost

@@ -10,8 +10,8 @@ from typing import Any, Final, Self
 import structlog
 
 from contracts.position import Position
-from infra.clickhouse.connection import ClickHouseUnavailable
-from infra.clickhouse.facts import POSITION_NAME, FactsDamaged, FactsStore
+from infra.clickhouse.connection import ClickHouseUnavailable, FactsDamaged
+from infra.clickhouse.facts import POSITION_NAME, FactsStore
 from infra.postgres.feed import StoreFeed
 from infra.projections.coordination import PostgresCoordination
 from infra.projections.facts_target import FactsTarget

@@ -7,7 +7,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from infra.clickhouse import migrations
-from infra.clickhouse.connection import connect
+from infra.clickhouse.connection import FactsDamaged, connect, translated
 from projections.facts import TABLES
 
 
@@ -56,6 +56,22 @@ def test_a_dropped_table_and_a_dropped_view_come_back(client: Client) -> None:
     client.command("DROP VIEW spend")
     migrations.restore(client)
     assert names(client) == before
+
+
+def test_what_somebody_dropped_is_missed_by_name_and_what_is_pending_is_not(client: Client) -> None:
+    assert migrations.missing(client) == []
+    migrations.migrate(client)
+    assert migrations.missing(client) == []
+    client.command("DROP TABLE coupon_facts SYNC")
+    client.command("DROP VIEW spend")
+    assert migrations.missing(client) == ["coupon_facts", "spend"]
+
+
+def test_a_query_of_a_dropped_table_is_told_from_an_engine_out_of_reach(client: Client) -> None:
+    migrations.migrate(client)
+    client.command("DROP TABLE coupon_facts SYNC")
+    with pytest.raises(FactsDamaged, match=r"projections rebuild facts.*coupon_facts"), translated():
+        client.query("SELECT event_id FROM coupon_facts")
 
 
 def test_an_edited_migration_is_refused_by_name(client: Client, tmp_path: Path) -> None:

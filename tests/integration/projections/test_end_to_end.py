@@ -1,6 +1,11 @@
 """The log on real PostgreSQL ends up in real Redis and real ClickHouse, once in effect."""
 
+from contracts.position import Position
+from infra import operations
+from infra.cli.projections import lag_state
+from infra.clickhouse.facts import FactsCheckpoint
 from infra.redis.models import ModelStore
+from infra.settings import Settings
 from projections.catalog import READ_MODELS
 from tests.engines import clickhouse
 from tests.integration.projections.conftest import World
@@ -26,3 +31,15 @@ def test_a_model_holds_what_its_own_fold_says(world: World) -> None:
     world.catch_up()
     for model in READ_MODELS.values():
         assert ModelStore(world.service._redis, model).checksum(1).documents > 0, model.name
+
+
+def test_a_store_that_is_away_is_named_and_hides_only_its_own_followers(world: World) -> None:
+    world.append(everything())
+    world.facts.save(FactsCheckpoint(1, Position(0, world.feed.epoch(), 1), 1))
+    settings = Settings.load(
+        postgres_dsn=world.postgres_dsn, redis_url="redis://127.0.0.1:1/0", clickhouse_url=world.clickhouse_url
+    )
+    standings = {each.name: each for each in operations.follower_standings(settings)}
+    assert lag_state(standings["wallet"], 1_000).startswith("cannot be read: ")
+    assert lag_state(standings["sagas"], 1_000) == "not begun"
+    assert lag_state(standings["facts"], 1_000) == "ok"
