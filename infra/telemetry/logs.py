@@ -47,7 +47,7 @@ def configure_logs(*, level: str = "INFO", stream: TextIO | None = None, human: 
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # Else whatever was logged first would decide for good where a logger writes.
     )
 
 
