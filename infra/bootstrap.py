@@ -313,13 +313,14 @@ def run_sagas(settings: Settings) -> None:
         worker.start()
         housekeeper.start()
         try:
-            while not stop.is_set() and worker.halted is None:
+            while not stop.is_set():
                 time.sleep(WORKER_POLL_SECONDS)  # Not a wait on `stop`: its own signal handler could deadlock with it.
         finally:
+            halted = worker.halted
             housekeeper.stop()
             worker.stop(WORKER_STOP_SECONDS)
-    if worker.halted is not None:
-        raise WorkerHalted(worker.halted)
+    if halted is not None:
+        raise WorkerHalted(halted)
 
 
 def run_projections(settings: Settings) -> None:

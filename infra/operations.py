@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import uuid4
 
 from contracts.envelope import CommandEnvelope
 from contracts.identity import Realm
+from contracts.registry import UnknownEventType
 from infra.postgres import positions
 from infra.postgres.connections import Timeouts, connect
+from infra.postgres.feed import StoreFeed
+from infra.postgres.mapper import UnreadableEvent
 from infra.projections.service import ProjectionService
 from infra.settings import Settings
 from infra.verify import Report, Verifier
@@ -39,6 +42,7 @@ class FollowerStanding:
     offset: int | None
     lag: int | None
     problem: str | None = None  # Why its store cannot tell: it is out of reach, or damaged.
+    halted: str | None = None  # Why it cannot pass the next event.
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,21 @@ def projections(settings: Settings) -> Iterator[ProjectionService]:
 
 def follower_standings(settings: Settings) -> list[FollowerStanding]:
     """The sagas and every projection; one whose store is away says so by itself. Raises StoreUnavailable."""
+    standings = _standings(settings)
+    with closing(StoreFeed(settings.postgres_dsn, shard=settings.shard)) as feed:
+        return [replace(each, halted=_unreadable_after(feed, each.offset)) if each.lag else each for each in standings]
+
+
+def _unreadable_after(feed: StoreFeed, offset: int | None) -> str | None:
+    """Why nobody of this version can pass the event after an offset, if so."""
+    try:
+        feed.read(offset or 0, 1)
+    except (UnknownEventType, UnreadableEvent) as error:
+        return str(error)
+    return None
+
+
+def _standings(settings: Settings) -> list[FollowerStanding]:
     with connect(settings.postgres_dsn, name="lag", autocommit=True) as connection, connection.cursor() as cursor:
         head = _head(cursor)
         known = {each.follower: each.offset for each in positions.every(cursor)}

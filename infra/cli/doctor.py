@@ -152,6 +152,9 @@ def _followers(settings: Settings) -> Iterator[Finding]:
         if each.problem is not None:
             step = "Bring its engine back; the follower goes on by itself."
             yield Finding(each.name, "problem", f"cannot be read: {each.problem.splitlines()[0]}", step)
+        elif each.halted is not None:
+            step = "Upgrade what follows the log; it goes on by itself once it can read the event."
+            yield Finding(each.name, "problem", f"halted: {each.halted}", step)
         elif each.lag is None:
             step = "Start `tessera up`, or `tessera worker sagas` and `tessera worker projections`."
             yield Finding(each.name, "warning", "has not begun", step)

@@ -60,6 +60,8 @@ def lag_state(standing: "FollowerStanding", most: int) -> str:
     """What to make of where a follower stands, in a few words."""
     if standing.problem is not None:
         return f"cannot be read: {standing.problem.splitlines()[0]}"
+    if standing.halted is not None:
+        return f"halted: {standing.halted.splitlines()[0]}"
     return "not begun" if standing.lag is None else "behind" if standing.lag > most else "ok"
 
 

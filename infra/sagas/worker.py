@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 BACKOFF_SECONDS_FIRST: Final = 0.05
 
-# After these a part waits a little and goes on; after any other error it halts, because going on would be guessing.
+# After these a part waits a little and goes on; after any other error it halts, because going on would be guessing:
+# it stays where it is, and only looks now and then whether somebody has helped.
 PASSING = (Busy, StoreUnavailable, StreamConflict, PositionMoved)
 
 State = Literal["new", "running", "waiting", "halted", "stopped"]
@@ -38,7 +39,10 @@ class PartStatus:
 
 
 class Part:
-    """One thread that does a step again and again, rests when there is nothing to do, and halts rather than skips."""
+    """One thread that does a step again and again, rests when there is nothing to do, and halts rather than skips.
+
+    A halted part takes nobody with it: the other parts go on, and so does the process.
+    """
 
     def __init__(
         self,
@@ -46,14 +50,14 @@ class Part:
         step: Callable[[], int],
         rest: Callable[[], object],
         stopping: threading.Event,
-        backoff_max: float,
+        settings: SagaSettings,
     ) -> None:
         self.status = PartStatus()
         self._name = name
         self._step = step
         self._rest = rest
         self._stopping = stopping
-        self._backoff_max = backoff_max
+        self._settings = settings
         self._thread = threading.Thread(target=self._run, name=f"sagas-{name}", daemon=True)
 
     def start(self) -> None:
@@ -74,12 +78,12 @@ class Part:
             except PASSING as error:
                 self._note("waiting", error)
                 self._stopping.wait(backoff)
-                backoff = min(2 * backoff, self._backoff_max)
+                backoff = min(2 * backoff, self._settings.backoff_seconds_max)
             except Exception as error:  # noqa: BLE001 - told by status() and the log; the other parts go on.
                 if isinstance(error, EngineStopped) and self._stopping.is_set():
                     break
                 self._note("halted", error)
-                return
+                self._stopping.wait(self._settings.halted_again_seconds)
             else:
                 backoff = BACKOFF_SECONDS_FIRST
                 self.status.state, self.status.error = "running", None
@@ -89,7 +93,10 @@ class Part:
         self.status.state = "stopped"
 
     def _note(self, state: State, error: Exception) -> None:
+        known = state == "halted" and (self.status.state, self.status.error) == (state, describe(error))
         self.status.state, self.status.error = state, describe(error)
+        if known:
+            return  # Told once; it is looked at again and again.
         about = {"part": self._name, "error": self.status.error}
         if state == "halted":
             logger.critical("saga_part_halted", exc_info=error, extra=about)
@@ -118,11 +125,11 @@ class SagaWorker:
         )
         self.dispatcher = Dispatcher(dsn, engine, self._settings, checkpoint=checkpoint)
         self.timers = TimerService(dsn, engine, self._settings, checkpoint=checkpoint)
-        backoff_max = self._settings.backoff_seconds_max
+        bounds = self._settings
         self._parts = {
-            "runner": Part("runner", self.runner.run_once, self._await_facts, self._stopping, backoff_max),
-            "dispatcher": Part("dispatcher", self.dispatcher.run_once, self._await_debts, self._stopping, backoff_max),
-            "timers": Part("timers", self.timers.run_once, self._await_time, self._stopping, backoff_max),
+            "runner": Part("runner", self.runner.run_once, self._await_facts, self._stopping, bounds),
+            "dispatcher": Part("dispatcher", self.dispatcher.run_once, self._await_debts, self._stopping, bounds),
+            "timers": Part("timers", self.timers.run_once, self._await_time, self._stopping, bounds),
         }
 
     def start(self) -> None:
@@ -143,12 +150,12 @@ class SagaWorker:
         return ended
 
     def join(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until all parts have ended, halted ones included; says whether they have."""
+        """Wait until all parts have ended; says whether they have."""
         return all(part.join(timeout_seconds) for part in self._parts.values())
 
     @property
     def halted(self) -> str | None:
-        """Why a part does not go on, when one does not."""
+        """Why a part does not go on, while one does not."""
         for name, part in self._parts.items():
             if part.status.state == "halted":
                 return f"{name}: {part.status.error}"

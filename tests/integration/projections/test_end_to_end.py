@@ -1,5 +1,7 @@
 """The log on real PostgreSQL ends up in real Redis and real ClickHouse, once in effect."""
 
+import psycopg
+
 from contracts.position import Position
 from infra import operations
 from infra.cli.projections import lag_state
@@ -43,3 +45,20 @@ def test_a_store_that_is_away_is_named_and_hides_only_its_own_followers(world: W
     assert lag_state(standings["wallet"], 1_000).startswith("cannot be read: ")
     assert lag_state(standings["sagas"], 1_000) == "not begun"
     assert lag_state(standings["facts"], 1_000) == "ok"
+
+
+def test_a_follower_that_cannot_pass_an_event_says_which(world: World) -> None:
+    head = world.append(everything())
+    with psycopg.connect(world.postgres_dsn, autocommit=True) as sql:
+        sql.execute(
+            "INSERT INTO stored_events (originator_id, originator_version, topic, state) "
+            "SELECT 'a/b/novel/1', 1, 'novel.happened.v9', state FROM stored_events WHERE notification_id = %s",
+            (head,),
+        )
+        world.facts.save(FactsCheckpoint(1, Position(0, world.feed.epoch(), head), 1))
+        settings = Settings.load(
+            postgres_dsn=world.postgres_dsn, redis_url=world.redis_url, clickhouse_url=world.clickhouse_url
+        )
+        standings = {each.name: each for each in operations.follower_standings(settings)}
+    assert lag_state(standings["facts"], 1_000).startswith("halted: unknown event type 'novel.happened.v9'")
+    assert lag_state(standings["wallet"], 1_000) == "not begun"

@@ -26,7 +26,9 @@ def store(corners: Corners) -> Iterator[Store]:
 @pytest.fixture
 def worker(store: Store) -> Iterator[SagaWorker]:
     """A running worker."""
-    worker = SagaWorker(store.dsn, store.log, store.engine, SagaSettings(backoff_seconds_max=0.2))
+    worker = SagaWorker(
+        store.dsn, store.log, store.engine, SagaSettings(backoff_seconds_max=0.2, halted_again_seconds=0.1)
+    )
     worker.start()
     yield worker
     assert worker.stop()
@@ -84,6 +86,12 @@ def test_an_ear_that_must_not_go_on_halts_alone_and_says_why(world: World, worke
     assert str(worker.halted).startswith(f"runner: {UnknownEventType.__name__}: unknown event type 'novel.happened.v9'")
     states = {name: part["state"] for name, part in worker.status()["parts"].items()}
     assert states == {"runner": "halted", "dispatcher": "running", "timers": "running"}
+    heard = worker.status()["offset"]
+    world.pay()
+    world.store.connection.execute("DELETE FROM stored_events WHERE topic = 'novel.happened.v9'")
+    wait_for(lambda: world.step() == "completed")  # By itself, once what stood in the way is gone or understood.
+    assert worker.halted is None
+    assert worker.status()["offset"] > heard
 
 
 def test_a_worker_stops_cleanly_and_twice(store: Store) -> None:
