@@ -87,6 +87,11 @@ _TRANSLATIONS: Final = (
         ExitCode.ERROR,
         "Mend the file and run this again: it goes on where it stopped.",
     ),
+    _Translation(
+        "infra.imports.errors.BadRow",
+        ExitCode.ERROR,
+        "Mend the file (or the mapping) and run this again: it goes on where it stopped.",
+    ),
     _Translation("infra.imports.errors.ImportStopped", ExitCode.ERROR, "Run it again: it goes on where it stopped."),
     _Translation("infra.projections.ports.Busy", ExitCode.UNAVAILABLE, "Try again when the other one is done."),
     _Translation("infra.projections.ports.Halt", ExitCode.ERROR, ""),

@@ -150,8 +150,8 @@ def _load_csv(connection: duckdb.DuckDBPyConnection, raw: str, path: Path, file:
 
 def _read_header(path: Path, delimiter: str) -> list[str]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as content:
-            line = content.readline(HEADER_BYTES_MAX)
+        with path.open("rb") as content:  # Read as text, a fault further down would be blamed on the header.
+            line = content.readline(HEADER_BYTES_MAX).decode("utf-8-sig")
     except OSError as error:
         raise BadSource(path, _missing(path, error)) from error
     except UnicodeDecodeError as error:

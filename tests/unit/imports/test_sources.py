@@ -117,6 +117,14 @@ def test_a_file_that_is_not_as_declared_is_refused(shop: Shop, content: bytes, r
     assert reason in refusal(shop).reason
 
 
+def test_text_in_another_encoding_is_named_with_its_row(shop: Shop) -> None:
+    shop.write_rows(*ROWS)
+    shop.sales.write_bytes(shop.sales.read_bytes() + "é5,2024-03-02 09:00:00,eve,1,1.00\n".encode("latin-1"))
+    refused = refusal(shop)
+    assert refused.row == 5
+    assert "header" not in refused.reason
+
+
 def test_a_missing_file_is_named_with_what_is_there_instead(shop: Shop) -> None:
     shop.sales.rename(shop.data / "turnover.csv")
     assert "missing (the folder holds turnover.csv)" in refusal(shop).reason
