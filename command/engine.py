@@ -55,6 +55,10 @@ class HandlerFailed(Exception):
     """A handler broke: our defect. Nothing of this command was stored."""
 
 
+class StreamClosed(HandlerFailed):
+    """A newer version wrote an event that the command depends on. Nothing was stored; that version can decide it."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """Bounds of the engine."""
@@ -256,7 +260,8 @@ class Engine:
     def _find_spoiler(self, tickets: list[_Ticket], failure: Exception) -> None:
         if len(tickets) == 1:
             logger.error("command_failed", exc_info=failure, extra={"command_id": tickets[0].envelope.command_id})
-            _deliver(tickets[0], HandlerFailed(str(failure)))
+            kind = StreamClosed if isinstance(failure, UnknownEventType) else HandlerFailed
+            _deliver(tickets[0], kind(str(failure)))
             return
         middle = len(tickets) // 2
         self._commit(tickets[:middle])
@@ -393,6 +398,8 @@ def _handle(
         return "refused", refusal.code, refusal.detail, refusal.data
     except (StoreUnavailable, StreamConflict):
         raise
+    except UnknownEventType as failure:
+        raise StreamClosed(str(failure)) from failure
     except Exception as failure:
         logger.exception("handler_failed", extra={"command_type": envelope.command.type})
         raise HandlerFailed(f"{envelope.command.type} failed: {type(failure).__name__}") from failure

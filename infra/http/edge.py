@@ -15,9 +15,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from command.engine import Busy, EngineStopped, HandlerFailed
+from command.engine import Busy, EngineStopped, HandlerFailed, StreamClosed
 from command.ports import StoreUnavailable
 from contracts.access import Caller, Door, Scope
+from contracts.registry import UnknownEventType
 from infra.http.access import KeyRing, require_scope
 from infra.http.problems import FieldError, Problem
 from infra.telemetry.ids import new_id
@@ -146,6 +147,10 @@ def problem_for(error: Exception) -> Problem:
             return Problem("store_unavailable", detail)
         case TimeoutError() | asyncio.CancelledError():
             return Problem("answer_late", "no answer in time; retry with the same Idempotency-Key to learn it")
+        case StreamClosed() | UnknownEventType():
+            return Problem(
+                "newer_version_needed", "a newer version changed this; it is closed here until we are upgraded"
+            )
         case HandlerFailed():
             problem = Problem("internal", "this command failed by a defect of ours; nothing of it was stored")
         case _:

@@ -39,6 +39,7 @@ _EDGE: Final[dict[str, tuple[HTTPStatus, bool]]] = {
     "busy": (HTTPStatus.TOO_MANY_REQUESTS, True),
     "stopping": (HTTPStatus.SERVICE_UNAVAILABLE, True),
     "store_unavailable": (HTTPStatus.SERVICE_UNAVAILABLE, True),
+    "newer_version_needed": (HTTPStatus.SERVICE_UNAVAILABLE, True),
     "answer_late": (HTTPStatus.SERVICE_UNAVAILABLE, True),
     "read_model_unavailable": (HTTPStatus.SERVICE_UNAVAILABLE, True),
     "position_not_reached": (HTTPStatus.SERVICE_UNAVAILABLE, True),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from command.engine import Engine, HandlerFailed
+from command.engine import Engine, StreamClosed
 from command.handlers import HANDLERS
 from contracts.commands import NoteOrder
 from contracts.envelope import Answer, CommandEnvelope
@@ -38,6 +38,6 @@ def test_an_event_of_an_unknown_type_closes_its_own_stream_and_no_other(engine: 
             " SELECT originator_id, 2, 'order.teleported.v1', state FROM stored_events WHERE originator_version = 1"
         )
     assert note(engine, "o2", "2").accepted
-    with pytest.raises(HandlerFailed):
+    with pytest.raises(StreamClosed, match=r"order\.teleported"):
         note(engine, "o1", "3")
     assert note(engine, "o2", "4").accepted

@@ -6,6 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
+from command.engine import HandlerFailed, StreamClosed
+from contracts.registry import UnknownEventType
+from infra.http.edge import problem_for
 from tests.unit.http.conftest import BODY_BYTES_MAX, World, key_header
 
 CLAIMS = "/v1/templates/t1/claims"
@@ -208,3 +211,16 @@ async def test_a_defect_of_ours_shows_no_trace_and_no_secret(
     assert world.stored_answers == 0
     # The next request is served as if nothing had been.
     assert (await client.post(CLAIMS, json={"user_id": "u"})).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (StreamClosed("coupon.teleported.v9"), (503, "newer_version_needed", True)),
+        (UnknownEventType("coupon.teleported.v9"), (503, "newer_version_needed", True)),
+        (HandlerFailed("a defect"), (500, "internal", True)),
+    ],
+)
+def test_what_only_a_newer_version_can_read_is_no_defect(error: Exception, told: tuple[int, str, bool]) -> None:
+    found = problem_for(error)
+    assert (found.status, found.code, found.retryable) == told
