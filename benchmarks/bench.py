@@ -1,0 +1,133 @@
+"""What a target is, what it has to work with, and how two sides are measured in turn."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final, Literal, Self
+
+from benchmarks.figures import ratio_of_rounds
+from benchmarks.postgres import Instance
+
+PGBENCH_CLIENTS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+ENGINE_CLIENTS: Final = (16, 64, 256, 1_024)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long everything is measured. ``events``: how large the large store of P13 is."""
+
+    rounds: int = 5
+    seconds: float = 4.0
+    warm_seconds: float = 1.0
+    sweep_seconds: float = 2.0
+    events: int = 10_000_000
+
+    @classmethod
+    def quick(cls) -> Self:
+        """To see that everything runs; its figures say little."""
+        return cls(rounds=2, seconds=1.0, warm_seconds=0.3, sweep_seconds=1.0, events=20_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What one side did in one round: a rate, a time or a cost, and whatever else was seen on the way."""
+
+    value: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Side:
+    """One side of a ratio over all rounds."""
+
+    name: str
+    unit: str
+    rounds: list[Figure] = field(default_factory=list)
+
+    @property
+    def values(self) -> list[float]:
+        """One for each round."""
+        return [figure.value for figure in self.rounds]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a target came to: the ratio (or cost), both sides, and what explains them."""
+
+    value: float
+    rounds: list[float]
+    sides: list[Side]
+    details: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    verified: str | None = None  # What the verification of the store said after the load.
+    held: bool = True
+
+
+@dataclass(slots=True)
+class Bench:
+    """One run: the server, how long to measure, and whom to tell how far it is."""
+
+    postgres: Instance
+    effort: Effort
+    say: Say
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One line of the table."""
+
+    key: str
+    title: str
+    how: str  # What each side does, for ``--list``.
+    run: Callable[[Bench], Outcome]
+    target: float | None = None
+    moonshot: float | None = None
+    unit: Literal["×", "µs", ""] = "×"
+    better: Literal["higher", "lower"] = "higher"
+    others: str = ""
+    by_default: bool = True
+
+    def met(self, value: float) -> str:
+        """``moonshot``, ``target``, ``missed``, or nothing when there is no target."""
+        for name, bound in (("moonshot", self.moonshot), ("target", self.target)):
+            if bound is not None and (value >= bound if self.better == "higher" else value <= bound):
+                return name
+        return "missed" if self.target is not None else ""
+
+
+def in_turn(bench: Bench, sides: Mapping[str, Callable[[], Figure]], *, unit: str = "/s") -> list[Side]:
+    """Measure every side once per round; the order alternates, so that nobody always comes after the other."""
+    measured = {name: Side(name, unit) for name in sides}
+    for number in range(bench.effort.rounds):
+        bench.postgres.checkpoint()
+        order = list(sides)[:: 1 if number % 2 == 0 else -1]
+        for name in order:
+            bench.say(f"round {number + 1} of {bench.effort.rounds}: {name}")
+            measured[name].rounds.append(sides[name]())
+    return list(measured.values())
+
+
+def ratio(sides: list[Side], **details: Any) -> Outcome:
+    """The first side over the second one."""
+    ours, theirs = islice(sides, 2)
+    value, rounds = ratio_of_rounds(ours.values, theirs.values)
+    return Outcome(value, rounds, sides, dict(details))
+
+
+def best_of(bench: Bench, what: str, measure: Callable[[int], Figure], clients: tuple[int, ...]) -> "Sweep":
+    """Measure once for each number of clients, shortly, to learn which serves best."""
+    seen: dict[int, Figure] = {}
+    for number in clients:
+        bench.say(f"{what}: {number} clients")
+        seen[number] = measure(number)
+    return Sweep(max(seen, key=lambda number: seen[number].value), {key: each.value for key, each in seen.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The number of clients that served best, and what each gave."""
+
+    best: int
+    values: dict[int, float]

@@ -1,0 +1,50 @@
+"""P1: durable single-event commands a second, beside what PostgreSQL can commit row by row."""
+
+from benchmarks.bench import ENGINE_CLIENTS, Bench, Outcome, Target, best_of, in_turn, ratio
+from benchmarks.parts import engines, single_row_commits, single_rows, typical_event
+from benchmarks.verification import verify
+
+WORKLOAD = "locks"
+
+
+def run(bench: Bench) -> Outcome:
+    """Sweep both sides for their best number of clients, then measure both at it, in turn."""
+    effort = bench.effort
+    with bench.postgres.database() as dsn, engines(bench, dsn) as ours:
+        ours.prepare(WORKLOAD, max(ENGINE_CLIENTS))
+        our_sweep = best_of(
+            bench,
+            "engine, single-event commands",
+            lambda clients: ours.closed(WORKLOAD, clients, effort.sweep_seconds),
+            ENGINE_CLIENTS,
+        )
+        event_bytes, payload = typical_event(dsn)
+        with bench.postgres.database(store=False) as rows_dsn:
+            their_sweep = single_rows(bench, rows_dsn, payload)
+            sides = in_turn(
+                bench,
+                {
+                    "single-event commands": lambda: ours.closed(WORKLOAD, our_sweep.best),
+                    "single-row commits (pgbench)": lambda: single_row_commits(
+                        rows_dsn, payload, their_sweep.best, effort.seconds
+                    ),
+                },
+            )
+        outcome = ratio(sides, our_sweep=our_sweep.values, their_sweep=their_sweep.values, event_bytes=event_bytes)
+        outcome.notes.append(
+            "a lock or release of an external coupon: one event, one command-log row; pgbench inserts rows of the "
+            f"same {event_bytes} bytes at {their_sweep.best} clients, we answer {our_sweep.best}"
+        )
+        return verify(bench, dsn, outcome)
+
+
+TARGET = Target(
+    key="p1",
+    title="single-event commands/s ÷ pgbench single-row commits/s",
+    how="in process, production handlers, envelope and command log: an upstream locks and releases coupons, at "
+    "the best of 16-1,024 clients ÷ INSERT of one row of the same bytes, at the best of 1-128 clients",
+    run=run,
+    target=1.0,
+    moonshot=2.0,
+    others="0.07 libraries; UmaDB 0.94",
+)
