@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from command.engine import Engine, EngineObserver, EngineSettings, EngineStopped
 from command.handlers import HANDLERS
 from contracts.identity import Realm
+from infra import memory
 from infra.postgres import api_keys, dead_letters, positions
 from infra.postgres.connections import DEFAULT_TIMEOUTS, transaction, translated
 from infra.postgres.feed import StoreFeed
@@ -86,28 +87,34 @@ def running_engine(settings: Settings) -> Iterator[Engine]:
 
 def serve(settings: Settings) -> None:
     """Serve the API until SIGTERM or SIGINT: stop accepting, answer what is under way, drain the engine, close."""
-    import uvicorn
-
     configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
     with http_application(settings) as app:
-        config = uvicorn.Config(
-            app,
-            host=settings.http_host,
-            port=settings.http_port,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            backlog=BACKLOG,
-            timeout_graceful_shutdown=GRACEFUL_SECONDS,
-        )
-        # uvicorn stops in good order and then repeats the signal, which would end us before our own parts have stopped.
-        with _asked_to_stop():
-            uvicorn.Server(config).run()
+        memory.settle()
+        run_server(app, settings.http_host, settings.http_port)
+
+
+def run_server(app: "Application", host: str, port: int) -> None:
+    """Serve an application until SIGTERM or SIGINT."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+    )
+    # uvicorn stops in good order and then repeats the signal, which would end us before our own parts have stopped.
+    with _asked_to_stop():
+        uvicorn.Server(config).run()
 
 
 @dataclass(frozen=True)
@@ -312,6 +319,7 @@ def run_sagas(settings: Settings) -> None:
         metrics.add_source(lambda: [Sample(HALTED, (("follower", "sagas"),), 1.0 if worker.halted else 0.0)])
         worker.start()
         housekeeper.start()
+        memory.settle()
         try:
             while not stop.is_set():
                 time.sleep(WORKER_POLL_SECONDS)  # Not a wait on `stop`: its own signal handler could deadlock with it.

@@ -7,7 +7,6 @@ from typing import Final, Literal, NamedTuple
 
 from command.domain.budget import Budget
 from command.domain.calendar import NO_INSTANT, period_of
-from command.domain.sorted_map import SortedMap
 from command.unit_of_work import Kind
 from contracts.events import (
     Event,
@@ -71,7 +70,7 @@ class Template:
     opened: bool = False
     claimed: int = 0
     reserved: int = 0
-    reservations: SortedMap[str, Reservation] = field(default_factory=SortedMap)
+    reservations: dict[str, Reservation] = field(default_factory=dict)
 
     @property
     def current(self) -> Terms:
@@ -125,10 +124,10 @@ def evolve(template: Template, event: Event) -> Template:  # noqa: C901, PLR0911
             )
         case TemplateStockReserved():
             reservation = Reservation(event.user_id, event.quantity, event.period)
-            opened = template.reservations.plus(event.reservation_id, reservation)
+            opened = {**template.reservations, event.reservation_id: reservation}
             return replace(template, reserved=event.reserved, reservations=opened)
         case TemplateReservationConfirmed() | TemplateReservationCancelled():
-            left = template.reservations.minus(event.reservation_id)
+            left = {key: kept for key, kept in template.reservations.items() if key != event.reservation_id}
             return replace(template, reserved=event.reserved, reservations=left)
     return template
 
@@ -375,9 +374,10 @@ def cancel(template: Template, reservation_id: str, reason: str) -> tuple[Event,
 def require_reservation(template: Template, reservation_id: str) -> Reservation:
     """The open reservation of this name, or a refusal."""
     _require_known(template)
-    if (reservation := template.reservations.get(reservation_id)) is None:
-        raise UnknownReservation
-    return reservation
+    try:
+        return template.reservations[reservation_id]
+    except KeyError:
+        raise UnknownReservation from None
 
 
 def _require_known(template: Template) -> None:

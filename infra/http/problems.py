@@ -36,7 +36,7 @@ _EDGE: Final[dict[str, tuple[HTTPStatus, bool]]] = {
     "method_not_allowed": (HTTPStatus.METHOD_NOT_ALLOWED, False),
     "command_in_flight": (HTTPStatus.CONFLICT, True),
     "body_too_large": (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, False),
-    "busy": (HTTPStatus.TOO_MANY_REQUESTS, True),
+    "busy": (HTTPStatus.SERVICE_UNAVAILABLE, True),
     "stopping": (HTTPStatus.SERVICE_UNAVAILABLE, True),
     "store_unavailable": (HTTPStatus.SERVICE_UNAVAILABLE, True),
     "newer_version_needed": (HTTPStatus.SERVICE_UNAVAILABLE, True),

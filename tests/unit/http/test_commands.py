@@ -82,7 +82,7 @@ async def test_a_key_that_is_on_its_way_is_told_to_retry(client: httpx.AsyncClie
 
 @pytest.mark.parametrize(
     ("error", "status", "code"),
-    [(Busy("full"), 429, "busy"), (StoreUnavailable("postgresql://u:pw@host is away"), 503, "store_unavailable")],
+    [(Busy("full"), 503, "busy"), (StoreUnavailable("postgresql://u:pw@host is away"), 503, "store_unavailable")],
 )
 async def test_busy_and_unavailable_are_no_answers(
     client: httpx.AsyncClient, world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, code: str
