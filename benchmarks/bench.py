@@ -72,6 +72,7 @@ class Bench:
     postgres: Instance
     effort: Effort
     say: Say
+    shared: dict[str, Any] = field(default_factory=dict)  # What several targets measure together.
 
 
 @dataclass(frozen=True, slots=True)

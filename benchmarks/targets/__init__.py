@@ -3,12 +3,16 @@
 from typing import Final
 
 from benchmarks.bench import Target
-from benchmarks.targets import p01_commits, p02_library, p04_hot_template, p05_hot_row, write_path
+from benchmarks.targets import http, p01_commits, p02_library, p04_hot_template, p05_hot_row, p11_latency, write_path
 
 TARGETS: Final[tuple[Target, ...]] = (
     p01_commits.TARGET,
     p02_library.TARGET,
     p04_hot_template.TARGET,
     p05_hot_row.TARGET,
+    http.P6,
+    http.P7,
+    p11_latency.TARGET,
+    http.P15,
     write_path.TARGET,
 )

@@ -4,14 +4,14 @@
 Which order holds what is decided in :mod:`command.domain.checkout`; here are the sums and the open reservations.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from heapq import nsmallest
+from itertools import islice
 from typing import Final, Literal, NamedTuple, Self
-from zlib import crc32
 
 from command.domain.calendar import NO_INSTANT, period_of
+from command.domain.holds import Holds
 from command.unit_of_work import Kind
 from contracts.commands import CreateBudget
 from contracts.events import (
@@ -31,8 +31,6 @@ from contracts.refusals import AlreadyExists, UnknownBudget
 PERIODS_KEPT_MAX: Final = 400
 # How many ended holds one decision may clear away to make room; timers do the bulk.
 LAPSED_MAX: Final = 100
-# Open reservations are kept in so many dictionaries, so that an event copies a small one whatever is open.
-SLOTS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +49,13 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenReservation:
-    """What one order holds of the budget, over all its coupons, until its lock ends."""
-
-    period: str
-    amount_minor: int
-    lock_until: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Budget:
     """What decisions need to know of a budget: totals by period, and reservations that are still open, by order."""
 
     created: BudgetCreated | None = None
     limit_minor: int = 0
     periods: dict[str, Totals] = field(default_factory=dict)
-    slots: dict[int, dict[str, OpenReservation]] = field(default_factory=dict)
+    holds: Holds = field(default_factory=Holds)
 
     @property
     def exists(self) -> bool:
@@ -84,14 +73,6 @@ class Budget:
     def currency(self) -> str:
         """Its currency, ``""`` when it does not exist."""
         return self.created.currency if self.created else ""
-
-    def reservation(self, order_id: str) -> OpenReservation | None:
-        """What an order holds of it; None when it holds nothing."""
-        return self.slots.get(_slot(order_id), {}).get(order_id)
-
-    def reservations(self) -> Iterator[tuple[str, OpenReservation]]:
-        """Every open reservation, with its order."""
-        return (item for slot in self.slots.values() for item in slot.items())
 
     def period_at(self, now: datetime) -> str:
         """The name of its present period, in its own zone."""
@@ -123,11 +104,9 @@ def evolve(budget: Budget, event: Event) -> Budget:  # noqa: PLR0911 - one case 
             return replace(budget, limit_minor=event.limit_minor)
         case BudgetReserved():
             changed = _with_totals(budget, event.period, reserved=event.amount_minor)
-            held = budget.reservation(event.order_id)
-            held = held or OpenReservation(event.period, 0, event.lock_until or NO_INSTANT)
-            return _with_reservation(
-                changed, event.order_id, replace(held, amount_minor=held.amount_minor + event.amount_minor)
-            )
+            lock_until = event.lock_until or NO_INSTANT
+            holds = budget.holds.plus(event.order_id, event.period, event.amount_minor, lock_until)
+            return replace(changed, holds=holds)
         case BudgetCommitted(honoured=True):
             return _with_totals(budget, event.period, committed=event.amount_minor)
         case BudgetCommitted():
@@ -179,14 +158,13 @@ def room(budget: Budget, need_max_minor: int, *, now: datetime) -> Room:
     period = budget.period_at(now)
     available = budget.available_minor(period)
     if available < need_max_minor:
-        available += sum(held.amount_minor for _, held in lapsed(budget, period, now=now))
+        available += sum(amount_minor for _, amount_minor in lapsed(budget, period, now=now))
     return Room(period, max(available, 0), budget.definition.when_short)
 
 
-def lapsed(budget: Budget, period: str, *, now: datetime) -> list[tuple[str, OpenReservation]]:
+def lapsed(budget: Budget, period: str, *, now: datetime) -> list[tuple[str, int]]:
     """The orders whose hold on this period ended without being released yet: the oldest ones, a bounded number."""
-    ended = (item for item in budget.reservations() if item[1].period == period and item[1].lock_until <= now)
-    return nsmallest(LAPSED_MAX, ended, key=lambda item: (item[1].lock_until, item[0]))
+    return list(islice(budget.holds.ended(period, now), LAPSED_MAX))
 
 
 def lapsed_to_free(budget: Budget, period: str, needed_minor: int, *, now: datetime) -> tuple[str, ...]:
@@ -194,18 +172,18 @@ def lapsed_to_free(budget: Budget, period: str, needed_minor: int, *, now: datet
     missing = needed_minor - budget.available_minor(period)
     orders: list[str] = []
     if missing > 0:
-        for order_id, held in lapsed(budget, period, now=now):
+        for order_id, amount_minor in lapsed(budget, period, now=now):
             if missing <= 0:
                 break
             orders.append(order_id)
-            missing -= held.amount_minor
+            missing -= amount_minor
     return tuple(orders)
 
 
 def without(budget: Budget, orders: Sequence[str]) -> Budget:
     """The budget as it is once these orders' reservations are released."""
     for order_id in orders:
-        if (held := budget.reservation(order_id)) is not None:
+        if (held := budget.holds.get(order_id)) is not None:
             budget = _less(_with_totals(budget, held.period, reserved=-held.amount_minor), order_id, held.amount_minor)
     return budget
 
@@ -287,24 +265,4 @@ def _with_totals(
 
 
 def _less(budget: Budget, order_id: str, amount_minor: int) -> Budget:
-    held = budget.reservation(order_id)
-    if held is None:
-        return budget
-    left = replace(held, amount_minor=held.amount_minor - amount_minor)
-    return _with_reservation(budget, order_id, left if left.amount_minor > 0 else None)
-
-
-def _with_reservation(budget: Budget, order_id: str, reservation: OpenReservation | None) -> Budget:
-    slot = dict(budget.slots.get(_slot(order_id), {}))
-    if reservation is None:
-        slot.pop(order_id, None)
-    else:
-        slot[order_id] = reservation
-    slots = {**budget.slots, _slot(order_id): slot}
-    if not slot:
-        del slots[_slot(order_id)]
-    return replace(budget, slots=slots)
-
-
-def _slot(order_id: str) -> int:
-    return crc32(order_id.encode()) % SLOTS
+    return replace(budget, holds=budget.holds.minus(order_id, amount_minor))

@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 from command.domain.budget import Budget
 from command.domain.calendar import NO_INSTANT, period_of
+from command.domain.sorted_map import SortedMap
 from command.unit_of_work import Kind
 from contracts.events import (
     Event,
@@ -70,7 +71,7 @@ class Template:
     opened: bool = False
     claimed: int = 0
     reserved: int = 0
-    reservations: dict[str, Reservation] = field(default_factory=dict)
+    reservations: SortedMap[str, Reservation] = field(default_factory=SortedMap)
 
     @property
     def current(self) -> Terms:
@@ -124,10 +125,10 @@ def evolve(template: Template, event: Event) -> Template:  # noqa: C901, PLR0911
             )
         case TemplateStockReserved():
             reservation = Reservation(event.user_id, event.quantity, event.period)
-            opened = {**template.reservations, event.reservation_id: reservation}
+            opened = template.reservations.plus(event.reservation_id, reservation)
             return replace(template, reserved=event.reserved, reservations=opened)
         case TemplateReservationConfirmed() | TemplateReservationCancelled():
-            left = {key: kept for key, kept in template.reservations.items() if key != event.reservation_id}
+            left = template.reservations.minus(event.reservation_id)
             return replace(template, reserved=event.reserved, reservations=left)
     return template
 
@@ -374,10 +375,9 @@ def cancel(template: Template, reservation_id: str, reason: str) -> tuple[Event,
 def require_reservation(template: Template, reservation_id: str) -> Reservation:
     """The open reservation of this name, or a refusal."""
     _require_known(template)
-    try:
-        return template.reservations[reservation_id]
-    except KeyError:
-        raise UnknownReservation from None
+    if (reservation := template.reservations.get(reservation_id)) is None:
+        raise UnknownReservation
+    return reservation
 
 
 def _require_known(template: Template) -> None:

@@ -179,12 +179,12 @@ def assert_books_balance(world: World) -> None:
         owned = Counter(c.about.user_id for c in states(world, Coupon).values() if c.about.template_id == key)
         assert all(count <= LIMIT for count in owned.values())  # I1
         assert it.claimed == sum(owned.values())  # I11: every issued coupon is one coupon with one status.
-        assert it.reserved == sum(reservation.quantity for reservation in it.reservations.values())
+        assert it.reserved == sum(reservation.quantity for _, reservation in it.reservations)
     honoured = any(event.honoured for event in world.events(BudgetCommitted))
     for it in states(world, Budget).values():
         assert honoured or it.available_minor("") >= 0  # I12
         for totals in it.periods.values():
-            assert totals.reserved_minor == sum(held.amount_minor for _, held in it.reservations())
+            assert totals.reserved_minor == sum(held.amount_minor for _, held in it.holds)
             assert 0 <= totals.credited_minor <= totals.committed_minor  # I9
     for key, checkout in states(world, Checkout).items():
         for coupon_key in checkout.coupon_ids:

@@ -1,0 +1,185 @@
+"""P6, P7 and P15: what HTTP costs: of a bare server, of our edge alone, and of a durable claim, in the same rounds."""
+
+import json
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from itertools import count
+from statistics import median
+from typing import Any, Final
+
+from benchmarks import processor
+from benchmarks.bench import Bench, Figure, Outcome, Side, Target, in_turn, ratio
+from benchmarks.http_client import closed_loop, post
+from benchmarks.http_servers import BARE, NO_OP, Running, alone, api
+from benchmarks.processor import Meter, ProcessorTime, micros_each
+from benchmarks.verification import verify
+from benchmarks.workloads import HOT, terms
+from infra.processes import LOOPBACK
+
+CONNECTIONS: Final = 64
+_SHARED: Final = "http"
+_HELLO: Final = b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n"
+
+
+class Server:
+    """One server under load: requests a second, and processor time per request by part."""
+
+    def __init__(self, bench: Bench, running: Running, request: Callable[[], bytes], *, stores: bool) -> None:
+        self._bench = bench
+        self._running = running
+        self._request = request
+        self._roots = {"API": running.pid} | ({"PostgreSQL": bench.postgres.pid} if stores else {})
+
+    def measure(self) -> Figure:
+        """One round."""
+        effort, pid = self._bench.effort, self._running.pid
+        meter, threads = Meter(self._roots), processor.of_threads(pid)
+        served = closed_loop(
+            self._running.port,
+            self._request,
+            connections=CONNECTIONS,
+            seconds=effort.seconds,
+            warm_seconds=effort.warm_seconds,
+        )
+        used, after = meter.used(), processor.of_threads(pid)
+        loop = after[pid] - threads[pid]
+        return Figure(
+            served.per_second,
+            {
+                "clients": CONNECTIONS,
+                "latencies": asdict(served.latencies),
+                "micros_each": micros_each(_by_part(used, loop), served.requests),
+                "micros_total": sum(time.total for time in used.values()) * 1e6 / served.requests,
+                "kernel_share": _kernel_share(used.values()),
+            },
+        )
+
+
+def measured(bench: Bench) -> tuple[dict[str, Side], Outcome]:
+    """All three servers, measured in the same rounds, once for a whole run."""
+    if _SHARED not in bench.shared:
+        bench.shared[_SHARED] = _measure(bench)
+    told: tuple[dict[str, Side], Outcome] = bench.shared[_SHARED]
+    return told
+
+
+def no_op(bench: Bench) -> Outcome:
+    """P6."""
+    sides, _ = measured(bench)
+    return _with_processor_time(ratio([sides[NO_OP], sides[BARE]]))
+
+
+def claim(bench: Bench) -> Outcome:
+    """P7."""
+    sides, checked = measured(bench)
+    outcome = ratio([sides["claim"], sides[BARE]])
+    outcome.verified, outcome.held = checked.verified, checked.held
+    return _with_processor_time(outcome)
+
+
+def cost(bench: Bench) -> Outcome:
+    """P15: microseconds of processor time, of the API and of PostgreSQL, with the share of each part."""
+    sides, _ = measured(bench)
+    costs = [figure.details["micros_total"] for figure in sides["claim"].rounds]
+    side = Side(
+        "durable claim", "µs", [Figure(each.details["micros_total"], each.details) for each in sides["claim"].rounds]
+    )
+    middle = sorted(sides["claim"].rounds, key=lambda each: float(each.details["micros_total"]))[len(costs) // 2]
+    parts: Mapping[str, float] = middle.details["micros_each"]
+    outcome = Outcome(middle.details["micros_total"], costs, [side], {"micros_each": dict(parts)})
+    outcome.notes.append(", ".join(f"{name} {micros:.0f} µs" for name, micros in parts.items()))
+    return outcome
+
+
+def _measure(bench: Bench) -> tuple[dict[str, Side], Outcome]:
+    with ExitStack() as stack:
+        folder = bench.postgres.folder
+        bench.say("starting three servers")
+        dsn = stack.enter_context(bench.postgres.database())
+        ours = stack.enter_context(api(dsn, folder))
+        make_template(ours)
+        bare, edge = (stack.enter_context(alone(kind, folder)) for kind in (BARE, NO_OP))
+        servers = {
+            "claim": Server(bench, ours, claims(ours.token), stores=True),
+            NO_OP: Server(bench, edge, claims(edge.token), stores=False),
+            BARE: Server(bench, bare, lambda: _HELLO, stores=False),
+        }
+        sides = in_turn(bench, {name: server.measure for name, server in servers.items()})
+        outcome = verify(bench, dsn, Outcome(0.0, [], []))
+    return {side.name: side for side in sides}, outcome
+
+
+def claims(token: str) -> Callable[[], bytes]:
+    """Claims of one hot template, each for a user who never claimed before."""
+    users = count()
+    path = f"/v1/templates/{HOT}/claims"
+    return lambda: post(path, b'{"user_id":"u%012d"}' % next(users), token)
+
+
+def make_template(running: Running) -> None:
+    """One hot template, over HTTP as everything else."""
+    body = {"template_id": HOT, "terms": json.loads(terms(HOT).model_dump_json())}
+    send(running, "/v1/templates", body)
+    send(running, f"/v1/templates/{HOT}/activate", {})
+
+
+def send(running: Running, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """One request of the preparation. Raises urllib.error.HTTPError when it is refused."""
+    request = urllib.request.Request(
+        f"http://{LOOPBACK}:{running.port}{path}",
+        json.dumps(body).encode(),
+        {"authorization": f"Bearer {running.token}", "content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        told: dict[str, Any] = json.load(answer)
+        return told
+
+
+def _with_processor_time(outcome: Outcome) -> Outcome:
+    """Rates say what was served while the load shared the cores; processor time says what it costs."""
+    ours, theirs = (median(figure.details["micros_total"] for figure in side.rounds) for side in outcome.sides)
+    outcome.details["by_processor_time"] = theirs / ours
+    outcome.notes.append(f"by processor time {theirs / ours:.3f}×: {theirs:.0f} ÷ {ours:.0f} µs per request")
+    return outcome
+
+
+def _by_part(used: Mapping[str, ProcessorTime], loop: ProcessorTime) -> dict[str, ProcessorTime]:
+    """The API's first thread is its event loop; the others are the committer and whoever blocks."""
+    parts = {"event loop": loop, "committer and other threads": used["API"] - loop}
+    return parts | {name: time for name, time in used.items() if name != "API"}
+
+
+def _kernel_share(times: Any) -> float:
+    both = sum(times, ProcessorTime())
+    return both.system / both.total if both.total else 0.0
+
+
+P6: Final = Target(
+    key="p6",
+    title="HTTP no-op through key and validation ÷ bare uvicorn",
+    how="a claim through the whole edge to a queue that answers at once ÷ an ASGI function; 64 connections",
+    run=no_op,
+    target=0.5,
+    moonshot=0.6,
+    others="0.16-0.24 FastAPI with pydantic bodies",
+)
+P7: Final = Target(
+    key="p7",
+    title="HTTP claim, durable ÷ bare uvicorn no-op",
+    how="`tessera serve`, claims of one hot template, PostgreSQL on the same cores ÷ as P6; 64 connections",
+    run=claim,
+    target=0.15,
+    moonshot=0.30,
+)
+P15: Final = Target(
+    key="p15",
+    title="processor time per durable HTTP claim",
+    how="API and PostgreSQL together, from /proc, in the rounds of P7",
+    run=cost,
+    target=150.0,
+    moonshot=60.0,
+    unit="µs",
+    better="lower",
+)

@@ -1,0 +1,60 @@
+"""P11: how long a claim takes at 70 % of the peak, beside one commit of PostgreSQL by itself."""
+
+from typing import Final
+
+from benchmarks.bench import ENGINE_CLIENTS, Bench, Figure, Outcome, Target, best_of, in_turn, ratio
+from benchmarks.parts import SINGLE_ROWS, engines, execute, single_row_commits, typical_event
+from benchmarks.verification import verify
+
+WORKLOAD: Final = "claims_hot"
+SHARE: Final = 0.7
+
+
+def run(bench: Bench) -> Outcome:
+    """Find the peak, then let claims arrive at random instants at 70 % of it."""
+    effort = bench.effort
+    with bench.postgres.database() as dsn, engines(bench, dsn) as ours:
+        ours.prepare(WORKLOAD, max(ENGINE_CLIENTS))
+        sweep = best_of(
+            bench,
+            "engine, claims",
+            lambda clients: ours.closed(WORKLOAD, clients, effort.sweep_seconds),
+            ENGINE_CLIENTS,
+        )
+        rate = SHARE * sweep.values[sweep.best]
+        _, payload = typical_event(dsn)
+        with bench.postgres.database(store=False) as rows_dsn:
+            execute(rows_dsn, SINGLE_ROWS)
+            sides = in_turn(
+                bench,
+                {
+                    "p99 of a claim": lambda: _p99(ours.open(WORKLOAD, rate)),
+                    "p99 of a commit (pgbench, 1 client)": lambda: _p99(
+                        single_row_commits(rows_dsn, payload, 1, effort.seconds, latencies=True)
+                    ),
+                },
+                unit="ms",
+            )
+        outcome = ratio(sides, our_sweep=sweep.values, arrivals_per_second=rate)
+        outcome.notes.append(
+            f"claims arrive at {rate:,.0f}/s, 70 % of {sweep.values[sweep.best]:,.0f}/s ({sweep.best} clients), in a "
+            "Poisson process; each is timed from the instant at which it should have been sent"
+        )
+        return verify(bench, dsn, outcome)
+
+
+def _p99(figure: Figure) -> Figure:
+    """The same measurement, told by its latency."""
+    return Figure(figure.details["latencies"]["p99_ms"], {**figure.details, "per_second": figure.value})
+
+
+TARGET = Target(
+    key="p11",
+    title="p99 of a claim at 70 % load ÷ p99 of one commit",
+    how="in process, open loop at 70 % of the best of 16-1,024 clients ÷ pgbench, 1 client, single-row commits",
+    run=run,
+    target=10.0,
+    moonshot=5.0,
+    better="lower",
+    others="Voucherify p95 350-500 ms over HTTP",
+)

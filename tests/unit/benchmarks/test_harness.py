@@ -1,0 +1,83 @@
+"""How targets are judged, sides are measured in turn, and other programs' words are read."""
+
+from typing import Any, cast
+
+import pytest
+
+from benchmarks.bench import Bench, Effort, Figure, Outcome, Target, in_turn, ratio
+from benchmarks.http_client import UnexpectedAnswer, is_whole, post
+from benchmarks.postgres import Instance, NotDurable, PgbenchFailed, parse_pgbench, require_durable
+from benchmarks.targets import TARGETS
+
+
+class NoServer:
+    """Writes nothing out."""
+
+    def checkpoint(self) -> None:
+        """Nothing to write."""
+
+
+def bench(rounds: int) -> Bench:
+    return Bench(cast(Instance, NoServer()), Effort(rounds=rounds), lambda text: None)
+
+
+def target(better: Any) -> Target:
+    def never(_bench: Bench) -> Outcome:
+        raise AssertionError
+
+    return Target("x", "", "", never, target=1.0, moonshot=2.0 if better == "higher" else 0.5, better=better)
+
+
+def test_the_order_of_the_sides_alternates_from_round_to_round() -> None:
+    seen: list[str] = []
+
+    def side(name: str) -> Any:
+        def measure() -> Figure:
+            seen.append(name)
+            return Figure(float(len(seen)))
+
+        return measure
+
+    sides = in_turn(bench(3), {"ours": side("ours"), "theirs": side("theirs")})
+    assert seen == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert [each.values for each in sides] == [[1, 4, 5], [2, 3, 6]]
+    assert ratio(sides).value == pytest.approx(5 / 6)
+
+
+def test_a_target_is_met_from_its_bound_on_whichever_way_is_better() -> None:
+    assert [target("higher").met(value) for value in (0.99, 1.0, 2.0)] == ["missed", "target", "moonshot"]
+    assert [target("lower").met(value) for value in (1.01, 1.0, 0.5)] == ["missed", "target", "moonshot"]
+
+
+def test_every_target_has_a_name_of_its_own() -> None:
+    keys = [each.key for each in TARGETS]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_server_that_could_lose_commits_is_not_measured() -> None:
+    on = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
+    require_durable(on)
+    with pytest.raises(NotDurable, match="synchronous_commit is off"):
+        require_durable({**on, "synchronous_commit": "off"})
+    with pytest.raises(NotDurable, match="fsync is None"):
+        require_durable({})
+
+
+def test_pgbench_is_read_by_its_summary() -> None:
+    text = "number of transactions actually processed: 44321\nlatency average = 2.9 ms\ntps = 22156.123 (without …)\n"
+    assert parse_pgbench(text) == (44_321, 22_156.123)
+    with pytest.raises(PgbenchFailed, match="understand"):
+        parse_pgbench("pgbench: error: …")
+
+
+def test_an_answer_is_whole_once_its_body_is_there() -> None:
+    head = b"HTTP/1.1 201 Created\r\ncontent-length: 4\r\nx: y\r\n\r\n"
+    assert not is_whole(head[:30])
+    assert not is_whole(head + b"abc")
+    assert is_whole(head + b"abcd")
+    with pytest.raises(UnexpectedAnswer, match="length"):
+        is_whole(b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+def test_a_request_tells_the_length_of_its_body() -> None:
+    assert b"content-length: 2\r\n\r\n{}" in post("/v1/orders", b"{}", "tsk_a_b")
