@@ -13,7 +13,9 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.garbage import GarbageWatch
 from benchmarks.loops import BatchSizes, closed_loop, open_loop
+from benchmarks.sampler import Sampler
 from benchmarks.workloads import WORKLOADS, Workload
 from command.engine import Engine
 from infra.bootstrap import write_side
@@ -32,6 +34,7 @@ class EngineChild:
             "prepare": self._prepare,
             "closed": self._closed,
             "open": self._open,
+            "profile": self._profile,
         }
 
     def carry_out(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -58,13 +61,25 @@ class EngineChild:
             )
         )
 
+    def _profile(self, **closed: Any) -> dict[str, Any]:
+        """A closed loop under the sampler: its rate is no figure, its shares are."""
+        sampler = Sampler()
+        sampler.start()
+        try:
+            self._closed(**closed)
+        finally:
+            sampler.stop()
+        return sampler.result()
+
     def _measured(self, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """With batch sizes, and the processor time of this process by thread."""
         self._batches.reset()
         process, main = time.process_time(), time.thread_time()
-        told = run()
+        with GarbageWatch() as garbage:
+            told = run()
         own, load = time.process_time() - process, time.thread_time() - main
-        return {**told, "batches": self._batches.summary(), "process_seconds": own, "load_seconds": load}
+        seen = {"batches": self._batches.summary(), "garbage": garbage.summary()}
+        return {**told, **seen, "process_seconds": own, "load_seconds": load}
 
     def _workload(self, kind: str) -> Workload:
         if kind not in self._workloads:

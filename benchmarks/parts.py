@@ -44,6 +44,11 @@ class Engines:
         share = per_second / len(self._children)
         return self._measure("open", workload=workload, per_second=share, **self._window(seconds), total_clients=0)
 
+    def profile(self, workload: str, clients: int) -> dict[str, Any]:
+        """Shares of the first process's processor time, by part and function."""
+        told = order_all(self._children[:1], "profile", workload=workload, clients=clients, **self._window(None))
+        return told[0]
+
     def _measure(self, do: str, *, total_clients: int, **arguments: Any) -> Figure:
         roots = {f"engine {number + 1}": child.pid for number, child in enumerate(self._children)}
         meter, wal = Meter({**roots, "PostgreSQL": self._bench.postgres.pid}), self._bench.postgres.wal_bytes()
@@ -60,6 +65,7 @@ class Engines:
                 "clients": total_clients,
                 "latencies": worst["latencies"],
                 "batches": [each["batches"] for each in told],
+                "garbage": [each["garbage"] for each in told],
                 "micros_each": {
                     **micros_each(used, operations),
                     "of which making the load": load * 1e6 / operations if operations else 0.0,

@@ -3,7 +3,16 @@
 from typing import Final
 
 from benchmarks.bench import Target
-from benchmarks.targets import http, p01_commits, p02_library, p04_hot_template, p05_hot_row, p11_latency, write_path
+from benchmarks.targets import (
+    http,
+    p01_commits,
+    p02_library,
+    p04_hot_template,
+    p05_hot_row,
+    p11_latency,
+    profile,
+    write_path,
+)
 
 TARGETS: Final[tuple[Target, ...]] = (
     p01_commits.TARGET,
@@ -15,4 +24,5 @@ TARGETS: Final[tuple[Target, ...]] = (
     p11_latency.TARGET,
     http.P15,
     write_path.TARGET,
+    profile.TARGET,
 )

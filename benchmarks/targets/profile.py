@@ -1,0 +1,56 @@
+"""Where the microseconds of a claim go inside our process, by part of the code."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from benchmarks.bench import Bench, Outcome, Side, Target
+from benchmarks.parts import engines
+
+WORKLOADS: Final = (("claims_hot", 64), ("claims_hot", 1_024), ("locks", 256))
+FUNCTIONS_SHOWN: Final = 15
+
+
+def run(bench: Bench) -> Outcome:
+    """A plain round for the cost, and one under the sampler for the shares."""
+    rows: list[dict[str, Any]] = []
+    functions: dict[str, Any] = {}
+    sides: list[Side] = []
+    with bench.postgres.database() as dsn, engines(bench, dsn) as ours:
+        for workload, clients in WORKLOADS:
+            name = f"{workload}, {clients} clients"
+            bench.say(f"{name}: cost")
+            ours.prepare(workload, clients)
+            figure = ours.closed(workload, clients)
+            bench.say(f"{name}: shares")
+            told = ours.profile(workload, clients)
+            sides.append(Side(name, "/s", [figure]))
+            micros = figure.details["micros_each"]["engine 1"]
+            rows += part_rows(name, told["parts"], micros)
+            rows.append(
+                {"of": name, "part": "PostgreSQL", "micros": round(figure.details["micros_each"]["PostgreSQL"], 1)}
+            )
+            functions[name] = told["functions"]
+    outcome = Outcome(sides[0].values[0], [], sides, {"rows": rows, "functions": functions})
+    outcome.notes += [top(name, told) for name, told in functions.items()]
+    return outcome
+
+
+def part_rows(name: str, parts: Mapping[str, float], micros: float) -> list[dict[str, Any]]:
+    """A line for each part: its microseconds of those that the process used per command."""
+    return [{"of": name, "part": part, "micros": round(share * micros, 1)} for part, share in parts.items()]
+
+
+def top(name: str, functions: list[Mapping[str, Any]]) -> str:
+    """The functions in which most time was seen."""
+    told = ", ".join(f"{each['function']} {each['share']:.1%}" for each in functions[:FUNCTIONS_SHOWN])
+    return f"{name}, by function: {told}"
+
+
+TARGET = Target(
+    key="profile",
+    title="claims/s, and where each microsecond goes",
+    how="in process: processor time per command of a plain round, shared out by a sampler in another round",
+    run=run,
+    unit="",
+    by_default=False,
+)
