@@ -27,7 +27,7 @@ class CommandRoute:
     awaits_checkout: bool = False  # Answered with the checkout's outcome, if it comes soon enough.
 
 
-T, B = "/v1/templates", "/v1/budgets"
+T, B, D = "/v1/templates", "/v1/budgets", "/v1/distributions"
 _TEMPLATES, _USE, _ORDERS = Scope.TEMPLATES_WRITE, Scope.COUPONS_USE, Scope.ORDERS_WRITE
 
 COMMAND_ROUTES: Final = (
@@ -55,6 +55,9 @@ COMMAND_ROUTES: Final = (
     CommandRoute("/v1/adjustments", c.ReportAdjustment, _ORDERS, creates=True),
     CommandRoute(B, c.CreateBudget, Scope.BUDGETS_WRITE, creates=True),
     CommandRoute(f"{B}/{{budget_id}}/top-up", c.TopUpBudget, Scope.BUDGETS_WRITE),
+    CommandRoute(f"{D}/{{distribution_id}}/pause", c.PauseDistribution, Scope.COUPONS_DISTRIBUTE),
+    CommandRoute(f"{D}/{{distribution_id}}/resume", c.ResumeDistribution, Scope.COUPONS_DISTRIBUTE),
+    CommandRoute(f"{D}/{{distribution_id}}/cancel", c.CancelDistribution, Scope.COUPONS_DISTRIBUTE),
     CommandRoute("/v1/clock", c.AdvanceClock, Scope.CLOCK_ADVANCE),
 )
 
@@ -65,6 +68,8 @@ _BATCH_ONLY: Final[dict[type[Command], Scope]] = {
     c.OpenBreak: Scope.RECONCILIATION_WRITE,
     c.CloseBreak: Scope.RECONCILIATION_WRITE,
     c.SetRowsAside: Scope.RECONCILIATION_WRITE,
+    c.StartDistribution: Scope.PROCESSES_WRITE,
+    c.IssueDistributionChunk: Scope.PROCESSES_WRITE,
     c.OpenTemplate: Scope.PROCESSES_WRITE,
     c.CloseTemplate: Scope.PROCESSES_WRITE,
     c.ExpireCoupon: Scope.PROCESSES_WRITE,

@@ -15,6 +15,7 @@ class Scope(StrEnum):
     TEMPLATES_WRITE = "templates:write"
     COUPONS_READ = "coupons:read"
     COUPONS_CLAIM = "coupons:claim"
+    COUPONS_DISTRIBUTE = "coupons:distribute"  # Give coupons to lists of users, and see who was refused.
     COUPONS_USE = "coupons:use"  # Lock, redeem and release for an order.
     COUPONS_REVOKE = "coupons:revoke"
     ORDERS_READ = "orders:read"
@@ -63,6 +64,7 @@ ROLES: Final[dict[str, frozenset[Scope]]] = {
             Scope.TEMPLATES_WRITE,
             Scope.COUPONS_READ,
             Scope.COUPONS_CLAIM,
+            Scope.COUPONS_DISTRIBUTE,
             Scope.COUPONS_REVOKE,
             Scope.BUDGETS_READ,
             Scope.BUDGETS_WRITE,

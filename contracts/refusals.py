@@ -78,6 +78,12 @@ class UnknownReservation(NotFound):
     code = "unknown_reservation"
 
 
+class UnknownDistribution(NotFound):
+    """There is no such distribution."""
+
+    code = "unknown_distribution"
+
+
 class UnknownBreak(NotFound):
     """There is no such open break."""
 
@@ -262,6 +268,18 @@ class TooMany(Conflict):
     """A bound that keeps everything fast is reached."""
 
     code = "too_many"
+
+
+class DistributionNotRunning(Conflict):
+    """The distribution is paused, or has ended."""
+
+    code = "distribution_not_running"
+
+
+class DistributionOutOfTurn(Conflict):
+    """These are not the next rows of the distribution."""
+
+    code = "distribution_out_of_turn"
 
 
 class ClockRunsForwardOnly(Conflict):

@@ -1,7 +1,7 @@
 """The building blocks of events and commands: frozen models, ids, instants, amounts and their bounds."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
@@ -22,6 +22,18 @@ class Value(BaseModel):
     """An immutable value. Consumers ignore fields that they do not know: an event may gain optional ones."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def but(self, **changes: Any) -> Self:
+        """A copy with other values for some fields, taken as they are: for thousands that differ in little.
+
+        A quarter of the cost of ``model_copy``. Whoever calls it knows that the values fit the fields.
+        """
+        copy = self.__class__.__new__(self.__class__)
+        object.__setattr__(copy, "__dict__", {**self.__dict__, **changes})
+        object.__setattr__(copy, "__pydantic_fields_set__", self.__pydantic_fields_set__)
+        object.__setattr__(copy, "__pydantic_extra__", None)
+        object.__setattr__(copy, "__pydantic_private__", None)
+        return copy
 
 
 class StrictValue(BaseModel):

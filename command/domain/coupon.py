@@ -5,6 +5,7 @@ record it. A lock taken in time keeps its order's right until the lock ends, eve
 does not expire, and when it is released after its validity it expires in the same decision.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
@@ -136,6 +137,15 @@ def claim(
         valid_until=valid_until,
     )
     return (claimed,)
+
+
+def claim_each(
+    template: Template, coupon_ids: Sequence[str], claims: Sequence[tuple[str, int]], origin: Origin, *, now: datetime
+) -> Iterator[tuple[str, tuple[CouponClaimed]]]:
+    """The same for many claims, (user, n-th) each, of one template at one instant: (coupon, its event), in order."""
+    (like,) = claim(template, "", "", 0, origin, now=now)
+    for coupon_id, (user_id, nth) in zip(coupon_ids, claims, strict=True):
+        yield coupon_id, (like.but(coupon_id=coupon_id, about=like.about.but(user_id=user_id), nth=nth),)
 
 
 def require_usable(coupon: Coupon, *, now: datetime) -> None:

@@ -13,6 +13,7 @@ from contracts.events import (
     Event,
     TemplateActivated,
     TemplateCouponIssued,
+    TemplateCouponsIssued,
     TemplateCreated,
     TemplateEnded,
     TemplateOpened,
@@ -94,7 +95,7 @@ class Taken(NamedTuple):
 def evolve(template: Template, event: Event) -> Template:  # noqa: C901, PLR0911 - one case per event
     """Fold one event of the template's stream."""
     match event:
-        case TemplateCouponIssued():
+        case TemplateCouponIssued() | TemplateCouponsIssued():
             return replace(template, claimed=event.claimed)
         case TemplateCreated():
             return replace(
@@ -313,6 +314,19 @@ def issue(template: Template, coupon_id: str, user_id: str, reservation_id: str 
             user_id=user_id,
             claimed=template.claimed + 1,
             reservation_id=reservation_id,
+        ),
+    )
+
+
+def issue_many(template: Template, quantity: int, distribution_id: str) -> tuple[Event, ...]:
+    """Take many coupons out of the stock in one go."""
+    return (
+        TemplateCouponsIssued(
+            template_id=template.template_id,
+            terms_version=template.terms_version,
+            quantity=quantity,
+            claimed=template.claimed + quantity,
+            distribution_id=distribution_id,
         ),
     )
 

@@ -8,11 +8,12 @@ from command.domain.budget import BUDGET
 from command.domain.checkout import CHECKOUT
 from command.domain.clock import CLOCK, MAIN
 from command.domain.coupon import COUPON
+from command.domain.distribution import DISTRIBUTION
 from command.domain.imports import IMPORT
 from command.domain.orders import ADJUSTMENT, ORDER, PAYMENT, REFUND
 from command.domain.settlement import SETTLEMENT
 from command.domain.template import TEMPLATE
-from command.handlers import budgets, checkouts, claims, coupons, operations, templates, upstream
+from command.handlers import budgets, checkouts, claims, coupons, distributions, operations, templates, upstream
 from command.handlers.handler import Handler, Handlers, Touches
 from command.unit_of_work import Kind
 from contracts import commands as c
@@ -21,7 +22,7 @@ from contracts import commands as c
 KINDS: Final[dict[str, Kind[Any]]] = {
     kind.name: kind
     for kind in (
-        *(TEMPLATE, COUPON, BUDGET),
+        *(TEMPLATE, COUPON, BUDGET, DISTRIBUTION),
         *(ORDER, PAYMENT, REFUND, ADJUSTMENT),
         *(CHECKOUT, SETTLEMENT),
         *(CLOCK, BREAK, IMPORT),
@@ -43,6 +44,7 @@ _template = _by(TEMPLATE, "template_id")
 _coupon = _by(COUPON, "coupon_id")
 _budget = _by(BUDGET, "budget_id")
 _order = _by(ORDER, "order_id")
+_distribution = _by(DISTRIBUTION, "distribution_id")
 _checkout = _by(CHECKOUT, "order_id", (ORDER, "order_id"))
 
 HANDLERS: Final[Handlers] = {
@@ -70,6 +72,12 @@ HANDLERS: Final[Handlers] = {
     c.RevokeCoupon: Handler(coupons.revoke, _coupon),
     c.ExpireCoupon: Handler(coupons.expire, _coupon),
     c.EndCouponLock: Handler(coupons.end_lock, _coupon),
+    # Distribution: running <-> paused -> completed, cancelled
+    c.StartDistribution: Handler(distributions.start, _by(DISTRIBUTION, "distribution_id", (TEMPLATE, "template_id"))),
+    c.IssueDistributionChunk: Handler(distributions.issue_chunk, _distribution, distributions.counters),
+    c.PauseDistribution: Handler(distributions.pause, _distribution),
+    c.ResumeDistribution: Handler(distributions.resume, _distribution),
+    c.CancelDistribution: Handler(distributions.cancel, _distribution),
     # Budget
     c.CreateBudget: Handler(budgets.create, _budget),
     c.TopUpBudget: Handler(budgets.top_up, _budget),

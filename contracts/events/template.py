@@ -105,6 +105,18 @@ class TemplateCouponIssued(Event):
     reservation_id: str | None = None
 
 
+class TemplateCouponsIssued(Event):
+    """Many coupons left the stock at once, one ``coupon.claimed`` each. ``claimed`` is the total after it."""
+
+    type: ClassVar[str] = "template.coupons_issued.v1"
+
+    template_id: str
+    terms_version: int
+    quantity: int
+    claimed: int
+    distribution_id: str | None = None
+
+
 class TemplateStockReserved(Event):
     """Stock set aside for one user. ``reserved`` is the template's total after it."""
 

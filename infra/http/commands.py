@@ -37,8 +37,8 @@ _QUOTE_FIELDS: Final = frozenset({"at"})
 _NO_FIELDS: Final[frozenset[str]] = frozenset()
 _BUSINESS_TIME: Final = TypeAdapter(BusinessTime)
 _AT_CODES: Final = {"timezone_aware": "time_without_zone", "time_out_of_range": "out_of_range"}
-# Whoever took one of these ids before its saga or timer did would silence it.
-_KEPT_PREFIXES: Final = ("saga:", "timer:")
+# Whoever took one of these ids before its saga, timer or distribution did would silence it.
+_KEPT_PREFIXES: Final = ("saga:", "timer:", "distribution:")
 
 
 class DryRun(Protocol):
@@ -304,7 +304,7 @@ def _command_id(exchange: Exchange) -> str:
 def _callers_id(caller: Caller, text: str, where: str) -> str:
     """An id of the caller's own; those of sagas and timers are for who may act for them."""
     if text.startswith(_KEPT_PREFIXES) and Scope.PROCESSES_WRITE not in caller.scopes:
-        message = f"must not begin with {' or '.join(_KEPT_PREFIXES)}: such ids are kept for sagas and timers"
+        message = f"must not begin with {' or '.join(_KEPT_PREFIXES)}: such ids are kept for our own processes"
         raise malformed([FieldError(where, "malformed_command_id", message)])
     return _bounded_id(text, where)
 

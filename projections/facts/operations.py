@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from contracts.envelope import Recorded
-from contracts.events import BreakClosed, BreakOpened, ImportRowsSetAside, RefusalsCounted
+from contracts.events import BreakClosed, BreakOpened, DistributionUsersRefused, ImportRowsSetAside, RefusalsCounted
 from projections.facts.table import Facts, Row, Table
 
 REFUSAL = Table("refusal_facts", {"template_id": "", "command": "", "code": "", "refused": 0})
@@ -52,6 +52,18 @@ def _refused(recorded: Recorded, event: RefusalsCounted) -> Iterator[Row]:
         )
 
 
+def _users_refused(recorded: Recorded, event: DistributionUsersRefused) -> Iterator[Row]:
+    for row_no, entry in enumerate(event.refused):
+        yield REFUSAL.row(
+            recorded,
+            row_no,
+            template_id=event.template_id,
+            command="issue_distribution_chunk",
+            code=entry.code,
+            refused=len(entry.rows),
+        )
+
+
 def _opened(recorded: Recorded, event: BreakOpened) -> tuple[Row]:
     row = BREAK.row(
         recorded,
@@ -96,6 +108,6 @@ def _set_aside(recorded: Recorded, event: ImportRowsSetAside) -> Iterator[Row]:
         )
 
 
-REFUSAL_FACTS = Facts(REFUSAL, {RefusalsCounted: _refused})
+REFUSAL_FACTS = Facts(REFUSAL, {RefusalsCounted: _refused, DistributionUsersRefused: _users_refused})
 BREAK_FACTS = Facts(BREAK, {BreakOpened: _opened, BreakClosed: _closed})
 IMPORT_FACTS = Facts(IMPORT, {ImportRowsSetAside: _set_aside})

@@ -6,6 +6,7 @@ from contracts.envelope import Recorded
 from contracts.events import (
     TemplateActivated,
     TemplateCouponIssued,
+    TemplateCouponsIssued,
     TemplateCreated,
     TemplateEnded,
     TemplateOpened,
@@ -167,6 +168,19 @@ def _coupon_issued(recorded: Recorded, event: TemplateCouponIssued) -> tuple[Row
     return (row,)
 
 
+def _coupons_issued(recorded: Recorded, event: TemplateCouponsIssued) -> tuple[Row]:
+    row = TEMPLATE.row(
+        recorded,
+        kind="coupons_issued",
+        template_id=event.template_id,
+        terms_version=event.terms_version,
+        quantity=event.quantity,
+        claimed=event.claimed,
+        effective_at=_at(recorded),
+    )
+    return (row,)
+
+
 def _stock_reserved(recorded: Recorded, event: TemplateStockReserved) -> tuple[Row]:
     return (_reservation(recorded, event, "stock_reserved"),)
 
@@ -210,6 +224,7 @@ TEMPLATE_FACTS = Facts(
         TemplateStockIncreased: _stock_increased,
         TemplateShortened: _shortened,
         TemplateCouponIssued: _coupon_issued,
+        TemplateCouponsIssued: _coupons_issued,
         TemplateStockReserved: _stock_reserved,
         TemplateReservationConfirmed: _reservation_confirmed,
         TemplateReservationCancelled: _reservation_cancelled,

@@ -59,13 +59,34 @@ class TemplateBook:
     stock: int | None = None
     terms: dict[int, Any] = field(default_factory=dict)
     reserved: int = 0
-    issued: int = 0  # Counted by template.coupon_issued.
+    issued: int = 0  # Counted by template.coupon_issued and template.coupons_issued.
     states: Counter[str] = field(default_factory=Counter)  # Counted by coupon events.
 
     @property
     def claimed(self) -> int:
         """How many coupon streams began."""
         return self.states.total()
+
+
+@dataclass(slots=True)
+class DistributionBook:
+    """One distribution: how many rows it has, which is next, and what became of those before."""
+
+    users: int = 0
+    next_row: int = 1
+    issued: int = 0
+    refused: int = 0
+    is_over: bool = False
+
+
+@dataclass(slots=True)
+class CommandBook:
+    """What the events of one command, which follow each other, add up to: of the bulk event, coupons and refusals."""
+
+    command: tuple[Realm, str] | None = None
+    issued: int = 0
+    claimed: int = 0
+    refused_rows: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -101,6 +122,7 @@ class Books:
         self.templates: dict[Key, TemplateBook] = defaultdict(TemplateBook)
         self.budgets: dict[Key, BudgetBook] = defaultdict(BudgetBook)
         self.orders: dict[Key, OrderBook] = defaultdict(OrderBook)
+        self.distributions: dict[Key, DistributionBook] = defaultdict(DistributionBook)
         self.user_claims: Counter[tuple[Key, str]] = Counter()
         self.payments: dict[Key, int] = {}
         self.refunds: dict[Key, int] = {}
@@ -110,11 +132,13 @@ class Books:
         self._versions: dict[str, int] = {}
         self._event_ids: set[str] = set()
         self._commands: dict[tuple[Realm, str], tuple[int, int]] = {}
+        self._now_deciding = CommandBook()
         self._handlers: dict[str, Callable[[RawEvent], None]] = {
             "template.created.v1": self._template_terms,
             "template.revised.v1": self._template_terms,
             "template.stock_increased.v1": self._template_stock,
             "template.coupon_issued.v1": self._coupon_issued,
+            "template.coupons_issued.v1": self._coupons_issued,
             "template.stock_reserved.v1": self._stock_reserved,
             "template.reservation_confirmed.v1": self._reservation_ended,
             "template.reservation_cancelled.v1": self._reservation_ended,
@@ -124,6 +148,11 @@ class Books:
             "budget.committed.v1": self._budget_committed,
             "budget.released.v1": self._budget_released,
             "budget.credited.v1": self._budget_credited,
+            "distribution.started.v1": self._distribution_started,
+            "distribution.users_refused.v1": self._users_refused,
+            "distribution.advanced.v1": self._distribution_advanced,
+            "distribution.cancelled.v1": self._distribution_over,
+            "distribution.completed.v1": self._distribution_over,
             "settlement.recorded.v1": self._settled,
             "settlement.reversed.v1": self._settlement_reversed,
             "payment.succeeded.v1": self._paid,
@@ -137,6 +166,8 @@ class Books:
             self._check_place(event)
             self.events_by_type[event.realm, event.type] += 1
             self._business_now[event.realm] = max(_shown_by(event), self._business_now.get(event.realm, _BEGINNING))
+            if self._now_deciding.command != (command := (event.realm, event.command_id)):
+                self._now_deciding = CommandBook(command)
             if (handler := self._handlers.get(event.type)) is not None:
                 handler(event)
             self.last_offset = event.offset
@@ -212,6 +243,14 @@ class Books:
         book.issued += 1
         self._check_stock(event, book)
 
+    def _coupons_issued(self, event: RawEvent) -> None:
+        book, quantity = self._template(event), event.data["quantity"]
+        book.issued += quantity
+        self._now_deciding.issued += quantity
+        if event.data["claimed"] != book.issued:
+            self._broken("I11", event, f"says that {event.data['claimed']} are issued, but {book.issued} are")
+        self._check_stock(event, book)
+
     def _stock_reserved(self, event: RawEvent) -> None:
         book = self._template(event)
         book.reserved += event.data["quantity"]
@@ -234,6 +273,42 @@ class Books:
             claims = self.user_claims[template, user_id]
             self._broken("I1", event, f"user {user_id} claimed {claims} of at most {limit}")
 
+    # I2, I11: distributions. Every row is decided once, in order, and what a chunk says is what it did.
+
+    def _distribution_started(self, event: RawEvent) -> None:
+        self._distribution(event).users = event.data["progress"]["users"]
+
+    def _users_refused(self, event: RawEvent) -> None:
+        self._now_deciding.refused_rows += [row for each in event.data["refused"] for row in each["rows"]]
+
+    def _distribution_advanced(self, event: RawEvent) -> None:
+        book, data, did = self._distribution(event), event.data, self._now_deciding
+        first, rows = data["first_row"], data["issued"] + data["refused"]
+        if first != book.next_row or book.is_over or first + rows - 1 > book.users:
+            self._broken("I2", event, f"decides {rows} rows from {first} on; next is {book.next_row} of {book.users}")
+        if not data["issued"] == did.issued == did.claimed:
+            told = f"{data['issued']} coupons issued, {did.issued} taken out of the stock"
+            self._broken("I11", event, f"{told}, but {did.claimed} coupons exist")
+        within = all(first <= row < first + rows for row in did.refused_rows)
+        if not (data["refused"] == len(set(did.refused_rows)) == len(did.refused_rows) and within):
+            self._broken("I2", event, f"{data['refused']} rows refused, but it names {len(did.refused_rows)}")
+        book.next_row = first + rows
+        book.issued += data["issued"]
+        book.refused += data["refused"]
+        self._check_progress(event, book)
+
+    def _distribution_over(self, event: RawEvent) -> None:
+        book = self._distribution(event)
+        book.is_over = True
+        if event.type == "distribution.completed.v1" and book.next_row != book.users + 1:
+            self._broken("I2", event, f"completed at row {book.next_row} of {book.users}")
+        self._check_progress(event, book)
+
+    def _check_progress(self, event: RawEvent, book: DistributionBook) -> None:
+        told = {"users": book.users, "next_row": book.next_row, "issued": book.issued, "refused": book.refused}
+        if event.data["progress"] != told:
+            self._broken("I2", event, f"says it stands at {event.data['progress']}, but it stands at {told}")
+
     # I9, I11: coupon states.
 
     def _coupon_moved(self, event: RawEvent) -> None:
@@ -250,6 +325,7 @@ class Books:
         if coupon is None:
             coupon = self.coupons[key] = CouponBook(about["template_id"], about["user_id"])
             template.states[after] += 1
+            self._now_deciding.claimed += 1
             self._check_user_limit(event, template, about["user_id"], about["terms_version"])
             self._check_stock(event, template)
         else:
@@ -338,6 +414,9 @@ class Books:
 
     def _template(self, event: RawEvent) -> TemplateBook:
         return self.templates[event.realm, event.data["template_id"]]
+
+    def _distribution(self, event: RawEvent) -> DistributionBook:
+        return self.distributions[event.realm, event.data["distribution_id"]]
 
     def _budget(self, event: RawEvent) -> BudgetBook:
         return self.budgets[event.realm, event.data["budget_id"]]

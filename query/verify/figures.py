@@ -67,8 +67,19 @@ def fact_figures(books: Books) -> Figures:
     return figures
 
 
-# Events that no analyst asks for: clocks and the memory of sagas.
-NOT_FACTS: Final = frozenset({"clock.advanced.v1", "saga.heard.v1"})
+# Events that no analyst asks for: clocks, the memory of sagas, and how far a distribution has come.
+NOT_FACTS: Final = frozenset(
+    {
+        "clock.advanced.v1",
+        "saga.heard.v1",
+        "distribution.started.v1",
+        "distribution.advanced.v1",
+        "distribution.paused.v1",
+        "distribution.resumed.v1",
+        "distribution.cancelled.v1",
+        "distribution.completed.v1",
+    }
+)
 
 
 def _budget_figures(books: Books) -> Figures:

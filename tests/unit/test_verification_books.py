@@ -1,5 +1,6 @@
 """Verification's own books: what they make of time."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -36,3 +37,95 @@ def test_locks_are_overdue_by_the_clock_of_their_realm_and_not_by_the_wall(minut
         )
     )
     assert [each.subject for each in books.overdue_locks()] == overdue
+
+
+# Distributions.
+
+Told = tuple[str, str, str, dict[str, Any]]  # Stream's kind and key, event, payload.
+TERMS = {"stock": 10, "claims_per_user_max": 1}
+
+
+def stands(next_row: int, issued: int, refused: int) -> dict[str, int]:
+    return {"users": 4, "next_row": next_row, "issued": issued, "refused": refused}
+
+
+def of_template(event: str, **data: Any) -> Told:
+    return ("template", "t", f"template.{event}.v1", {"template_id": "t", **data})
+
+
+def of_distribution(event: str, **data: Any) -> Told:
+    return ("distribution", "d", f"distribution.{event}.v1", {"distribution_id": "d", "template_id": "t", **data})
+
+
+def of_coupon(user: str) -> Told:
+    about = {**ABOUT, "user_id": user}
+    return ("coupon", f"c-{user}", "coupon.claimed.v1", {"coupon_id": f"c-{user}", "about": about})
+
+
+def refusal(*rows: int) -> Told:
+    return of_distribution("users_refused", refused=[{"code": "user_limit_reached", "rows": rows}])
+
+
+BEGUN = [of_template("created", terms=TERMS)], [of_distribution("started", progress=stands(1, 0, 0))]
+FIRST = [
+    of_template("coupons_issued", quantity=2, claimed=2),
+    of_coupon("ann"),
+    of_coupon("bob"),
+    refusal(3),
+    of_distribution("advanced", first_row=1, issued=2, refused=1, progress=stands(4, 2, 1)),
+]
+SECOND = [
+    of_template("coupons_issued", quantity=1, claimed=3),
+    of_coupon("cid"),
+    of_distribution("advanced", first_row=4, issued=1, refused=0, progress=stands(5, 3, 1)),
+    of_distribution("completed", progress=stands(5, 3, 1)),
+]
+
+
+def violations(*commands: list[Told]) -> set[tuple[str, str]]:
+    """What is found in a log that these commands wrote: the invariant and the event's stream and version."""
+    offsets, versions, books = count(1), Counter[str](), Books()
+    for number, events in enumerate(commands):
+        for kind, key, type_, data in events:
+            offset, stream = next(offsets), f"acme/shop/{kind}/{key}"
+            versions[stream] += 1
+            place = (offset, stream, versions[stream], type_, str(offset), "acme", "shop", WALL, WALL, f"cmd-{number}")
+            books.fold((RawEvent(*place, data),))
+    return {(each.invariant, each.subject.removeprefix("acme/shop/")) for each in books.finish()}
+
+
+def without(events: list[Told], index: int) -> list[Told]:
+    return [*events[:index], *events[index + 1 :]]
+
+
+def test_a_distribution_that_was_carried_out_breaks_nothing() -> None:
+    assert violations(*BEGUN, FIRST, SECOND) == set()
+
+
+@pytest.mark.parametrize(
+    ("commands", "found"),
+    [
+        ([without(FIRST, 2), SECOND], ("I11", "distribution/d@3")),
+        ([without(FIRST, 0), SECOND], ("I11", "template/t")),
+        ([[*FIRST[:2], of_coupon("ann2"), *FIRST[3:]], without(SECOND, 1)], ("I11", "distribution/d@4")),
+        ([without(FIRST, 3), SECOND], ("I2", "distribution/d@2")),
+        ([[*FIRST[:3], refusal(4), FIRST[4]], SECOND], ("I2", "distribution/d@3")),
+        ([FIRST, FIRST], ("I2", "distribution/d@5")),
+        ([SECOND], ("I2", "distribution/d@2")),
+        ([FIRST, SECOND, [of_template("coupons_issued", quantity=8, claimed=11)]], ("I1", "template/t@4")),
+        ([FIRST, SECOND, [of_template("coupons_issued", quantity=1, claimed=9)]], ("I11", "template/t@4")),
+        ([FIRST, [of_distribution("completed", progress=stands(4, 2, 1))]], ("I2", "distribution/d@4")),
+        ([[*FIRST[:4], of_distribution("advanced", first_row=1, issued=2, refused=1, progress=stands(4, 3, 0))]],
+         ("I2", "distribution/d@3")),
+        ([FIRST, [of_distribution("cancelled", progress=stands(4, 2, 1))], SECOND], ("I2", "distribution/d@5")),
+        ([FIRST, [of_template("coupons_issued", quantity=1, claimed=3), of_coupon("ann")]], ("I11", "coupon/c-ann@2")),
+    ],
+    ids=[
+        "a coupon is missing", "nothing left the stock", "a coupon that no chunk counted", "a refused row has no name",
+        "a refused row of another chunk", "rows decided twice", "rows left out", "more than the stock",
+        "a total that is wrong", "completed too early",
+        "progress that does not add up", "decided after it was cancelled", "a coupon given twice",
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_distribution_is_named(commands: list[list[Told]], found: tuple[str, str]) -> None:
+    assert found in violations(*BEGUN, *commands)

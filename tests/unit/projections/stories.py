@@ -30,6 +30,14 @@ from contracts.events import (
     CouponReleased,
     CouponReturned,
     CouponRevoked,
+    DistributionAdvanced,
+    DistributionCancelled,
+    DistributionCompleted,
+    DistributionPaused,
+    DistributionProgress,
+    DistributionResumed,
+    DistributionStarted,
+    DistributionUsersRefused,
     Event,
     ImportRowsSetAside,
     OrderCancelled,
@@ -42,11 +50,13 @@ from contracts.events import (
     RefundSucceeded,
     RefusalCount,
     RefusalsCounted,
+    RefusedRows,
     RowSetAside,
     SagaHeard,
     SentCommand,
     TemplateActivated,
     TemplateCouponIssued,
+    TemplateCouponsIssued,
     TemplateCreated,
     TemplateEnded,
     TemplateOpened,
@@ -168,6 +178,7 @@ def everything(realm: Realm = ACME, *, first_offset: int = 1, began: datetime = 
     """A log in which every event type happens at least once, in an order that could have been."""
     story = Story(realm, began, first_offset)
     _templates(story)
+    _distribution(story)
     _budgets(story)
     _bought_and_returned(story)
     _other_ends(story)
@@ -210,6 +221,29 @@ def _templates(story: Story) -> None:
     tell("template", "t2", TemplateCreated(template_id="t2", terms=terms(name="Endless", stock=None, shop_id="s1")))
     ended = TemplateEnded(template_id="t2", cause="terminated", reason="no use", ended_at=NOON)
     tell("template", "t2", ended)
+
+
+def _distribution(story: Story) -> None:
+    """Two of three rows get a coupon; one user is refused."""
+    tell, of = story.tell, {"distribution_id": "d1", "template_id": "t1"}
+
+    def stands(next_row: int, issued: int, refused: int) -> DistributionProgress:
+        return DistributionProgress(users=3, next_row=next_row, issued=issued, refused=refused)
+
+    tell("distribution", "d1", DistributionStarted(**of, progress=stands(1, 0, 0)))
+    tell("distribution", "d1", DistributionPaused(**of, reason="wait", progress=stands(1, 0, 0)))
+    tell("distribution", "d1", DistributionResumed(**of, progress=stands(1, 0, 0)))
+    bulk = TemplateCouponsIssued(template_id="t1", terms_version=2, quantity=2, claimed=7, distribution_id="d1")
+    tell("template", "t1", bulk)
+    for nth, user in enumerate(("u11", "u12"), start=6):
+        tell("coupon", f"c{nth}", claimed(f"c{nth}", about(user_id=user, terms_version=2)))
+    none_left = RefusedRows(code="template_exhausted", detail="None is left.", rows=(3,), user_ids=("u13",))
+    tell("distribution", "d1", DistributionUsersRefused(**of, refused=(none_left,)))
+    advanced = DistributionAdvanced(**of, first_row=1, issued=2, refused=1, progress=stands(4, 2, 1))
+    tell("distribution", "d1", advanced)
+    tell("distribution", "d1", DistributionCompleted(**of, progress=stands(4, 2, 1)))
+    other = {"distribution_id": "d2", "template_id": "t1"}
+    tell("distribution", "d2", DistributionCancelled(**other, reason="wrong list", progress=stands(1, 0, 0)))
 
 
 def _budgets(story: Story) -> None:

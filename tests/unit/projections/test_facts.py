@@ -11,7 +11,9 @@ from projections.facts import ALL_FACTS, TABLES, Row, rows_of
 from projections.facts.table import ORIGIN
 from tests.unit.projections.stories import Story, everything, placed
 
-NO_FACTS = {"saga.heard.v1", "clock.advanced.v1"}
+NO_FACTS = {"saga.heard.v1", "clock.advanced.v1"} | {
+    f"distribution.{name}.v1" for name in ("started", "advanced", "paused", "resumed", "cancelled", "completed")
+}
 
 
 def stored(events: Sequence[Recorded]) -> dict[tuple[str, str, int], Row]:

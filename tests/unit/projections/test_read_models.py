@@ -22,6 +22,13 @@ SHOWN_NOWHERE = {
     "break.opened.v1",
     "break.closed.v1",
     "import.rows_set_aside.v1",
+    "distribution.advanced.v1",
+    "distribution.cancelled.v1",
+    "distribution.completed.v1",
+    "distribution.paused.v1",
+    "distribution.resumed.v1",
+    "distribution.started.v1",
+    "distribution.users_refused.v1",
 }
 
 
@@ -119,6 +126,8 @@ def test_a_wallet_and_the_coupons_tell_the_same() -> None:
         "c3": "expired",
         "c4": "revoked",
         "c5": "redeemed",
+        "c6": "claimed",
+        "c7": "claimed",
     }
 
 
