@@ -60,6 +60,11 @@ class _Remembered(NamedTuple):
     until: float
 
 
+class _Admitted(NamedTuple):
+    caller: Caller
+    until: float
+
+
 class KeyRing:
     """Knows whom a key stands for. ``find`` looks a prefix up in the store; it blocks, so it runs on ``blocking``.
 
@@ -79,7 +84,15 @@ class KeyRing:
         self._blocking = blocking
         self._now = now
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
+        self._admitted: OrderedDict[bytes, _Admitted] = OrderedDict()  # By the SHA-256 of the whole header.
         self._lookups: dict[str, asyncio.Future[StoredKey | None]] = {}
+
+    def known(self, authorization: bytes | None) -> Caller | None:
+        """Whoever this very header was checked for a moment ago; None when it has to be checked (again)."""
+        if authorization is None:
+            return None
+        admitted = self._admitted.get(hashlib.sha256(authorization).digest())
+        return admitted.caller if admitted is not None and admitted.until > monotonic() else None
 
     async def caller(self, authorization: bytes | None) -> Caller:
         """Who is calling. Raises Problem (401) for a missing, unknown, wrong, expired or revoked key."""
@@ -98,7 +111,23 @@ class KeyRing:
             raise Problem("key_revoked", "the API key was revoked")
         if key.expires_at is not None and key.expires_at <= self._now():
             raise Problem("key_expired", "the API key has expired")
-        return Caller(key.realm, key.actor, key.scopes)
+        caller = Caller(key.realm, key.actor, key.scopes)
+        self._admit(caller, prefix, authorization, key.expires_at)
+        return caller
+
+    def _admit(self, caller: Caller, prefix: str, authorization: bytes | None, expires_at: datetime | None) -> None:
+        """Remember that this header was right: until the key is looked up again, or expires."""
+        remembered = self._remembered.get(prefix)
+        if remembered is None or authorization is None:
+            return
+        until = remembered.until
+        if expires_at is not None:
+            until = min(until, monotonic() + (expires_at - self._now()).total_seconds())
+        digest = hashlib.sha256(authorization).digest()
+        self._admitted[digest] = _Admitted(caller, until)
+        self._admitted.move_to_end(digest)
+        while len(self._admitted) > KEYS_REMEMBERED_MAX:
+            self._admitted.popitem(last=False)
 
     async def _look_up(self, prefix: str) -> StoredKey | None:
         """Ask the store once, however many requests with this prefix wait for it."""

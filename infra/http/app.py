@@ -1,11 +1,12 @@
 """The application: routes of both sides, guarded by the edge, documented by FastAPI, run without its overhead."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
@@ -88,11 +89,11 @@ class Application(FastAPI):
         method = scope["method"]
         found = self._dispatcher.find(scope.get("raw_path") or scope["path"].encode())
         if found is None:
-            route, ids = _UNKNOWN_ROUTE, {}
+            route, ids = _UNKNOWN_ROUTE, _NO_IDS
         else:
             # HEAD is GET without the body, which the server leaves out.
             route = found.routes.get("GET" if method == "HEAD" else method) or _not_allowed(sorted(found.routes))
-            ids = dict(found.path_ids)
+            ids = found.path_ids
         await self._edge.serve(route, ids, scope, receive, send)
 
 
@@ -157,6 +158,7 @@ async def _nothing_here(_exchange: Exchange) -> Response:
     raise Problem("route_unknown", "there is no such route")
 
 
+_NO_IDS: Final[Mapping[str, str]] = MappingProxyType({})
 _UNKNOWN_ROUTE: Final = GuardedRoute("ANY", "(unknown)", Door.PUBLIC, _nothing_here)
 
 

@@ -45,10 +45,15 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit_byte
     announced = headers.get(b"content-length", b"0")
     if not announced.isdigit() or int(announced) > limit_bytes:
         raise _too_large(limit_bytes)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):  # Nearly always it is all there.
+        whole: bytes = message.get("body", b"")
+        if len(whole) > limit_bytes:
+            raise _too_large(limit_bytes)
+        return whole
     chunks: list[bytes] = []
     size = 0
     while True:
-        message = await receive()
         if message["type"] == "http.disconnect":
             raise Problem("body_incomplete", "the connection ended before the body did")
         chunk = message.get("body", b"")
@@ -57,7 +62,8 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit_byte
             raise _too_large(limit_bytes)
         chunks.append(chunk)
         if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return b"".join(chunks)
+        message = await receive()
 
 
 def parse_command(command: type[C], raw: bytes, path: Mapping[str, str]) -> C:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Final, Protocol
 
@@ -35,6 +36,15 @@ class AnswerBridge:
         self._arrived: deque[tuple[asyncio.Future[Answer], Outcome]] = deque()
         self._awake = False
 
+    def ask(self, envelope: CommandEnvelope) -> asyncio.Future[Answer]:
+        """Queue one command. Raises, as its future does, like :meth:`submit`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        self._queue.submit_to(((envelope, partial(self._hear, loop, future)),))
+        self._deadlines[future] = loop.time() + self._timeout_seconds
+        self._sweep_later(loop)
+        return future
+
     def submit(self, envelopes: Sequence[CommandEnvelope]) -> list[asyncio.Future[Answer]]:
         """Queue commands, kept together and in order. Raises Busy or EngineStopped.
 
@@ -42,16 +52,16 @@ class AnswerBridge:
         """
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in envelopes]
-        self._queue.submit_to(
-            [(envelope, self._listener(loop, future)) for envelope, future in zip(envelopes, futures, strict=True)]
-        )
-        deadline = loop.time() + self._timeout_seconds
-        for future in futures:
-            self._deadlines[future] = deadline
+        listeners = (partial(self._hear, loop, future) for future in futures)
+        self._queue.submit_to(list(zip(envelopes, listeners, strict=True)))
+        self._deadlines.update(dict.fromkeys(futures, loop.time() + self._timeout_seconds))
+        self._sweep_later(loop)
+        return futures
+
+    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._sweeping:
             self._sweeping = True
             loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
-        return futures
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the waits that took too long; whatever the engine still says of them is not heard any more."""
@@ -65,14 +75,12 @@ class AnswerBridge:
         if self._sweeping:
             loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
 
-    def _listener(self, loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Answer]") -> Listener:
-        def hear(outcome: Outcome) -> None:
-            self._arrived.append((future, outcome))
-            if not self._awake:
-                self._awake = True
-                loop.call_soon_threadsafe(self._deliver)
-
-        return hear
+    def _hear(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Answer], outcome: Outcome) -> None:
+        """On the committer's thread. Only the first of many answers wakes the loop."""
+        self._arrived.append((future, outcome))
+        if not self._awake:
+            self._awake = True
+            loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         # Cleared first: whatever arrives while we deliver either is seen below or wakes the loop again.

@@ -213,8 +213,7 @@ class HttpCommands:
             raise _in_flight(envelope.command_id)
         self._in_flight.add(key)
         try:
-            (future,) = self._bridge.submit((envelope,))
-            answer = await future
+            answer = await self._bridge.ask(envelope)
         finally:
             self._in_flight.discard(key)
         if not answer.accepted:
@@ -298,7 +297,9 @@ def _envelope(exchange: Exchange, command: Command, command_id: str) -> CommandE
 def _command_id(exchange: Exchange) -> str:
     """The caller's Idempotency-Key, or a new id when there is none."""
     told = exchange.raw_headers.get(b"idempotency-key")
-    return new_id() if told is None else _callers_id(exchange.caller, told.decode("latin-1"), "Idempotency-Key")
+    if told is None:
+        return exchange.made_id or new_id()
+    return _callers_id(exchange.caller, told.decode("latin-1"), "Idempotency-Key")
 
 
 def _callers_id(caller: Caller, text: str, where: str) -> str:

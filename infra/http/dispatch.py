@@ -39,11 +39,14 @@ class Dispatcher:
 
     def find(self, raw_path: bytes) -> Found | None:
         """What is at a path as it came over the wire: an id may hold a slash when it is written ``%2F``."""
-        segments = raw_path.split(b"/")[1:]
-        if len(segments) > SEGMENTS_MAX:
+        segments = raw_path.split(b"/")
+        if len(segments) > SEGMENTS_MAX + 1:
             return None
         values: list[str] = []
-        node = _walk(self._root, segments, values)
+        node = _descend(self._root, segments, values)
+        if node is None:
+            values.clear()
+            node = _walk(self._root, segments, 1, values)
         return None if node is None else Found(node.routes, dict(zip(node.names, values, strict=True)))
 
     def _add(self, route: GuardedRoute) -> None:
@@ -63,17 +66,31 @@ class Dispatcher:
         node.routes[route.method] = route
 
 
-def _walk(node: _Node, segments: Sequence[bytes], values: list[str]) -> _Node | None:
+def _descend(node: _Node, segments: Sequence[bytes], values: list[str]) -> _Node | None:
+    """As ``_walk``, without ever turning back: nearly every path is found so, in half the time."""
+    for segment in segments[1:]:
+        child = node.literal.get(segment)
+        if child is None:
+            child = node.parameter
+            if child is None or not segment or (value := _decoded(segment)) is None:
+                return None
+            values.append(value)
+        node = child
+    return node if node.routes else None
+
+
+def _walk(node: _Node, segments: Sequence[bytes], start: int, values: list[str]) -> _Node | None:
     """The node with routes at the end of these segments; ``values`` gathers what its parameters hold."""
-    if not segments:
+    if start == len(segments):
         return node if node.routes else None
-    segment, rest = segments[0], segments[1:]
-    if (child := node.literal.get(segment)) is not None and (found := _walk(child, rest, values)) is not None:
+    segment = segments[start]
+    child = node.literal.get(segment)
+    if child is not None and (found := _walk(child, segments, start + 1, values)) is not None:
         return found
     # An order may be called "quote" all the same, where nothing else is.
     if node.parameter is not None and segment and (value := _decoded(segment)) is not None:
         values.append(value)
-        if (found := _walk(node.parameter, rest, values)) is not None:
+        if (found := _walk(node.parameter, segments, start + 1, values)) is not None:
             return found
         values.pop()
     return None

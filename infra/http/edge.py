@@ -32,14 +32,27 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,100}")
 
 
 class Exchange(Request):
-    """One request at an endpoint: who calls, under which ids, with which path and query parameters."""
+    """One request at an endpoint: who calls, under which ids, with which path and query parameters.
 
-    raw_headers: dict[bytes, bytes]
-    request_id: str
-    traceparent: str | None
+    ``caller`` is there behind every door but the public one. A Request only to FastAPI, which registers the endpoints;
+    it begins with what every request needs, and no more.
+    """
+
     caller: Caller
-    path_ids: Mapping[str, str]
-    command_id: str | None = None
+    traceparent: str | None
+
+    def __init__(
+        self, scope: AsgiScope, receive: Receive, headers: Mapping[bytes, bytes], path_ids: Mapping[str, str]
+    ) -> None:
+        self.scope = scope
+        self._receive = receive
+        self.raw_headers = headers
+        self.path_ids = path_ids
+        self.command_id: str | None = None
+        told = told_request_id(headers)
+        # Where the caller names none, request, trace and command go by one id that we made: each leads to the others.
+        self.made_id = new_id() if told is None else None
+        self.request_id: str = told or self.made_id or ""
 
     def query(self, allowed: frozenset[str]) -> dict[str, str]:
         """The query parameters. Raises Problem for one that this route does not know, or that comes twice."""
@@ -98,19 +111,17 @@ class Edge:
     ) -> None:
         """Answer one request. Never raises: what goes wrong becomes a problem, and our own defects are logged."""
         started = perf_counter()
-        exchange = Exchange(scope, receive)
-        exchange.raw_headers = headers = dict(scope["headers"])
-        exchange.request_id = request_id = _request_id(headers)
-        exchange.path_ids = path_ids
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        exchange = Exchange(scope, receive, headers, path_ids)
         if self._tracing.enabled:
             with self._tracing.server_span(f"{route.method} {route.path}", headers.get(b"traceparent")) as span:
                 exchange.traceparent = span.traceparent
                 response = await self._answer(route, exchange)
                 span.set_status(response.status_code)
         else:
-            exchange.traceparent = self._tracing.traceparent_of(headers.get(b"traceparent"))
+            exchange.traceparent = self._tracing.traceparent_of(headers.get(b"traceparent"), exchange.made_id)
             response = await self._answer(route, exchange)
-        response.raw_headers.append((b"x-request-id", request_id.encode()))
+        response.raw_headers.append((b"x-request-id", exchange.request_id.encode()))
         await response(scope, receive, send)
         seconds = perf_counter() - started
         self._observer.request_served(route.path, route.method, response.status_code, seconds)
@@ -121,7 +132,8 @@ class Edge:
     async def _answer(self, route: GuardedRoute, exchange: Exchange) -> Response:
         try:
             if route.scope is not Door.PUBLIC:
-                exchange.caller = await self._keys.caller(exchange.raw_headers.get(b"authorization"))
+                authorization = exchange.raw_headers.get(b"authorization")
+                exchange.caller = self._keys.known(authorization) or await self._keys.caller(authorization)
                 if isinstance(route.scope, Scope):
                     require_scope(exchange.caller, route.scope)
             return await route.endpoint(exchange)
@@ -159,12 +171,10 @@ def problem_for(error: Exception) -> Problem:
     return problem
 
 
-def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    """The caller's own request id, if it is harmless in a log, else a new one."""
+def told_request_id(headers: Mapping[bytes, bytes]) -> str | None:
+    """The caller's own request id, if it is harmless in a log."""
     told = headers.get(b"x-request-id")
-    if told is not None and _REQUEST_ID.fullmatch(told):
-        return told.decode()
-    return new_id()
+    return told.decode() if told is not None and _REQUEST_ID.fullmatch(told) else None
 
 
 def _ids(route: GuardedRoute, exchange: Exchange) -> dict[str, Any]:

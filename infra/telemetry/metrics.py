@@ -1,16 +1,19 @@
 """Prometheus metrics: what is counted, under which names, and the observers that count it."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIZES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500)
-_CHILDREN_MAX: Final = 5_000
+_BOUNDS: Final = (*map(floatToGoString, _SECONDS), "+Inf")
 
 
 class Sample(NamedTuple):
@@ -58,12 +61,7 @@ class Metrics:
         self._batches_failed = Counter(
             "tessera_append_batches_failed", "Transactions rolled back or of unknown fate.", ("error",), registry=here
         )
-        self._requests = Counter(
-            "tessera_http_requests", "Requests answered.", ("route", "method", "status"), registry=here
-        )
-        self._request_seconds = Histogram(
-            "tessera_http_request_seconds", "Seconds per request.", ("route", "method"), buckets=_SECONDS, registry=here
-        )
+        self._requests = _Requests()
         self._handled = Counter(
             "tessera_follower_events", "Events that a follower handled.", ("follower",), registry=here
         )
@@ -76,8 +74,7 @@ class Metrics:
         )
         self._up = Gauge("tessera_up", "1 while the process runs.", registry=here)
         self._up.set(1)
-        # Looking a labelled child up costs more than counting; the label values are few and bounded.
-        self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self.registry.register(self._requests)
         self.registry.register(_Sources(self._sources))
 
     def add_source(self, source: Source) -> None:
@@ -111,16 +108,7 @@ class Metrics:
 
     def request_served(self, route: str, method: str, status: int, seconds: float) -> None:
         """One request was answered."""
-        key = (route, method, status)
-        if (children := self._request_children.get(key)) is None:
-            children = (
-                self._requests.labels(route, method, str(status)),
-                self._request_seconds.labels(route, method),
-            )
-            if len(self._request_children) < _CHILDREN_MAX:
-                self._request_children[key] = children
-        children[0].inc()
-        children[1].observe(seconds)
+        self._requests.count(route, method, status, seconds)
 
     def command_answered_with(self, code: str) -> None:
         """A problem left: a refusal, or one of the edge's own."""
@@ -132,6 +120,53 @@ class Metrics:
         """A follower handled a batch."""
         self._handled.labels(follower).inc(events)
         self._follower_seconds.labels(follower).observe(seconds)
+
+
+class _Served:
+    """Requests of one route with one status: how many, and how many took how long (beyond the last bound, too)."""
+
+    __slots__ = ("in_bucket", "seconds")
+
+    def __init__(self) -> None:
+        self.in_bucket = [0] * (len(_SECONDS) + 1)
+        self.seconds = 0.0
+
+
+class _Requests(Collector):
+    """Counts requests, on the event loop's thread alone: a lock for each would cost more than the counting."""
+
+    def __init__(self) -> None:
+        self._served: dict[tuple[str, str, int], _Served] = {}
+
+    def count(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One more."""
+        key = (route, method, status)
+        served = self._served.get(key)
+        if served is None:
+            served = self._served[key] = _Served()
+        served.in_bucket[bisect_left(_SECONDS, seconds)] += 1
+        served.seconds += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "tessera_http_requests", "Requests answered.", labels=("route", "method", "status")
+        )
+        times: dict[tuple[str, str], _Served] = {}
+        for (route, method, status), served in list(self._served.items()):
+            requests.add_metric((route, method, str(status)), sum(served.in_bucket))
+            total = times.setdefault((route, method), _Served())
+            total.in_bucket = [one + other for one, other in zip(total.in_bucket, served.in_bucket, strict=True)]
+            total.seconds += served.seconds
+        seconds = HistogramMetricFamily(
+            "tessera_http_request_seconds", "Seconds per request.", labels=("route", "method")
+        )
+        for labels, total in times.items():
+            reached = zip(_BOUNDS, accumulate(total.in_bucket), strict=True)
+            seconds.add_metric(labels, list(reached), total.seconds)
+        return [requests, seconds]
+
+    def describe(self) -> Iterable[Metric]:
+        return []
 
 
 class _Sources(Collector):

@@ -56,11 +56,11 @@ class Tracing:
         """Whether spans are made at all."""
         return self._tracer is not None
 
-    def traceparent_of(self, header: bytes | None) -> str:
-        """The caller's trace, or a new one that nobody samples."""
+    def traceparent_of(self, header: bytes | None, trace_id: str | None = None) -> str:
+        """The caller's trace, or one (of this id, or a new one) that nobody samples."""
         if header is not None and _context_of(told := header.decode("latin-1")) is not None:
             return told
-        trace_id = new_id()
+        trace_id = trace_id or new_id()
         return f"00-{trace_id}-{trace_id[:16]}-00"
 
     @contextmanager
