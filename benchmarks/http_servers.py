@@ -53,12 +53,16 @@ def alone(kind: str, folder: Path) -> Iterator[Running]:
 
 
 @contextmanager
-def api(dsn: str, folder: Path) -> Iterator[Running]:
-    """``tessera serve`` over a store. Redis and ClickHouse are not asked by commands, and are not there."""
+def api(dsn: str, folder: Path, *, shares: Path | None = None) -> Iterator[Running]:
+    """``tessera serve`` over a store. Redis and ClickHouse are not asked by commands, and are not there.
+
+    ``shares``: run it under the sampler, which writes there when the server has ended.
+    """
     port = free_port()
     settings = settings_for(dsn, http_port=port)
     token = create_key(settings, REALM, role="admin", scopes=ROLES["admin"], label="bench")
-    with _child(["infra.cli", "serve"], port, folder, settings.to_env()) as pid:
+    argv = ["infra.cli", "serve"] if shares is None else ["benchmarks.profiled_serve", str(shares)]
+    with _child(argv, port, folder, settings.to_env()) as pid:
         yield Running(pid, port, token)
 
 

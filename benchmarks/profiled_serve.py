@@ -10,8 +10,9 @@ from infra.settings import Settings
 
 
 def main() -> None:
-    """Serve until SIGTERM, then write."""
-    sampler = Sampler()
+    """Serve until SIGTERM, then write. Start-up is not of interest: sampling begins once a file ``….go`` is there."""
+    go = Path(f"{sys.argv[1]}.go")
+    sampler = Sampler(go.exists)
     sampler.start()
     try:
         serve(Settings.load())

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Final, TypeVar
 
@@ -61,10 +61,14 @@ def part_of(filenames: list[str]) -> str:
 
 
 class Sampler(threading.Thread):
-    """Runs until it is stopped. ``result`` tells seconds of processor time seen, by thread, part and function."""
+    """Runs until it is stopped, and looks only while ``gate`` is open.
 
-    def __init__(self) -> None:
+    ``result`` tells shares of the processor time seen, by thread, part and function.
+    """
+
+    def __init__(self, gate: Callable[[], bool] = lambda: True) -> None:
         super().__init__(name="sampler", daemon=True)
+        self._gate = gate
         self._stop_asked = threading.Event()
         self._parts: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._functions: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -75,7 +79,8 @@ class Sampler(threading.Thread):
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
             while not self._stop_asked.wait(EVERY_SECONDS):
-                self._sample()
+                if self._gate():
+                    self._sample()
         finally:
             sys.setswitchinterval(former)
 
@@ -86,15 +91,15 @@ class Sampler(threading.Thread):
 
     def result(self) -> dict[str, Any]:
         """Shares of the processor time seen (they add up to one): by part, by thread and part, by function."""
-        total = sum(self._parts.values()) or 1.0
+        seen = dict(self._parts)  # A copy: the sampler may still be at work.
+        total = sum(seen.values()) or 1.0
         parts: defaultdict[str, float] = defaultdict(float)
-        for (_, part), seconds in self._parts.items():
+        for (_, part), seconds in seen.items():
             parts[part] += seconds
         return {
             "parts": {part: seconds / total for part, seconds in _largest(parts)},
             "by_thread": [
-                {"thread": thread, "part": part, "share": seconds / total}
-                for (thread, part), seconds in _largest(self._parts)
+                {"thread": thread, "part": part, "share": seconds / total} for (thread, part), seconds in _largest(seen)
             ],
             "functions": [
                 {"function": function, "part": part, "share": seconds / total}

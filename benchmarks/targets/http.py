@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import count
+from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from benchmarks.bench import Bench, Figure, Outcome, Side, Target, in_turn, rati
 from benchmarks.http_client import closed_loop, post
 from benchmarks.http_servers import BARE, NO_OP, Running, alone, api
 from benchmarks.processor import Meter, ProcessorTime, micros_each
+from benchmarks.targets.profile import part_rows, top
 from benchmarks.verification import verify
 from benchmarks.workloads import HOT, terms
 from infra.processes import LOOPBACK
@@ -90,7 +92,30 @@ def cost(bench: Bench) -> Outcome:
     parts: Mapping[str, float] = middle.details["micros_each"]
     outcome = Outcome(middle.details["micros_total"], costs, [side], {"micros_each": dict(parts)})
     outcome.notes.append(", ".join(f"{name} {micros:.0f} µs" for name, micros in parts.items()))
+    shares = _shares(bench)
+    in_api = outcome.value - parts["PostgreSQL"]
+    outcome.details["rows"] = [
+        *part_rows("API", shares["parts"], in_api),
+        {"of": "PostgreSQL", "part": "all of it", "micros": round(parts["PostgreSQL"], 1)},
+    ]
+    outcome.details["functions"] = shares["functions"]
+    outcome.notes.append(top("API", shares["functions"]))
     return outcome
+
+
+def _shares(bench: Bench) -> dict[str, Any]:
+    """One more round, under the sampler."""
+    path = bench.postgres.folder / "shares.json"
+    with bench.postgres.database() as dsn:
+        bench.say("shares of the API's parts")
+        with api(dsn, bench.postgres.folder, shares=path) as running:
+            make_template(running)
+            server = Server(bench, running, claims(running.token), stores=True)
+            server.measure()
+            Path(f"{path}.go").touch()
+            server.measure()
+        told: dict[str, Any] = json.loads(path.read_text())
+    return told
 
 
 def _measure(bench: Bench) -> tuple[dict[str, Side], Outcome]:
