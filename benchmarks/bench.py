@@ -98,12 +98,14 @@ class Target:
         return "missed" if self.target is not None else ""
 
 
-def in_turn(bench: Bench, sides: Mapping[str, Callable[[], Figure]], *, unit: str = "/s") -> list[Side]:
+def in_turn(
+    bench: Bench, sides: Mapping[str, Callable[[], Figure]], *, unit: str = "/s", alternate: bool = True
+) -> list[Side]:
     """Measure every side once per round; the order alternates, so that nobody always comes after the other."""
     measured = {name: Side(name, unit) for name in sides}
     for number in range(bench.effort.rounds):
         bench.postgres.checkpoint()
-        order = list(sides)[:: 1 if number % 2 == 0 else -1]
+        order = list(sides)[:: -1 if alternate and number % 2 else 1]
         for name in order:
             bench.say(f"round {number + 1} of {bench.effort.rounds}: {name}")
             measured[name].rounds.append(sides[name]())

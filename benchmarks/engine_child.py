@@ -16,8 +16,9 @@ from typing import Any
 from benchmarks.garbage import GarbageWatch
 from benchmarks.loops import BatchSizes, closed_loop, open_loop
 from benchmarks.sampler import Sampler
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import WORKLOADS, Workload, distribute
 from command.engine import Engine
+from infra import memory
 from infra.bootstrap import write_side
 from infra.settings import Settings
 
@@ -35,6 +36,7 @@ class EngineChild:
             "closed": self._closed,
             "open": self._open,
             "profile": self._profile,
+            "distribute": self._distribute,
         }
 
     def carry_out(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +62,12 @@ class EngineChild:
                 )
             )
         )
+
+    def _distribute(self, name: str, template_id: str, users: int) -> dict[str, Any]:
+        """Seconds that it took."""
+        started = time.perf_counter()
+        distribute(self._engine, name, template_id, users)
+        return {"seconds": time.perf_counter() - started}
 
     def _profile(self, **closed: Any) -> dict[str, Any]:
         """A closed loop under the sampler: its rate is no figure, its shares are."""
@@ -96,6 +104,7 @@ def main() -> None:
     batches = BatchSizes()
     with ExitStack() as stack:
         side = stack.enter_context(write_side(settings, batches))
+        memory.settle()  # As server processes do.
         child = EngineChild(side.engine, batches, name)
         print(json.dumps({"ready": True, "threads": threading.active_count()}), flush=True)
         for line in sys.stdin:

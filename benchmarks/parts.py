@@ -33,6 +33,12 @@ class Engines:
         for child in self._children:
             child.order("prepare", workload=workload, clients=self._share(clients))
 
+    def distribute(self, name: str, template_id: str, users: int) -> Figure:
+        """Bulk issue: coupons a second."""
+        meter = Meter({"engine 1": self._children[0].pid, "PostgreSQL": self._bench.postgres.pid})
+        told = self._children[0].order("distribute", name=name, template_id=template_id, users=users)
+        return Figure(users / told["seconds"], {"micros_each": micros_each(meter.used(), users), "users": users})
+
     def closed(self, workload: str, clients: int, seconds: float | None = None) -> Figure:
         """Commands a second, all processes together."""
         return self._measure(
