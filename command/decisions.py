@@ -1,26 +1,25 @@
 """One batch of decisions: a command sees what earlier ones of its batch decided; a refused one leaves no trace."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from command.domain.clock import CLOCK
-from command.ports import NewEvent, ReadView, Snapshot
+from command.ports import CommandKey, LoggedAnswer, NewEvent, ReadView, Snapshot, StreamHistory, Wanted
 from command.states import Entry, SnapshotFormats, StateCache, fold
 from command.unit_of_work import Kind
 from contracts.envelope import CommandEnvelope, Metadata
 from contracts.events import Event
-from contracts.identity import Realm, stream_id
+from contracts.identity import REALMS_REMEMBERED_MAX, Realm, escape, stream_id
 
 S = TypeVar("S")
 
 CLOCK_KEY = "main"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A stream together with what kind it is."""
 
     stream: str
@@ -28,37 +27,90 @@ class Target:
 
 
 class BatchView:
-    """The states and counters that one batch reads and changes, fetched from the store when they are not cached."""
+    """The states and counters that one batch reads and changes, fetched from the store when they are not known.
+
+    ``earlier`` is a batch that is being stored while this one is decided: what it decided counts as stored.
+    ``assumed_now`` serves until the first look has brought the store's time: for guessing what to look for.
+    """
 
     def __init__(
-        self, view: ReadView, cache: StateCache | None, formats: SnapshotFormats, *, until: datetime | None = None
+        self,
+        view: ReadView,
+        cache: StateCache | None,
+        formats: SnapshotFormats,
+        *,
+        earlier: "BatchView | None" = None,
+        assumed_now: datetime | None = None,
+        until: datetime | None = None,
     ) -> None:
         self._view = view
         self._cache = cache
         self._formats = formats
+        self._earlier = earlier
+        self._not_before = None if earlier is None else earlier.store_now
+        self._assumed_now = assumed_now
+        self._store_now: datetime | None = None
         self._until = until
         self.entries: dict[str, Entry] = {}
+        self.loaded: dict[str, Entry] = {}  # As they were before this batch; what it created is absent.
         self.counts: dict[str, int] = {}
         self._changed_counts: set[str] = set()
         self.events: list[NewEvent] = []
-        self.store_now = view.store_now
+
+    @property
+    def store_now(self) -> datetime:
+        """The store's time, one for the whole batch and never earlier than that of the batch before."""
+        if self._store_now is None:
+            if self._assumed_now is not None:
+                return self._assumed_now
+            now = self._view.store_now
+            self._store_now = now if self._not_before is None else max(now, self._not_before)
+        return self._store_now
+
+    def look(
+        self, targets: Iterable[Target], answers: Iterable[CommandKey], counts: Iterable[str]
+    ) -> Mapping[CommandKey, LoggedAnswer]:
+        """Fetch all that is not known yet of states and counters, and the logged answers, in one round trip."""
+        missing = self.unknown(targets)
+        missing_counts = self._unknown_counts(counts)
+        seen = self._view.look(Wanted(list(missing), self._hashes(missing), list(answers), missing_counts))
+        self._take_in(missing, seen.histories)
+        self.counts.update((key, seen.counts.get(key, 0)) for key in missing_counts)
+        self._assumed_now = None
+        return seen.answers
+
+    def conclude(self) -> None:
+        """All is decided: let go of the batch before, which lets go of the one before it."""
+        self._earlier = None
 
     def prefetch(self, targets: Iterable[Target]) -> None:
-        """Load every state that is neither here nor cached, in one query."""
+        """Load every state that is not known, in one query."""
+        if missing := self.unknown(targets):
+            hashes = self._hashes(missing)
+            self._take_in(missing, self._view.histories(list(missing), schema_hashes=hashes, until=self._until))
+
+    def unknown(self, targets: Iterable[Target]) -> dict[str, Kind[Any]]:
+        """The streams whose states are nowhere in memory; those of the others become this batch's."""
+        entries = self.entries
         missing: dict[str, Kind[Any]] = {}
-        for target in targets:
-            if target.stream in self.entries:
+        for stream, kind in targets:
+            if stream in entries:
                 continue
-            if self._cache is not None and (entry := self._cache.get(target.stream)) is not None:
-                self.entries[target.stream] = entry
+            entry = None if self._earlier is None else self._earlier.entries.get(stream)
+            if entry is None and self._cache is not None:
+                entry = self._cache.get(stream)
+            if entry is None:
+                missing[stream] = kind
             else:
-                missing[target.stream] = target.kind
-        if not missing:
-            return
-        hashes = self._formats.hashes(missing.values())
-        histories = self._view.histories(list(missing), schema_hashes=hashes, until=self._until)
+                entries[stream] = self.loaded[stream] = entry
+        return missing
+
+    def _take_in(self, missing: Mapping[str, Kind[Any]], histories: Mapping[str, StreamHistory]) -> None:
         for stream, kind in missing.items():
-            self.entries[stream] = fold(kind, histories.get(stream), self._formats)
+            self.entries[stream] = self.loaded[stream] = fold(kind, histories.get(stream), self._formats)
+
+    def _hashes(self, kinds: Mapping[str, Kind[Any]]) -> dict[str, str]:
+        return self._formats.hashes(kinds.values())
 
     def entry(self, target: Target) -> Entry:
         """The state of one stream."""
@@ -67,23 +119,29 @@ class BatchView:
             entry = self.entries[target.stream]
         return entry
 
-    def prefetch_counts(self, keys: Iterable[str]) -> None:
-        """Load every counter that is not here, in one query."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self.counts]
-        if missing:
-            found = self._view.counts(missing)
-            self.counts.update((key, found.get(key, 0)) for key in missing)
+    def _unknown_counts(self, keys: Iterable[str]) -> list[str]:
+        known, earlier = self.counts, self._earlier
+        missing: dict[str, None] = {}
+        for key in keys:
+            if key in known:
+                continue
+            if earlier is not None and key in earlier.counts:
+                known[key] = earlier.counts[key]
+            else:
+                missing[key] = None
+        return list(missing)
 
     def count(self, key: str) -> int:
         """The value of one counter."""
-        if key not in self.counts:
-            self.prefetch_counts((key,))
-        return self.counts[key]
+        if (value := self.counts.get(key)) is None:
+            if self._unknown_counts((key,)):
+                self.counts[key] = self._view.counts((key,)).get(key, 0)
+            value = self.counts[key]
+        return value
 
     def now_of(self, realm: Realm) -> datetime:
         """The realm's business time: its own clock if it has one, else the store's."""
-        clock = self.entry(Target(stream_id(realm, CLOCK.name, CLOCK_KEY), CLOCK)).state
-        shows: datetime | None = clock.shows
+        shows: datetime | None = self.entry(clock_of(realm)).state.shows
         return self.store_now if shows is None else shows
 
     def keep(self, entries: Mapping[str, Entry], counts: Mapping[str, int], events: Sequence[NewEvent]) -> None:
@@ -111,16 +169,22 @@ class BatchView:
 class Decision:
     """One command's unit of work: an overlay on the batch that is kept only when the handler returns."""
 
+    __slots__ = (
+        "_about", "_batch", "_counts", "_entries", "_envelope", "_events", "_lock_ttl_seconds", "_now", "_prefix",
+    )  # fmt: skip
+
     def __init__(
         self, batch: BatchView, envelope: CommandEnvelope, *, lock_ttl_seconds: int, at: datetime | None
     ) -> None:
         self._batch = batch
         self._envelope = envelope
         self._lock_ttl_seconds = lock_ttl_seconds
-        self._now = at or batch.now_of(envelope.realm)
+        self._now = at  # The realm's, once somebody asks.
+        self._prefix = envelope.realm.key + "/"
         self._entries: dict[str, Entry] = {}
         self._counts: dict[str, int] = {}
         self._events: list[NewEvent] = []
+        self._about: tuple[Any, ...] | None = None
 
     @property
     def realm(self) -> Realm:
@@ -137,6 +201,8 @@ class Decision:
 
     @property
     def now(self) -> datetime:
+        if self._now is None:
+            self._now = self._batch.now_of(self._envelope.realm)
         return self._now
 
     @property
@@ -144,30 +210,31 @@ class Decision:
         return self._lock_ttl_seconds
 
     def load(self, kind: Kind[S], key: str) -> S:
-        state: S = self._entry(self._target(kind, key)).state
+        state: S = self._entry(self._stream(kind, key), kind).state
         return state
 
     def load_all(self, kind: Kind[S], keys: Sequence[str]) -> list[S]:
-        self._batch.prefetch([self._target(kind, key) for key in keys])
+        self._batch.prefetch([Target(self._stream(kind, key), kind) for key in keys])
         return [self.load(kind, key) for key in keys]
 
     def record(self, kind: Kind[S], key: str, events: Sequence[Event]) -> S:
-        target = self._target(kind, key)
-        state: S = self._append(target, self._entry(target), events)
+        stream = self._stream(kind, key)
+        state: S = self._append(stream, self._entry(stream, kind), events)
         return state
 
     def create(self, kind: Kind[S], key: str, events: Sequence[Event]) -> S:
-        target = self._target(kind, key)
-        known = self._entries.get(target.stream) or self._batch.entries.get(target.stream)
-        state: S = self._append(target, known or Entry(kind, kind.initial, 0), events)
+        stream = self._stream(kind, key)
+        known = self._entries.get(stream) or self._batch.entries.get(stream)
+        state: S = self._append(stream, known or Entry(kind, kind.initial, 0), events)
         return state
 
     def count(self, key: str) -> int:
-        full = self._count_key(key)
-        return self._counts[full] if full in self._counts else self._batch.count(full)
+        full = self._prefix + key
+        value = self._counts.get(full)
+        return self._batch.count(full) if value is None else value
 
     def add(self, key: str, by: int) -> None:
-        self._counts[self._count_key(key)] = self.count(key) + by
+        self._counts[self._prefix + key] = self.count(key) + by
 
     def keep(self) -> None:
         """Make it part of the batch."""
@@ -175,38 +242,44 @@ class Decision:
 
     def count_keys(self, keys: Iterable[str]) -> list[str]:
         """The realm's own full names of counters, for prefetching."""
-        return [self._count_key(key) for key in keys]
+        return [self._prefix + key for key in keys]
 
-    def _target(self, kind: Kind[Any], key: str) -> Target:
-        return Target(stream_id(self._envelope.realm, kind.name, key), kind)
+    def _stream(self, kind: Kind[Any], key: str) -> str:
+        return f"{self._prefix}{kind.name}/{escape(key)}"
 
-    def _entry(self, target: Target) -> Entry:
-        return self._entries.get(target.stream) or self._batch.entry(target)
+    def _entry(self, stream: str, kind: Kind[Any]) -> Entry:
+        return self._entries.get(stream) or self._batch.entries.get(stream) or self._batch.entry(Target(stream, kind))
 
-    def _append(self, target: Target, entry: Entry, events: Sequence[Event]) -> Any:
-        state, version = entry.state, entry.version
+    def _append(self, stream: str, entry: Entry, events: Sequence[Event]) -> Any:
+        kind, state, version, snapshot_version = entry
+        about = self._about or self._describe()
         for event in events:
             version += 1
-            state = entry.kind.evolve(state, event)
-            self._events.append(NewEvent(target.stream, version, event, self._metadata()))
-        self._entries[target.stream] = Entry(entry.kind, state, version, entry.snapshot_version)
+            state = kind.evolve(state, event)
+            event_id = event_id_of(self._envelope, len(self._events))
+            self._events.append(NewEvent(stream, version, event, Metadata(event_id, *about)))
+        self._entries[stream] = Entry(kind, state, version, snapshot_version)
         return state
 
-    def _metadata(self) -> Metadata:
+    def _describe(self) -> tuple[Any, ...]:
+        """What all events of one command have in common: their metadata, without the event's own id."""
         envelope = self._envelope
-        return Metadata(
-            event_id=event_id_of(envelope, len(self._events)),
-            occurred_at=self._now,
-            recorded_at=self._batch.store_now,
-            actor=envelope.actor,
-            command_id=envelope.command_id,
-            correlation_id=envelope.correlation_id,
-            causation_id=envelope.causation_id,
-            traceparent=envelope.traceparent,
+        self._about = (
+            self.now,
+            self._batch.store_now,
+            envelope.actor,
+            envelope.command_id,
+            envelope.correlation_id,
+            envelope.causation_id,
+            envelope.traceparent,
         )
+        return self._about
 
-    def _count_key(self, key: str) -> str:
-        return f"{self._envelope.realm.key}/{key}"
+
+@lru_cache(REALMS_REMEMBERED_MAX)
+def clock_of(realm: Realm) -> Target:
+    """The stream of a realm's own clock."""
+    return Target(stream_id(realm, CLOCK.name, CLOCK_KEY), CLOCK)
 
 
 def targets_of(realm: Realm, touched: Iterable[tuple[Kind[Any], str]]) -> list[Target]:

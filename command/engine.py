@@ -1,70 +1,55 @@
-"""Group commit: decide many commands in memory under the append lock, append them together, answer after the commit.
+"""Group commit: decide many commands in memory, append them together, answer after the commit.
 
 Commands that arrive while a commit is in flight form the next batch; when the system is idle a command is a batch of
-its own and waits for nobody. Any process may run an engine on the same log: the append lock makes one of them decide
-at a time, and each reads what the others appended before it decides (docs/decisions, "Decide under the append lock").
+its own and waits for nobody. Any process may run an engine on the same log; there is no leader. Two ways to append:
+
+- *Ahead* (the usual way): a batch is decided on top of the one before it while that one is still being stored, and is
+  appended on the condition that nobody else appended since. One exchange with the store; deciding and storing overlap.
+- *Under the lock*: after a condition failed, or anything else went wrong, the batch is decided while nobody else can
+  append. It always gets on; it is the only way that retries, and it looks into the command log before it does.
+
+An engine goes ahead again as soon as it found the log where it had left it (docs/decisions, "Decide ahead").
 """
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from queue import SimpleQueue
 from time import monotonic, sleep
-from typing import Any, Final, Literal, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from command.decisions import BatchView, Decision, Target, targets_of
-from command.handlers.handler import Handler, Handlers
-from command.ports import (
-    AppendTransaction,
-    Batch,
-    CommandKey,
-    EventLog,
-    LoggedAnswer,
-    StoreUnavailable,
-    StreamConflict,
-)
-from command.refusal_counts import count_refusals
-from command.states import SnapshotFormats, StateCache
-from command.unit_of_work import HISTORY
+from command.decider import Decider, HandlerFailed, Plan, StreamClosed, Verdict
+from command.handlers.handler import Handlers
+from command.ports import EventLog, HeadMoved, StoreUnavailable, StreamConflict
+from command.tickets import Busy, EngineStopped, Listener, Outcome, Ticket, TicketQueue, resolver
 from contracts.envelope import Answer, CommandEnvelope
-from contracts.identity import Realm
 from contracts.position import Position
-from contracts.refusals import CommandIdReused, Refusal
 from contracts.registry import UnknownEventType
+
+__all__ = [
+    "Busy", "Engine", "EngineObserver", "EngineSettings", "EngineStopped", "HandlerFailed", "Listener", "Outcome",
+    "StreamClosed",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS_MAX: Final = 5
 BACKOFF_SECONDS: Final = 0.05
-TAIL_EVENTS_MAX: Final = 5_000
-
-
-class Busy(Exception):
-    """The queue is full. Nothing was stored: retry with the same command id."""
-
-
-class EngineStopped(Exception):
-    """The engine is shutting down. Nothing was stored: retry with the same command id."""
-
-
-class HandlerFailed(Exception):
-    """A handler broke: our defect. Nothing of this command was stored."""
-
-
-class StreamClosed(HandlerFailed):
-    """A newer version wrote an event that the command depends on. Nothing was stored; that version can decide it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Bounds of the engine."""
+    """Bounds of the engine. A batch ends at whichever of its three bounds it meets first."""
 
     batch_commands_max: int = 500
+    batch_bytes_max: int = 8 * 1024 * 1024
+    batch_events_max: int = 10_000
     queue_commands_max: int = 20_000
+    queue_bytes_max: int = 256 * 1024 * 1024
     cached_streams_max: int = 200_000
     snapshot_every_events: int = 1_000
     lock_ttl_seconds: int = 900
@@ -77,6 +62,10 @@ class EngineObserver(Protocol):
         self, tickets: int, events: int, outcomes: Mapping[tuple[str, str], int], seconds: float
     ) -> None:
         """A batch is durable. ``outcomes`` counts (command type, code)."""
+        ...
+
+    def batch_overtaken(self, tickets: int) -> None:
+        """Another process appended first; nothing was stored, and the batch is decided again under the lock."""
         ...
 
     def batch_failed(self, tickets: int, error: Exception) -> None:
@@ -92,42 +81,15 @@ class NobodyWatches:
     ) -> None:
         """Ignored."""
 
+    def batch_overtaken(self, tickets: int) -> None:
+        """Ignored."""
+
     def batch_failed(self, tickets: int, error: Exception) -> None:
         """Ignored."""
 
 
-Outcome = Answer | Exception
-Listener = Callable[[Outcome], None]
-
-
-@dataclass(slots=True)
-class _Ticket:
-    """A command in the queue and whoever waits for its answer."""
-
-    envelope: CommandEnvelope
-    listener: Listener
-    content_hash: str
-    sent_before: bool = False  # We tried to commit it and do not know whether it landed.
-
-    @property
-    def key(self) -> CommandKey:
-        return CommandKey(self.envelope.realm, self.envelope.command_id)
-
-
-@dataclass(slots=True)
-class _Verdict:
-    """What was decided about one ticket: an answer to log, one already logged, or an error that is not logged."""
-
-    ticket: _Ticket
-    logged: LoggedAnswer | None = None
-    error: Exception | None = None
-    is_new: bool = False
-    last_event: int = -1
-    first: "_Verdict | None" = None  # The same id came twice in one batch: the answer is the first one's.
-
-
 class Engine:
-    """One committer thread over one event log. Answers are delivered on that thread, after the commit."""
+    """Two threads over one event log: one decides, one stores and answers. Answers are delivered after the commit."""
 
     def __init__(
         self,
@@ -137,37 +99,47 @@ class Engine:
         observer: EngineObserver | None = None,
     ) -> None:
         self._log = log
-        self._handlers = handlers
         self._settings = settings or EngineSettings()
         self._observer = observer or NobodyWatches()
-        self._formats = SnapshotFormats()
-        self._cache = StateCache(self._settings.cached_streams_max)
-        self._with_history: set[Realm] = set()
-        self._seen_offset: int | None = None  # The cache holds everything up to here; None: it holds nothing.
-        self._queue: deque[_Ticket] = deque()
+        self._decider = Decider(
+            handlers,
+            cached_streams_max=self._settings.cached_streams_max,
+            snapshot_every_events=self._settings.snapshot_every_events,
+            batch_events_max=self._settings.batch_events_max,
+            lock_ttl_seconds=self._settings.lock_ttl_seconds,
+        )
+        self._queue = TicketQueue(
+            commands_max=self._settings.queue_commands_max, bytes_max=self._settings.queue_bytes_max
+        )
         self._wake = threading.Event()
         self._stopping = False
+        self._seen_offset: int | None = None  # What the decider remembers holds up to here; None: it must forget.
+        self._goes_ahead = False
+        self._writer = _Writer(self._store_ahead, self._answer, self._wake.set)
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     # What callers use.
 
     def start(self) -> None:
-        """Start the committer thread."""
+        """Start both threads."""
+        self._writer.start()
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 30.0) -> None:
         """Refuse new commands, finish the queued ones, and stop; whatever is left after the time gets EngineStopped."""
+        self._queue.close()
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
-        while self._queue:
-            _deliver(self._queue.popleft(), EngineStopped("the engine stopped before this command's turn"))
+        while left := self._queue.take(commands_max=1_000, bytes_max=self._settings.queue_bytes_max):
+            for ticket in left:
+                _deliver(ticket, EngineStopped("the engine stopped before this command's turn"))
 
     @property
     def is_running(self) -> bool:
-        """Whether commands are taken and worked off: the committer lives and nobody asked it to stop."""
-        return self._thread.is_alive() and not self._stopping
+        """Whether commands are taken and worked off: the threads live and nobody asked them to stop."""
+        return self._thread.is_alive() and self._writer.is_alive and not self._stopping
 
     @property
     def queue_length(self) -> int:
@@ -175,15 +147,11 @@ class Engine:
         return len(self._queue)
 
     def submit_to(self, envelopes: Sequence[tuple[CommandEnvelope, Listener]]) -> None:
-        """Queue commands, kept in order; each listener hears an Answer or an exception, once, on the committer thread.
+        """Queue commands, kept in order; each listener hears an Answer or an exception, once, on an engine's thread.
 
         Raises Busy or EngineStopped, and then queues none of them.
         """
-        if self._stopping:
-            raise EngineStopped("the engine is shutting down; retry with the same command id")
-        if len(self._queue) + len(envelopes) > self._settings.queue_commands_max:
-            raise Busy(f"{len(self._queue)} commands are waiting; retry with the same command id")
-        self._queue.extend(_Ticket(envelope, listener, envelope.content_hash()) for envelope, listener in envelopes)
+        self._queue.put_all([Ticket(envelope, listener) for envelope, listener in envelopes])
         self._wake.set()
 
     def submit_many(self, envelopes: Iterable[CommandEnvelope]) -> list[Future[Answer]]:
@@ -193,7 +161,7 @@ class Engine:
         for envelope in envelopes:
             future: Future[Answer] = Future()
             futures.append(future)
-            pairs.append((envelope, _resolver(future)))
+            pairs.append((envelope, resolver(future)))
         self.submit_to(pairs)
         return futures
 
@@ -211,53 +179,88 @@ class Engine:
         At a time in the past only what had occurred by then is known. Raises StoreUnavailable or HandlerFailed.
         """
         with self._log.reading() as view:
-            batch = BatchView(view, None, self._formats)
-            past = at is not None and at < batch.now_of(envelope.realm)
-            if past:
-                batch = BatchView(view, None, self._formats, until=at)
-            decision = Decision(batch, envelope, lock_ttl_seconds=self._settings.lock_ttl_seconds, at=at)
-            status, code, detail, data = _handle(self._handlers[type(envelope.command)], decision, envelope)
+            status, code, detail, data = self._decider.dry_run(view, envelope, at)
             return Answer(status, code, detail, data, self._position(view.last_offset))
 
-    # The committer thread.
+    # The committer's thread. It alone decides, and alone touches what the decider remembers.
 
     def _run(self) -> None:
-        while True:
+        while not (self._stopping and not self._queue and self._writer.is_idle):
             self._wake.wait()
             self._wake.clear()
-            while self._queue:
-                self._commit(self._take_batch())
-            if self._stopping:
-                return
+            while self._step():
+                pass
+        self._writer.stop()
 
-    def _take_batch(self) -> list[_Ticket]:
-        batch: list[_Ticket] = []
-        while self._queue and len(batch) < self._settings.batch_commands_max:
-            batch.append(self._queue.popleft())
-        return batch
+    def _step(self) -> bool:
+        """Decide one batch, and have it stored once the one before it is. False when there is nothing to do."""
+        if (failed := self._writer.failed) is not None:
+            self._recover(failed)
+            return True
+        settings = self._settings
+        tickets = self._queue.take(commands_max=settings.batch_commands_max, bytes_max=settings.batch_bytes_max)
+        if not tickets:
+            return False
+        plan = self._decide_ahead(tickets) if self._goes_ahead else None
+        if (failed := self._writer.wait()) is not None:
+            self._recover(failed, plan)
+            plan = None  # It was decided on top of what was never stored.
+        if plan is None:
+            self._commit(tickets)
+        else:
+            self._queue.put_back(plan.undecided)
+            self._writer.write(plan, here=not self._queue)
+        return True
 
-    def _commit(self, tickets: list[_Ticket]) -> None:
-        """Commit a batch, retrying what may be retried; a command that spoils the batch is found and fails alone."""
-        error: Exception = StoreUnavailable("not tried")
-        for attempt in range(ATTEMPTS_MAX):
-            try:
-                verdicts = self._attempt(tickets)
-            except (StoreUnavailable, StreamConflict) as failure:
-                error = failure
-                self._forget(tickets, failure)
-                sleep(BACKOFF_SECONDS * 2**attempt)
-            except Exception as failure:  # noqa: BLE001 - whatever it is, one command's spoil is not the others'.
-                self._forget(tickets, failure)
-                self._find_spoiler(tickets, failure)
-                return
+    def _decide_ahead(self, tickets: list[Ticket]) -> Plan | None:
+        """Decide on top of what is being stored. None when that cannot be done: under the lock it will show why."""
+        try:
+            return self._decider.decide(self._log.glancing(), tickets, ahead=True, after=self._writer.plan)
+        except Exception as failure:
+            logger.debug("not_decided_ahead", exc_info=failure)
+            self._decide_from_scratch()
+            return None
+
+    def _recover(self, failed: "_Failed", *decided_on_top: Plan | None) -> None:
+        """A batch was not stored as it was decided: decide it again, under the lock."""
+        tickets = [verdict.ticket for verdict in failed.plan.verdicts]
+        self._writer.forget()
+        self._goes_ahead = False
+        if isinstance(failed.error, HeadMoved):
+            for plan in (*decided_on_top, failed.plan):  # The latest first.
+                if plan is not None:
+                    self._decider.unlearn(plan)
+            self._observer.batch_overtaken(len(tickets))
+        else:
+            self._forget(tickets, failed.error)
+        self._commit(tickets)
+
+    def _commit(self, tickets: Sequence[Ticket]) -> None:
+        """Commit under the lock, retrying what may be retried; a command that spoils its batch fails alone."""
+        while tickets:
+            error: Exception = StoreUnavailable("not tried")
+            for attempt in range(ATTEMPTS_MAX):
+                try:
+                    plan = self._attempt(tickets)
+                except (StoreUnavailable, StreamConflict) as failure:
+                    error = failure
+                    self._forget(tickets, failure)
+                    sleep(BACKOFF_SECONDS * 2**attempt)
+                except Exception as failure:  # noqa: BLE001 - whatever it is, one command's spoil is not the others'.
+                    self._forget(tickets, failure)
+                    self._find_spoiler(tickets, failure)
+                    return
+                else:
+                    self._answer(plan.verdicts)
+                    tickets = plan.undecided
+                    break
             else:
-                self._answer(verdicts)
+                final = error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
+                for ticket in tickets:
+                    _deliver(ticket, final)
                 return
-        final = error if isinstance(error, StoreUnavailable) else StoreUnavailable(str(error))
-        for ticket in tickets:
-            _deliver(ticket, final)
 
-    def _find_spoiler(self, tickets: list[_Ticket], failure: Exception) -> None:
+    def _find_spoiler(self, tickets: Sequence[Ticket], failure: Exception) -> None:
         if len(tickets) == 1:
             logger.error("command_failed", exc_info=failure, extra={"command_id": tickets[0].envelope.command_id})
             kind = StreamClosed if isinstance(failure, UnknownEventType) else HandlerFailed
@@ -267,175 +270,149 @@ class Engine:
         self._commit(tickets[:middle])
         self._commit(tickets[middle:])
 
-    def _forget(self, tickets: list[_Ticket], failure: Exception) -> None:
-        """After any failure the cached states may be wrong, and the batch may have landed after all."""
-        self._cache.clear()
-        self._with_history.clear()
-        self._seen_offset = None
+    def _attempt(self, tickets: Sequence[Ticket]) -> Plan:
+        """Decide and store under the append lock."""
+        started = monotonic()
+        with self._log.appending() as transaction:
+            others_appended = self._decider.follow(transaction, self._seen_offset)
+            plan = self._decider.decide(transaction, tickets)
+            offsets: Sequence[int] = transaction.append(plan.batch) if plan.stores_something else ()
+            last_offset = transaction.last_offset
+        self._seen_offset = last_offset
+        self._goes_ahead = not others_appended
+        self._note_stored(plan, offsets, monotonic() - started)
+        return plan
+
+    def _forget(self, tickets: Sequence[Ticket], failure: Exception) -> None:
+        """After any failure the remembered states may be wrong, and the batch may have landed after all."""
+        self._decide_from_scratch()
         for ticket in tickets:
             ticket.sent_before = True
         self._observer.batch_failed(len(tickets), failure)
 
-    def _attempt(self, tickets: list[_Ticket]) -> list[_Verdict]:
+    def _decide_from_scratch(self) -> None:
+        self._decider.forget()
+        self._seen_offset = None
+        self._goes_ahead = False
+
+    # What happens to a plan, on whichever thread stores it.
+
+    def _store_ahead(self, plan: Plan) -> None:
+        """Append a plan where the log was left, and nowhere else. Raises as EventLog.append_after."""
         started = monotonic()
-        with self._log.appending() as transaction:
-            self._catch_up(transaction)
-            view = BatchView(transaction, self._cache, self._formats)
-            verdicts = self._decide_all(transaction, view, tickets)
-            batch = self._batch_of(view, verdicts)
-            offsets: Sequence[int] = transaction.append(batch) if batch.events or batch.answers else ()
-            last_offset = transaction.last_offset
-        # Only now, after the commit, may anybody see the new states.
-        self._cache.put_all(view.entries)
-        self._seen_offset = offsets[-1] if offsets else last_offset
-        for verdict in verdicts:
-            _locate(verdict, offsets, self._seen_offset)
-        outcomes = Counter((v.ticket.envelope.command.type, v.logged.code) for v in verdicts if v.logged and v.is_new)
-        self._observer.batch_committed(len(tickets), len(offsets), outcomes, monotonic() - started)
-        return verdicts
+        assert self._seen_offset is not None
+        offsets: Sequence[int] = ()
+        if plan.stores_something:
+            offsets = self._log.append_after(self._seen_offset, plan.batch)
+        if offsets:
+            self._seen_offset = offsets[-1]
+        self._note_stored(plan, offsets, monotonic() - started)
 
-    def _catch_up(self, transaction: AppendTransaction) -> None:
-        """Fold into the cache what other processes appended since our last batch."""
-        if self._seen_offset is None or transaction.last_offset - self._seen_offset > TAIL_EVENTS_MAX:
-            self._cache.clear()
-        elif transaction.last_offset > self._seen_offset:
-            try:
-                for recorded in transaction.events_after(self._seen_offset, TAIL_EVENTS_MAX):
-                    self._cache.follow(recorded)
-            except UnknownEventType:  # A newer version writes, too. Only its own streams are closed to this one.
-                self._cache.clear()
-        self._seen_offset = transaction.last_offset
-
-    def _decide_all(self, transaction: AppendTransaction, view: BatchView, tickets: list[_Ticket]) -> list[_Verdict]:
-        logged = transaction.answers({ticket.key for ticket in tickets})
-        self._prefetch(view, [ticket for ticket in tickets if ticket.key not in logged])
-        verdicts: list[_Verdict] = []
-        decided: dict[CommandKey, _Verdict] = {}
-        for ticket in tickets:
-            if (known := logged.get(ticket.key)) is not None:
-                verdict = _Verdict(ticket, logged=_replay(ticket, known))
-            elif (first := decided.get(ticket.key)) is not None:
-                verdict = _Verdict(ticket, error=first.error, first=first)
-            else:
-                verdict = decided[ticket.key] = self._decide(view, ticket)
-            verdicts.append(verdict)
-        return verdicts
-
-    def _prefetch(self, view: BatchView, tickets: list[_Ticket]) -> None:
-        """Two queries for the whole batch: the states, then the counters that depend on them."""
-        targets: list[Target] = []
-        for ticket in tickets:
-            handler = self._handler(ticket.envelope)
-            targets += targets_of(ticket.envelope.realm, handler.touches(ticket.envelope.command))
-        view.prefetch(targets)
-        keys: list[str] = []
-        for ticket in tickets:
-            decision = self._decision(view, ticket.envelope)
-            with suppress(Refusal):  # A hint about something unknown: the handler will say so itself.
-                keys += decision.count_keys(self._handler(ticket.envelope).counts(decision, ticket.envelope.command))
-        view.prefetch_counts(keys)
-
-    def _decide(self, view: BatchView, ticket: _Ticket) -> _Verdict:
-        envelope = ticket.envelope
-        try:
-            decision = self._decision(view, envelope)
-            status, code, detail, data = _handle(self._handler(envelope), decision, envelope)
-        except HandlerFailed as failure:
-            return _Verdict(ticket, error=failure)
-        if status == "accepted":
-            self._note_history(decision)
-            decision.keep()
-        logged = LoggedAnswer(ticket.key, envelope.command.type, ticket.content_hash, status, code, detail, data)
-        return _Verdict(ticket, logged=logged, is_new=True, last_event=len(view.events) - 1)
-
-    def _note_history(self, decision: Decision) -> None:
-        """Once per realm: from its first event on, a business clock may not start in its past."""
-        if decision.recorded and decision.realm not in self._with_history:
-            if decision.count(HISTORY) == 0:
-                decision.add(HISTORY, 1)
-            self._with_history.add(decision.realm)
-
-    def _batch_of(self, view: BatchView, verdicts: list[_Verdict]) -> Batch:
-        new = [verdict for verdict in verdicts if verdict.is_new]
-        count_refusals(
-            view, [(v.ticket.envelope, v.logged.code) for v in new if v.logged and v.logged.status == "refused"]
+    def _note_stored(self, plan: Plan, offsets: Sequence[int], seconds: float) -> None:
+        assert self._seen_offset is not None
+        for verdict in plan.verdicts:
+            verdict.locate(offsets, self._seen_offset)
+        outcomes = Counter(
+            (v.ticket.envelope.command.type, v.logged.code) for v in plan.verdicts if v.logged and v.is_new
         )
-        return Batch(
-            events=view.events,
-            answers=[verdict.logged for verdict in new if verdict.logged is not None],
-            answer_events=[verdict.last_event for verdict in new],
-            counts=view.changed_counts(),
-            snapshots=view.due_snapshots(self._settings.snapshot_every_events),
-        )
+        self._observer.batch_committed(len(plan.verdicts), len(offsets), outcomes, seconds)
 
-    def _answer(self, verdicts: list[_Verdict]) -> None:
+    def _answer(self, verdicts: Sequence[Verdict]) -> None:
         for verdict in verdicts:
-            logged = verdict.logged
+            ticket, logged = verdict.ticket, verdict.logged
             if verdict.error is not None or logged is None:
-                _deliver(verdict.ticket, verdict.error or HandlerFailed("no verdict"))
+                _deliver(ticket, verdict.error or HandlerFailed("no verdict"))
                 continue
-            replayed = not verdict.is_new and not verdict.ticket.sent_before
+            replayed = not verdict.is_new and not ticket.sent_before
             position = self._position(logged.offset)
-            _deliver(verdict.ticket, Answer(logged.status, logged.code, logged.detail, logged.data, position, replayed))
-
-    def _decision(self, view: BatchView, envelope: CommandEnvelope) -> Decision:
-        return Decision(view, envelope, lock_ttl_seconds=self._settings.lock_ttl_seconds, at=None)
-
-    def _handler(self, envelope: CommandEnvelope) -> Handler[Any]:
-        return self._handlers[type(envelope.command)]
+            _deliver(ticket, Answer(logged.status, logged.code, logged.detail, logged.data, position, replayed))
 
     def _position(self, offset: int) -> Position:
         return Position(self._log.shard, self._log.epoch, offset)
 
 
-def _handle(
-    handler: Handler[Any], decision: Decision, envelope: CommandEnvelope
-) -> tuple[Literal["accepted", "refused"], str, str, Mapping[str, Any]]:
-    """Run a handler: (status, code, detail, data). Raises HandlerFailed for anything but a refusal or a lost store."""
-    try:
-        return "accepted", "ok", "", handler.handle(decision, envelope.command)
-    except Refusal as refusal:
-        return "refused", refusal.code, refusal.detail, refusal.data
-    except (StoreUnavailable, StreamConflict):
-        raise
-    except UnknownEventType as failure:
-        raise StreamClosed(str(failure)) from failure
-    except Exception as failure:
-        logger.exception("handler_failed", extra={"command_type": envelope.command.type})
-        raise HandlerFailed(f"{envelope.command.type} failed: {type(failure).__name__}") from failure
+class _Failed(NamedTuple):
+    """A plan that was not stored, and why."""
+
+    plan: Plan
+    error: Exception
 
 
-def _replay(ticket: _Ticket, known: LoggedAnswer) -> LoggedAnswer:
-    """The first answer, if the content is the same; else a refusal, which is not logged: the id is taken."""
-    if known.content_hash == ticket.content_hash:
-        return known
-    refusal = CommandIdReused(command_type=known.command_type)
-    return replace(known, status="refused", code=refusal.code, detail=refusal.detail, data=refusal.data)
+class _Writer:
+    """Stores one plan at a time, on a thread of its own, and answers it. Only the committer's thread calls it."""
+
+    def __init__(
+        self, store: Callable[[Plan], None], answer: Callable[[Sequence[Verdict]], None], wake: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._answer = answer
+        self._wake = wake  # Called when a plan's fate is known.
+        self._plans: SimpleQueue[Plan | None] = SimpleQueue()
+        self._done = threading.Event()
+        self._done.set()
+        self._error: Exception | None = None
+        self.plan: Plan | None = None  # The latest: stored, being stored, or failed.
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread once it has nothing to do."""
+        self._plans.put(None)
+        self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every plan was stored."""
+        return self._done.is_set() and self._error is None
+
+    @property
+    def failed(self) -> _Failed | None:
+        """The plan that failed, if it did by now."""
+        return self.wait() if self._done.is_set() else None
+
+    def wait(self) -> _Failed | None:
+        """Wait until the latest plan is stored; returns it when it was not."""
+        self._done.wait()
+        return None if self._error is None or self.plan is None else _Failed(self.plan, self._error)
+
+    def forget(self) -> None:
+        """Somebody else takes care of the plan that failed."""
+        self.plan = self._error = None
+
+    def write(self, plan: Plan, *, here: bool) -> None:
+        """Store a plan; the one before must be stored. ``here``: on the caller's thread, which then has to wait."""
+        self.plan = plan
+        if here:
+            self._write(plan)
+        else:
+            self._done.clear()
+            self._plans.put(plan)
+
+    def _run(self) -> None:
+        while (plan := self._plans.get()) is not None:
+            self._write(plan)
+
+    def _write(self, plan: Plan) -> None:
+        try:
+            self._store(plan)
+        except Exception as error:  # noqa: BLE001 - the committer decides what becomes of it.
+            self._error = error
+        self._done.set()
+        self._wake()
+        if self._error is None:
+            self._answer(plan.verdicts)
 
 
-def _locate(verdict: _Verdict, offsets: Sequence[int], log_stood_at: int) -> None:
-    """Fill in where the effect is: at its last event, or (for none) where the log stood."""
-    if verdict.first is not None and verdict.first.logged is not None:
-        verdict.logged = _replay(verdict.ticket, verdict.first.logged)
-    elif verdict.is_new and verdict.logged is not None:
-        offset = offsets[verdict.last_event] if verdict.last_event >= 0 else log_stood_at
-        verdict.logged = replace(verdict.logged, offset=offset)
-
-
-def _deliver(ticket: _Ticket, outcome: Outcome) -> None:
+def _deliver(ticket: Ticket, outcome: Outcome) -> None:
     try:
         ticket.listener(outcome)
-    except Exception:  # A listener's defect must not stop the committer.
+    except Exception:  # A listener's defect must not stop the engine.
         logger.exception("answer_not_delivered", extra={"command_id": ticket.envelope.command_id})
-
-
-def _resolver(future: Future[Answer]) -> Listener:
-    def resolve(outcome: Outcome) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-
-    return resolve

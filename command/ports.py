@@ -18,8 +18,7 @@ class CommandKey(NamedTuple):
     command_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedAnswer:
+class LoggedAnswer(NamedTuple):
     """One row of the command log: what was asked (as a digest) and what was answered, for good."""
 
     key: CommandKey
@@ -32,8 +31,7 @@ class LoggedAnswer:
     offset: int = 0  # Where the effect is; filled in by the store when it appends.
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event about to be stored at an exact version of its stream."""
 
     stream: str
@@ -76,7 +74,28 @@ class StoreUnavailable(Exception):
 
 
 class StreamConflict(Exception):
-    """Somebody else stored a version that this batch wanted: the cached state was stale."""
+    """Somebody else stored a version or an answer that this batch wanted: what it was decided on was stale."""
+
+
+class HeadMoved(Exception):
+    """Somebody appended after the offset that a batch was decided on. Nothing of it was stored: decide it again."""
+
+
+class Wanted(NamedTuple):
+    """What a look is to bring: histories of streams (``schema_hashes`` as in ReadView.histories), answers, counters."""
+
+    streams: Collection[str] = ()
+    schema_hashes: Mapping[str, str] | None = None
+    answers: Collection[CommandKey] = ()
+    counts: Collection[str] = ()
+
+
+class Seen(NamedTuple):
+    """What a look brought; what is not stored is absent."""
+
+    histories: Mapping[str, StreamHistory]
+    answers: Mapping[CommandKey, LoggedAnswer]
+    counts: Mapping[str, int]
 
 
 class ReadView(Protocol):
@@ -114,6 +133,10 @@ class ReadView(Protocol):
         """The guard counters among these keys; absent ones are zero."""
         ...
 
+    def look(self, wanted: Wanted) -> Seen:
+        """Several of the above in one round trip."""
+        ...
+
 
 class AppendTransaction(ReadView, Protocol):
     """A view taken under the append lock: nobody else appends until it ends."""
@@ -145,4 +168,21 @@ class EventLog(Protocol):
 
     def reading(self) -> AbstractContextManager[ReadView]:
         """A read-only view of one instant (repeatable read), without the lock."""
+        ...
+
+    def glancing(self) -> ReadView:
+        """A view without lock or transaction: every look sees what is stored at that moment.
+
+        What is decided on it holds only if nobody appended meanwhile, which :meth:`append_after` makes sure of.
+        ``store_now`` and ``last_offset`` are those of the latest look. For one thread at a time.
+        """
+        ...
+
+    def append_after(self, head: int, batch: Batch) -> Sequence[int]:
+        """Store a batch, provided that ``head`` is still the log's last offset; returns the events' offsets.
+
+        Takes the append lock, compares, stores and commits in one exchange, so that nobody ever waits for a process
+        that stopped in between. Raises HeadMoved or StreamConflict (nothing was stored), or StoreUnavailable (out of
+        reach, or the commit's fate is unknown).
+        """
         ...

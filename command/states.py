@@ -3,8 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -13,8 +12,7 @@ from command.unit_of_work import Kind
 from contracts.envelope import Recorded
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One stream's state at a version (0: nothing stored yet) and the version of its last snapshot."""
 
     kind: Kind[Any]
@@ -95,6 +93,10 @@ class StateCache:
             self._entries.move_to_end(stream)
         while len(self._entries) > self._entries_max:
             self._entries.popitem(last=False)
+
+    def drop(self, stream: str) -> None:
+        """Forget one stream's state."""
+        self._entries.pop(stream, None)
 
     def follow(self, recorded: Recorded) -> None:
         """Take in an event that another process appended. A gap drops the state: it is folded anew when needed."""

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from contracts.commands.base import Command
 from contracts.events.base import Event
@@ -12,8 +12,7 @@ from contracts.identity import Realm, StreamName, parse_stream
 from contracts.position import Position
 
 
-@dataclass(frozen=True, slots=True)
-class CommandEnvelope:
+class CommandEnvelope(NamedTuple):
     """One command on its way in. ``command_id`` is unique within the realm; ``actor`` is a key or principal."""
 
     realm: Realm
@@ -24,14 +23,21 @@ class CommandEnvelope:
     causation_id: str | None = None
     traceparent: str | None = None
 
+    def content(self) -> bytes:
+        """What is asked, and nothing of who asks or when."""
+        return f"{self.command.type}\n{self.command.model_dump_json()}".encode()
+
     def content_hash(self) -> str:
         """A digest of what is asked: the same id with another digest is refused."""
-        body = f"{self.command.type}\n{self.command.model_dump_json()}"
-        return hashlib.sha256(body.encode()).hexdigest()
+        return digest_of(self.content())
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+def digest_of(content: bytes) -> str:
+    """The digest of a command's content, as the command log keeps it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class Answer(NamedTuple):
     """The final answer to a command. ``code`` is ``ok`` or a refusal code; ``data`` is JSON for the caller.
 
     ``position`` is where the effect is in the log (for a refusal: where the log stood).
@@ -50,8 +56,7 @@ class Answer:
         return self.status == "accepted"
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(NamedTuple):
     """Everything about a stored event but its payload and its place."""
 
     event_id: str

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
 
@@ -11,13 +11,16 @@ from command.ports import (
     Batch,
     CommandKey,
     EventLog,
+    HeadMoved,
     LoggedAnswer,
     NewEvent,
     ReadView,
+    Seen,
     Snapshot,
     StoreUnavailable,
     StreamConflict,
     StreamHistory,
+    Wanted,
 )
 from contracts.envelope import Recorded
 from contracts.identity import parse_stream
@@ -91,6 +94,17 @@ class InMemoryEventLog:
         """A view of this instant, without the lock."""
         yield _View(self._state, self._clock())
 
+    def glancing(self) -> ReadView:
+        """A view that sees what is stored at the moment of each look."""
+        return _Glance(lambda: _View(self._state, self._clock()))
+
+    def append_after(self, head: int, batch: Batch) -> Sequence[int]:
+        """Store a batch if the log still ends at ``head``."""
+        with self.appending() as transaction:
+            if transaction.last_offset != head:
+                raise HeadMoved(f"the log is at {transaction.last_offset}, not at {head}")
+            return transaction.append(batch)
+
     def _commit(self, state: _State) -> None:
         landed, self._lost_commit_landed = self._lost_commit_landed, None
         if landed is not False:
@@ -138,6 +152,47 @@ class _View:
                 found[stream] = StreamHistory(snapshot, events)
         return found
 
+    def look(self, wanted: Wanted) -> Seen:
+        histories = self.histories(wanted.streams, schema_hashes=wanted.schema_hashes)
+        return Seen(histories, self.answers(wanted.answers), self.counts(wanted.counts))
+
+
+class _Glance:
+    """A view of whatever is stored by now."""
+
+    def __init__(self, look: Callable[[], _View]) -> None:
+        self._look = look
+        self._latest = look()
+
+    @property
+    def store_now(self) -> datetime:
+        return self._latest.store_now
+
+    @property
+    def last_offset(self) -> int:
+        return self._latest.last_offset
+
+    def events_after(self, offset: int, limit: int) -> Sequence[Recorded]:
+        return self._again().events_after(offset, limit)
+
+    def answers(self, keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
+        return self._again().answers(keys)
+
+    def counts(self, keys: Collection[str]) -> Mapping[str, int]:
+        return self._again().counts(keys)
+
+    def histories(
+        self, streams: Collection[str], *, schema_hashes: Mapping[str, str] | None = None, until: datetime | None = None
+    ) -> Mapping[str, StreamHistory]:
+        return self._again().histories(streams, schema_hashes=schema_hashes, until=until)
+
+    def look(self, wanted: Wanted) -> Seen:
+        return self._again().look(wanted)
+
+    def _again(self) -> _View:
+        self._latest = self._look()
+        return self._latest
+
 
 class _Transaction(_View):
     """A view that can also append; what it appended is visible to itself at once."""
@@ -152,7 +207,7 @@ class _Transaction(_View):
         for answer, index in zip(batch.answers, batch.answer_events, strict=True):
             if answer.key in answers:
                 raise StreamConflict(f"command {answer.key} is already answered")
-            answers[answer.key] = replace(answer, offset=offsets[index] if index >= 0 else last_offset)
+            answers[answer.key] = answer._replace(offset=offsets[index] if index >= 0 else last_offset)
         self.state = _State(
             events=(*before.events, *recorded),
             streams=streams,

@@ -1,6 +1,5 @@
 """Ids that follow from what caused them: the same cause, the same id, on every machine and in every replay."""
 
-from base64 import b32encode
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
@@ -8,6 +7,9 @@ from typing import Final
 from contracts.identity import Realm, escape
 
 _BYTES: Final = 15  # 120 bits: 24 letters and digits of base 32.
+_DIGITS: Final = "abcdefghijklmnopqrstuvwxyz234567"
+# Two digits by their value: the library's encoder takes three times as long, for every claim of a rush.
+_PAIRS: Final = tuple(high + low for high in _DIGITS for low in _DIGITS)
 
 
 def derived_id(prefix: str, realm: Realm, *parts: object) -> str:
@@ -30,7 +32,7 @@ def coupon_ids(realm: Realm, template_id: str, claims: Sequence[tuple[str, int]]
 
 def guard_key(name: str, *parts: str) -> str:
     """The key of a guard counter, its parts escaped so that no two can collide."""
-    return ":".join([name, *(escape(part).replace(":", "%3A") for part in parts)])
+    return ":".join([name, *[part if part.isalnum() else escape(part).replace(":", "%3A") for part in parts]])
 
 
 def guard_keys(name: str, part: str, lasts: Sequence[str]) -> list[str]:
@@ -40,4 +42,5 @@ def guard_keys(name: str, part: str, lasts: Sequence[str]) -> list[str]:
 
 
 def _letters(text: str) -> str:
-    return b32encode(sha256(text.encode()).digest()[:_BYTES]).decode().lower()
+    value = int.from_bytes(sha256(text.encode()).digest()[:_BYTES], "big")
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(110, -1, -10)])

@@ -269,8 +269,9 @@ def is_over(template: Template, now: datetime) -> bool:
 
 def limit_period(template: Template, now: datetime) -> str:
     """The calendar period that a claim at ``now`` counts in; ``""`` when there is no limit per period."""
-    limit = template.current.claims_per_period
-    return period_of(now, limit.period if limit else None, template.current.zone)
+    terms = template.current
+    limit = terms.claims_per_period
+    return "" if limit is None else period_of(now, limit.period, terms.zone)
 
 
 def require_claimable(template: Template, *, now: datetime) -> None:
@@ -290,8 +291,9 @@ def require_claimable(template: Template, *, now: datetime) -> None:
 
 def require_stock(template: Template, quantity: int = 1) -> None:
     """Refuse when not so many are left."""
-    if template.remaining is not None and template.remaining < quantity:
-        raise TemplateExhausted(remaining=template.remaining)
+    remaining = template.remaining
+    if remaining is not None and remaining < quantity:
+        raise TemplateExhausted(remaining=remaining)
 
 
 def require_within_limits(template: Template, taken: Taken, quantity: int = 1) -> None:

@@ -14,12 +14,12 @@ from contracts.events import CouponClaimed
 
 def claim(uow: UnitOfWork, command: ClaimCoupon) -> Data:
     """Take one coupon of a template for a user: within window, stock and limits."""
-    template = uow.load(TEMPLATE, command.template_id)
-    templates.require_claimable(template, now=uow.now)
+    template, now = uow.load(TEMPLATE, command.template_id), uow.now
+    templates.require_claimable(template, now=now)
     templates.require_stock(template)
     templates.require_within_limits(template, taken_by(uow, template, command.user_id))
     claimed = issue_coupon(uow, command.template_id, command.user_id, Origin(command.channel, command.reference))
-    count_in_period(uow, template, command.user_id, templates.limit_period(template, uow.now), 1)
+    count_in_period(uow, template, command.user_id, templates.limit_period(template, now), 1)
     return {
         "coupon_id": claimed.coupon_id,
         "template_id": command.template_id,
@@ -31,13 +31,13 @@ def claim(uow: UnitOfWork, command: ClaimCoupon) -> Data:
 
 def counters(uow: UnitOfWork, command: ClaimCoupon | ReserveTemplateStock) -> list[str]:
     """The guard counters that a claim or a reservation will look at; none when it will be refused before."""
-    template = uow.load(TEMPLATE, command.template_id)
-    if templates.is_over(template, uow.now) or template.status != "active" or template.remaining == 0:
+    template, now = uow.load(TEMPLATE, command.template_id), uow.now
+    if template.status != "active" or templates.is_over(template, now) or template.remaining == 0:
         return []
     keys = [guard_key("claims", command.template_id, command.user_id)]
     if template.reserved:
         keys.append(guard_key("reserved", command.template_id, command.user_id))
-    if period := templates.limit_period(template, uow.now):
+    if period := templates.limit_period(template, now):
         keys.append(guard_key("claims", command.template_id, command.user_id, period))
     return keys
 

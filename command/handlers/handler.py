@@ -13,10 +13,6 @@ Data = dict[str, Any]
 Touches = Sequence[tuple[Kind[Any], str]]
 
 
-def _no_counts(_uow: UnitOfWork, _command: Any) -> Sequence[str]:
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class Handler(Generic[C]):
     """``handle`` loads, decides and records; it returns the answer's JSON data, or raises a Refusal.
@@ -28,7 +24,7 @@ class Handler(Generic[C]):
 
     handle: Callable[[UnitOfWork, C], Data]
     touches: Callable[[C], Touches]
-    counts: Callable[[UnitOfWork, C], Sequence[str]] = _no_counts
+    counts: Callable[[UnitOfWork, C], Sequence[str]] | None = None
 
 
 Handlers = Mapping[type[Command], Handler[Any]]

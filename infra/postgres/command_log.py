@@ -8,49 +8,32 @@ import orjson
 import psycopg
 from psycopg.rows import TupleRow
 
-from command.ports import Batch, CommandKey, LoggedAnswer
+from command.ports import CommandKey, LoggedAnswer
 from contracts.identity import Realm
+from infra.postgres.arrays import texts
 
 DROP_ROWS_MAX = 10_000
 
 
 def find(cursor: psycopg.Cursor[TupleRow], keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
     """The answers among these ids: one index probe each, in one statement."""
+    ask(cursor, keys)
+    return found(cursor)
+
+
+def ask(cursor: psycopg.Cursor[TupleRow], keys: Collection[CommandKey]) -> None:
+    """Send the question of :func:`find` alone, so that it can share a round trip; the answer is :func:`found`."""
     columns = (
-        [key.realm.tenant_id for key in keys],
-        [key.realm.app_id for key in keys],
-        [key.command_id for key in keys],
+        texts([key.realm.tenant_id for key in keys]),
+        texts([key.realm.app_id for key in keys]),
+        texts([key.command_id for key in keys]),
     )
     cursor.execute(_SELECT, columns)
+
+
+def found(cursor: psycopg.Cursor[TupleRow]) -> Mapping[CommandKey, LoggedAnswer]:
+    """The answers that a cursor brought."""
     return {answer.key: answer for answer in map(_answer, cursor)}
-
-
-def insert(cursor: psycopg.Cursor[Any], batch: Batch, answered_at: datetime, last_offset: int) -> None:
-    """Log a batch's answers, right after its events were inserted under the append lock.
-
-    An answer's offset is that of its last event. One without events gets the offset where the log stands after the
-    batch, because earlier commands of the batch may be its reason. ``last_offset``: where the log stood before.
-    """
-    events_count = len(batch.events)
-    backs = [events_count - 1 - index if index >= 0 else 0 for index in batch.answer_events]
-    answers = batch.answers
-    cursor.execute(
-        _INSERT,
-        (
-            answered_at,
-            None if events_count else last_offset,
-            [answer.key.realm.tenant_id for answer in answers],
-            [answer.key.realm.app_id for answer in answers],
-            [answer.key.command_id for answer in answers],
-            [answer.command_type for answer in answers],
-            [answer.content_hash for answer in answers],
-            [answer.status for answer in answers],
-            [answer.code for answer in answers],
-            [answer.detail for answer in answers],
-            [orjson.dumps(answer.data).decode() for answer in answers],
-            backs,
-        ),
-    )
 
 
 def drop_before(cursor: psycopg.Cursor[Any], answered_before: datetime, *, limit: int = DROP_ROWS_MAX) -> int:
@@ -78,21 +61,6 @@ _SELECT = """
         WHERE l.command_id = wanted.command_id AND l.tenant_id = wanted.tenant_id AND l.app_id = wanted.app_id
         LIMIT 1
     ) AS found
-"""
-
-# The offsets of the batch are the last ones drawn from the sequence, without a gap: the append lock is held.
-_INSERT = """
-    WITH log AS (
-        SELECT %s::timestamptz AS now, coalesce(%s::bigint, currval('stored_events_notification_id_seq')) AS last
-    )
-    INSERT INTO command_log (tenant_id, app_id, command_id, command_type, content_hash, status, code, detail, data,
-                             log_offset, answered_at)
-    SELECT a.tenant_id, a.app_id, a.command_id, a.command_type, a.content_hash, a.status, a.code, a.detail,
-           a.data::jsonb, log.last - a.back, log.now
-    FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
-                %b::text[], %b::bigint[])
-        AS a (tenant_id, app_id, command_id, command_type, content_hash, status, code, detail, data, back)
-    CROSS JOIN log
 """
 
 _DROP = """

@@ -43,7 +43,13 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 # For connections that only ever look things up by key. A plan is kept for a session's whole life: one that was made
 # while the tables were nearly empty would scan them for ever after.
-BY_KEY = {"enable_seqscan": "off", "jit": "off"}
+# Planning anew for every batch would cost more than a small batch itself.
+BY_KEY = {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
+
+# For the connection that takes the append lock. A process that stopped while it holds the lock must not stop the others
+# for long: the server ends its session, be it that it waits for the process to speak or to listen. (What it waits for
+# in the middle of an exchange is limited by the database's `take_append_lock`.)
+APPENDING = {**BY_KEY, "idle_in_transaction_session_timeout": "3s", "tcp_user_timeout": "3s"}
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -110,5 +116,5 @@ def translated() -> Iterator[None]:
         yield
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise StoreUnavailable(str(error).strip() or type(error).__name__) from error
-    except psycopg.errors.IdleInTransactionSessionTimeout as error:
+    except (psycopg.errors.IdleInTransactionSessionTimeout, psycopg.errors.TransactionTimeout) as error:
         raise StoreUnavailable(str(error)) from error

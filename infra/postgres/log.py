@@ -6,33 +6,37 @@ the child makes its own (using the parent's is refused). Connections open at fir
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg
-from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresDatastore
-from psycopg.rows import TupleRow, dict_row, tuple_row
+from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow, tuple_row
 
 from command.ports import (
     Batch,
     CommandKey,
     EventLog,
+    HeadMoved,
     LoggedAnswer,
-    NewEvent,
+    Seen,
     Snapshot,
     StoreUnavailable,
-    StreamConflict,
     StreamHistory,
+    Wanted,
 )
 from contracts.envelope import Recorded
 from contracts.registry import EVENTS, EventRegistry
 from infra.postgres import command_log
+from infra.postgres.arrays import texts
+from infra.postgres.batch_rows import BatchRows
 from infra.postgres.connections import (
+    APPENDING,
     BY_KEY,
     DEFAULT_TIMEOUTS,
     BoundedConnection,
@@ -80,6 +84,7 @@ class PostgresEventLog:
         self._store: _Store | None = None
         self._epoch: str | None = None
         self._connection: BoundedConnection | None = None
+        self._glances: BoundedConnection | None = None
 
     @property
     def shard(self) -> int:
@@ -115,6 +120,25 @@ class PostgresEventLog:
         finally:
             self._turn.release()
 
+    def append_after(self, head: int, batch: Batch) -> Sequence[int]:
+        """Store a batch if the log still ends at ``head``: lock, condition, rows and commit in one exchange.
+
+        The server has everything it needs before it takes the lock: a process that is stopped here holds up nobody.
+        Raises HeadMoved, StreamConflict, StoreUnavailable; the latter also when the epoch changed.
+        """
+        if not self._turn.acquire(timeout=self._timeouts.lock_seconds):
+            raise StoreUnavailable("another thread of this process is still appending")
+        try:
+            with translated():
+                return self._append_after(head, batch)
+        finally:
+            self._turn.release()
+
+    def glancing(self) -> "PostgresGlance":
+        """A view without a transaction, on a connection of its own; opened at the first look."""
+        with translated():
+            return PostgresGlance(self, self._opened())
+
     @contextmanager
     def reading(self) -> Iterator["PostgresView"]:
         """A view of one instant (repeatable read), on a pooled connection, without the append lock.
@@ -138,6 +162,24 @@ class PostgresEventLog:
                 self._store.datastore.close()
                 self._store = None
 
+    def _append_after(self, head: int, batch: Batch) -> Sequence[int]:
+        rows = BatchRows.of(batch, self._opened().mapper)
+        try:
+            return rows.append(self._connected(), shard=self._shard, epoch=self.epoch, head=head)
+        except psycopg.errors.SerializationFailure as error:
+            raise HeadMoved(str(error)) from error
+        except psycopg.Error:
+            # A connection that answers told what went wrong: nothing was stored. One that broke leaves it unknown.
+            if self._connection is not None and self._connection.closed:
+                self._discard()
+            raise
+
+    def _glance(self) -> BoundedConnection:
+        """The connection that looks ahead, opened when it is needed and again after it broke."""
+        if self._glances is None or self._glances.closed:
+            self._glances = connect(self._dsn, self._timeouts, name="glance", autocommit=True, settings=BY_KEY)
+        return self._glances
+
     def _begin(self) -> "PostgresAppend":
         store = self._opened()
         reused = self._connection is not None
@@ -157,21 +199,24 @@ class PostgresEventLog:
 
     def _lock_and_look(self, store: _Store) -> "PostgresAppend":
         """One round trip: begin, lock, and (in a statement of its own, so that it sees what others committed) look."""
+        connection = self._connected()
+        with connection.pipeline():
+            cursor = connection.cursor(row_factory=tuple_row)
+            cursor.execute("BEGIN")
+            cursor.execute("SELECT take_append_lock(%s)", (self._shard,))
+            head = connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._shard,))
+        return PostgresAppend(cursor, store, self._checked(head), self._shard)
+
+    def _connected(self) -> BoundedConnection:
+        """The connection that appends. Transactions are begun and ended in words, so that they fit into pipelines."""
         if self._connection is None:
-            self._connection = connect(self._dsn, self._timeouts, name="append", settings=BY_KEY)
-            self._connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-            store.events.register_types(self._connection)
-        with self._connection.pipeline():
-            cursor = self._connection.cursor()
-            for statement in store.events.lock_table_statements:
-                cursor.execute(statement)
-            head = self._connection.cursor().execute(_SELECT_HEAD, (self._shard,))
-        return PostgresAppend(cursor, store, self._checked(head))
+            self._connection = connect(self._dsn, self._timeouts, name="append", autocommit=True, settings=APPENDING)
+        return self._connection
 
     def _commit(self) -> None:
         assert self._connection is not None
         try:
-            self._connection.commit()
+            self._connection.execute("COMMIT")
         except psycopg.Error as error:
             self._discard()
             raise StoreUnavailable(f"whether the batch was committed is unknown: {error}") from error
@@ -180,15 +225,17 @@ class PostgresEventLog:
         if self._connection is None:
             return
         try:
-            self._connection.rollback()
+            if self._connection.info.transaction_status != TransactionStatus.IDLE:
+                self._connection.execute("ROLLBACK")
         except psycopg.Error:
             self._discard()  # The server rolls back what it never heard the end of.
 
     def _discard(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(psycopg.Error):
-                connection.close()
+        for connection in (self._connection, self._glances):
+            if connection is not None:
+                with suppress(psycopg.Error):
+                    connection.close()
+        self._connection = self._glances = None
 
     def _checked(self, cursor: psycopg.Cursor[TupleRow]) -> _Head:
         row = cursor.fetchone()
@@ -223,6 +270,10 @@ class PostgresEventLog:
         opened = _Store(store, ShardRecorder(store, self._shard), SnapshotRecorder(store), EventMapper(self._registry))
         self._epoch = self._epoch or epoch
         return opened
+
+
+# Before the first look.
+_NOT_LOOKED = _Head(datetime.min.replace(tzinfo=UTC), 0, None)
 
 
 class PostgresView:
@@ -264,7 +315,7 @@ class PostgresView:
         """The guard counters among these keys; absent ones are zero."""
         if not keys:
             return {}
-        self._cursor.execute(_SELECT_COUNTS, (list(keys),))
+        self._cursor.execute(_SELECT_COUNTS, (texts(keys),))
         return dict(self._cursor.fetchall())
 
     @translated()
@@ -278,30 +329,70 @@ class PostgresView:
         if not streams:
             return {}
         known = {} if schema_hashes is None or until is not None else schema_hashes
-        hashes = [known.get(_kind(stream), "") for stream in streams]
-        snapshots = self._snapshots(streams, hashes) if known else {}
-        events: dict[str, list[Recorded]] = {}
-        for row in self._store.events.select_streams(self._cursor, streams, hashes):
-            recorded = self._store.mapper.to_domain_event(row)
-            if until is None or recorded.metadata.occurred_at <= until:
-                events.setdefault(recorded.stream, []).append(recorded)
-        return {
-            stream: StreamHistory(snapshots.get(stream), events.get(stream, ()))
-            for stream in snapshots.keys() | events.keys()
-        }
+        with self._cursor.connection.pipeline():
+            found = self._ask_histories(streams, known)
+        return found(until)
 
-    def _snapshots(self, streams: Collection[str], hashes: Collection[str]) -> dict[str, Snapshot]:
-        rows = self._store.snapshots.select_all(self._cursor, streams, hashes)
-        return {
-            str(row.originator_id): Snapshot(
-                str(row.originator_id), row.originator_version, row.topic, bytes(row.state)
-            )
-            for row in rows
-        }
+    @translated()
+    def look(self, wanted: Wanted) -> Seen:
+        """Histories, answers and counters in one round trip. Raises as each of them does."""
+        with self._cursor.connection.pipeline():
+            seen = self._ask(wanted)
+        return seen()
+
+    def _ask(self, wanted: Wanted) -> Callable[[], Seen]:
+        """Send the questions; call what it returns once the pipeline has the results."""
+        histories = self._ask_histories(wanted.streams, wanted.schema_hashes or {}) if wanted.streams else None
+        answers = self._another_cursor() if wanted.answers else None
+        counts = self._another_cursor() if wanted.counts else None
+        if answers is not None:
+            command_log.ask(answers, wanted.answers)
+        if counts is not None:
+            counts.execute(_SELECT_COUNTS, (texts(wanted.counts),))
+        return lambda: Seen(
+            {} if histories is None else histories(None),
+            {} if answers is None else command_log.found(answers),
+            {} if counts is None else dict(counts.fetchall()),
+        )
+
+    def _ask_histories(
+        self, streams: Collection[str], schema_hashes: Mapping[str, str]
+    ) -> Callable[[datetime | None], Mapping[str, StreamHistory]]:
+        hashes = [schema_hashes.get(_kind(stream), "") for stream in streams]
+        snapshots = self._another_cursor()
+        if schema_hashes:
+            self._store.snapshots.ask(snapshots, streams, hashes)
+        events = self._another_cursor()
+        self._store.events.ask_streams(events, streams, hashes)
+
+        def found(until: datetime | None = None) -> Mapping[str, StreamHistory]:
+            latest = {snapshot.stream: snapshot for snapshot in self._snapshots(snapshots)} if schema_hashes else {}
+            after: dict[str, list[Recorded]] = {}
+            for row in self._store.events.notifications(events):
+                recorded = self._store.mapper.to_domain_event(row)
+                if until is None or recorded.metadata.occurred_at <= until:
+                    after.setdefault(recorded.stream, []).append(recorded)
+            return {
+                stream: StreamHistory(latest.get(stream), after.get(stream, ()))
+                for stream in latest.keys() | after.keys()
+            }
+
+        return found
+
+    def _snapshots(self, cursor: psycopg.Cursor[TupleRow]) -> Iterator[Snapshot]:
+        for row in self._store.snapshots.found(cursor):
+            yield Snapshot(str(row.originator_id), row.originator_version, row.topic, bytes(row.state))
+
+    def _another_cursor(self) -> psycopg.Cursor[TupleRow]:
+        return self._cursor.connection.cursor(row_factory=tuple_row)
 
 
 class PostgresAppend(PostgresView):
     """A view under the append lock that can also append. Implements :class:`command.ports.AppendTransaction`."""
+
+    def __init__(self, cursor: psycopg.Cursor[TupleRow], store: _Store, head: _Head, shard: int) -> None:
+        super().__init__(cursor, store, head)
+        self._shard = shard
 
     @property
     def cursor(self) -> psycopg.Cursor[TupleRow]:
@@ -314,59 +405,44 @@ class PostgresAppend(PostgresView):
         Raises StreamConflict when a version or a command id is taken already, or a version would leave a gap. The
         transaction is then void: let the exception end the block.
         """
-        if len(batch.answers) != len(batch.answer_events):
-            raise ValueError("every answer needs the index of its last event, or -1")
-        stored = [self._store.mapper.to_stored_event(event) for event in batch.events]
-        firsts = _first_versions(batch.events)
-        connection = self._cursor.connection
-        with _conflicts(), connection.pipeline():
-            gap = connection.cursor().execute(_SELECT_GAP, (list(firsts), list(firsts.values())))
-            inserted = connection.cursor(row_factory=dict_row)
-            if stored:
-                self._store.events.insert_all(inserted, stored)
-            self._store_rest(batch, connection.cursor(row_factory=dict_row))
-        if (row := gap.fetchone()) is not None:
-            raise StreamConflict(f"{row[0]} has no version {row[1] - 1}, so {row[1]} cannot follow")
-        offsets = self._store.events.fetch_offsets(inserted, stored) if stored else ()
+        rows = BatchRows.of(batch, self._store.mapper)
+        epoch = self._head.epoch
+        assert epoch is not None
+        offsets = rows.append(self._cursor.connection, shard=self._shard, epoch=epoch, head=self._head.last_offset)
         if offsets:
-            _require_contiguous(offsets)
             self._head = self._head._replace(last_offset=offsets[-1])
         return offsets
 
-    def _store_rest(self, batch: Batch, cursor: psycopg.Cursor[dict[str, Any]]) -> None:
-        if batch.answers:
-            command_log.insert(cursor, batch, self._head.now, self._head.last_offset)
-        if batch.counts:
-            cursor.execute(_UPSERT_COUNTS, (list(batch.counts), list(batch.counts.values())))
-        if batch.snapshots:
-            rows = [StoredEvent(s.stream, s.version, s.schema_hash, s.state) for s in batch.snapshots]
-            self._store.snapshots.replace_all(cursor, rows)
 
+class PostgresGlance(PostgresView):
+    """Looks at whatever is stored by now, without a transaction. Implements :class:`command.ports.ReadView`."""
 
-@contextmanager
-def _conflicts() -> Iterator[None]:
-    try:
-        yield
-    except psycopg.errors.UniqueViolation as error:
-        raise StreamConflict(error.diag.message_detail or str(error)) from error
+    def __init__(self, log: "PostgresEventLog", store: _Store) -> None:
+        super().__init__(log._glance().cursor(row_factory=tuple_row), store, _NOT_LOOKED)
+        self._log = log
 
+    @property
+    def store_now(self) -> datetime:
+        """The later of the database's clock and the last recorded event's time, at the latest look."""
+        if self._head is _NOT_LOOKED:
+            self.look(Wanted())
+        return self._head.now
 
-def _first_versions(events: Sequence[NewEvent]) -> dict[str, int]:
-    """Per stream its first version in the batch; the others must follow without a gap."""
-    firsts: dict[str, int] = {}
-    next_versions: dict[str, int] = {}
-    for event in events:
-        if event.version != next_versions.setdefault(event.stream, event.version):
-            raise StreamConflict(f"{event.stream}: the batch has version {event.version} out of turn")
-        firsts.setdefault(event.stream, event.version)
-        next_versions[event.stream] = event.version + 1
-    return firsts
+    @property
+    def last_offset(self) -> int:
+        """The offset of the last event in the log, at the latest look."""
+        if self._head is _NOT_LOOKED:
+            self.look(Wanted())
+        return self._head.last_offset
 
-
-def _require_contiguous(offsets: Sequence[int]) -> None:
-    # The command log counts its offsets back from the last one. Under the lock nobody else draws from the sequence.
-    if offsets[-1] - offsets[0] + 1 != len(offsets):
-        raise StoreUnavailable("offsets were given out to somebody who does not hold the append lock")
+    @translated()
+    def look(self, wanted: Wanted) -> Seen:
+        """As every view, and what time it is besides."""
+        with self._cursor.connection.pipeline():
+            head = self._cursor.connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._log.shard,))
+            seen = self._ask(wanted)
+        self._head = self._log._checked(head)
+        return seen()
 
 
 def _kind(stream: str) -> str:
@@ -386,16 +462,4 @@ _SELECT_HEAD = """
     LEFT JOIN (SELECT notification_id, state FROM stored_events ORDER BY notification_id DESC LIMIT 1) AS last ON true
 """
 
-_SELECT_GAP = """
-    SELECT stream, version FROM unnest(%s::text[], %s::bigint[]) AS first (stream, version)
-    WHERE version <> 1
-    AND NOT EXISTS (SELECT FROM stored_events WHERE originator_id = stream AND originator_version = version - 1)
-    LIMIT 1
-"""
-
-_SELECT_COUNTS = "SELECT key, value FROM guard_counts WHERE key = ANY(%s)"
-
-_UPSERT_COUNTS = """
-    INSERT INTO guard_counts (key, value) SELECT * FROM unnest(%b::text[], %b::bigint[])
-    ON CONFLICT (key) DO UPDATE SET value = excluded.value
-"""
+_SELECT_COUNTS = "SELECT key, value FROM guard_counts WHERE key = ANY(%b)"

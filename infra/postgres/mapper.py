@@ -8,6 +8,7 @@ The stored state is one JSON object::
 and the topic is the event's stored name (``coupon.redeemed.v1``), never a Python path.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, Stor
 
 from command.ports import NewEvent
 from contracts.envelope import Metadata, Recorded
-from contracts.identity import parse_stream
+from contracts.identity import unescape
 from contracts.registry import EVENTS, EventRegistry, UnknownEventType
 
 
@@ -43,22 +44,22 @@ class EventMapper(Mapper[Any]):
 
     def to_stored_event(self, domain_event: NewEvent) -> StoredEvent:  # type: ignore[override]
         """The row to insert. The base class asks for its own event protocol; ours keeps payload and place apart."""
-        metadata, event = domain_event.metadata, domain_event.event
-        realm = parse_stream(domain_event.stream).realm
-        state = {
-            "id": metadata.event_id,
-            "at": metadata.occurred_at,
-            "rec": metadata.recorded_at,
-            "by": metadata.actor,
-            "cmd": metadata.command_id,
-            "corr": metadata.correlation_id,
-            "cause": metadata.causation_id,
-            "trace": metadata.traceparent,
-            "tenant": realm.tenant_id,
-            "app": realm.app_id,
-            "data": orjson.Fragment(event.model_dump_json()),
-        }
-        return StoredEvent(domain_event.stream, domain_event.version, event.type, orjson.dumps(state, None, _UTC))
+        (state,) = self.states_of((domain_event,))
+        return StoredEvent(domain_event.stream, domain_event.version, domain_event.event.type, state)
+
+    def states_of(self, events: Sequence[NewEvent]) -> list[bytes]:
+        """The states to store. What a command's events have in common is encoded once, as they follow each other."""
+        states: list[bytes] = []
+        last: tuple[Any, ...] = ()
+        common = ""
+        for stream, _, event, metadata in events:
+            tenant, app, _ = stream.split("/", 2)
+            about = (tenant, app, *metadata[1:])
+            if about != last:
+                last, common = about, _common(tenant, app, metadata)
+            head = orjson.dumps(metadata.event_id).decode()
+            states.append(f'{{"id":{head},{common},"data":{event.model_dump_json()}}}'.encode())
+        return states
 
     def to_domain_event(self, stored_event: StoredEvent) -> Recorded:  # type: ignore[override]
         """The event as followers see it; its offset is 0 when the row did not come with one.
@@ -82,6 +83,21 @@ class EventMapper(Mapper[Any]):
 
 
 _UTC = orjson.OPT_UTC_Z  # `Z`, as pydantic writes it, instead of `+00:00`.
+
+
+def _common(tenant: str, app: str, metadata: Metadata) -> str:
+    members = {
+        "at": metadata.occurred_at,
+        "rec": metadata.recorded_at,
+        "by": metadata.actor,
+        "cmd": metadata.command_id,
+        "corr": metadata.correlation_id,
+        "cause": metadata.causation_id,
+        "trace": metadata.traceparent,
+        "tenant": unescape(tenant),
+        "app": unescape(app),
+    }
+    return orjson.dumps(members, None, _UTC)[1:-1].decode()
 
 
 def _metadata(state: dict[str, Any]) -> Metadata:

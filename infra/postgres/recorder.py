@@ -9,8 +9,8 @@ from eventsourcing.persistence import Notification, StoredEvent
 from eventsourcing.postgres import PostgresAggregateRecorder, PostgresApplicationRecorder, PostgresDatastore
 from psycopg.rows import DictRow, TupleRow, dict_row
 from psycopg.sql import SQL, Literal
-from psycopg.types.composite import register_composite
 
+from infra.postgres.arrays import byte_strings, integers, texts
 from infra.postgres.connections import BY_KEY, BoundedConnection, Timeouts, parameters
 
 # The first half of the append lock's key; the second is the shard. Any other use of two-part advisory locks in the
@@ -52,7 +52,7 @@ class ShardRecorder(PostgresApplicationRecorder):
         # The library's insert function takes no lock at all: followers would miss late commits.
         assert not store.enable_db_functions, "database functions append without the lock; events would be missed"
         super().__init__(store)
-        lock = SQL("SELECT pg_advisory_xact_lock({}, {})").format(Literal(APPEND_LOCK_CLASS), Literal(shard))
+        lock = SQL("SELECT take_append_lock({})").format(Literal(shard))
         self.lock_table_statements = [lock]
 
     def _insert_stored_events(
@@ -63,20 +63,12 @@ class ShardRecorder(PostgresApplicationRecorder):
         self._lock_table(curs)
         self._notify_channel(curs)
         columns = (
-            [event.originator_id for event in stored_events],
-            [event.originator_version for event in stored_events],
-            [event.topic for event in stored_events],
-            [event.state for event in stored_events],
+            texts([cast(str, event.originator_id) for event in stored_events]),
+            integers([event.originator_version for event in stored_events]),
+            texts([event.topic for event in stored_events]),
+            byte_strings([event.state for event in stored_events]),
         )
         curs.execute(_INSERT_EVENTS, columns)
-
-    def insert_all(self, cursor: psycopg.Cursor[DictRow], events: Sequence[StoredEvent]) -> None:
-        """Lock, notify and insert inside the caller's transaction; fetch the offsets with :meth:`fetch_offsets`."""
-        self._insert_stored_events(cursor, events)
-
-    def fetch_offsets(self, cursor: psycopg.Cursor[DictRow], events: Sequence[StoredEvent]) -> Sequence[int]:
-        """The offsets of the events just inserted, in their order."""
-        return self._fetch_ids_after_insert_events(cursor, events) or ()
 
     def read_notifications(self, after: int, limit: int, topics: Sequence[str] = ()) -> list[Notification]:
         """The notification log after an offset, on a pooled connection.
@@ -91,24 +83,22 @@ class ShardRecorder(PostgresApplicationRecorder):
         select: Callable[..., int | None] = unwrap(PostgresApplicationRecorder.max_notification_id)
         return select(self) or 0
 
-    def register_types(self, connection: psycopg.Connection[Any]) -> None:
-        """Teach a connection from outside the library's pool to send the composite type."""
-        for info in self.datastore.psycopg_type_adapters.values():
-            register_composite(info, connection)
-
     def select_log(self, cursor: psycopg.Cursor[TupleRow], after: int, limit: int) -> list[Notification]:
         """The log after an offset, inside the caller's transaction."""
         cursor.execute(_SELECT_LOG, (after, limit))
         return [_notification(row) for row in cursor]
 
-    def select_streams(
-        self, cursor: psycopg.Cursor[TupleRow], streams: Collection[str], hashes: Collection[str]
-    ) -> list[Notification]:
-        """All events of many streams after their snapshots, by stream and version, in one statement.
+    @staticmethod
+    def ask_streams(cursor: psycopg.Cursor[TupleRow], streams: Collection[str], hashes: Collection[str]) -> None:
+        """Ask for all events of many streams after their snapshots, by stream and version, in one statement.
 
-        ``hashes``: per stream, which snapshot counts; the empty text means none.
+        ``hashes``: per stream, which snapshot counts; the empty text means none. The answer: :meth:`notifications`.
         """
-        cursor.execute(_SELECT_STREAMS, (list(streams), list(hashes)))
+        cursor.execute(_SELECT_STREAMS, (texts(streams), texts(hashes)))
+
+    @staticmethod
+    def notifications(cursor: psycopg.Cursor[TupleRow]) -> list[Notification]:
+        """The events that a cursor brought."""
         return [_notification(row) for row in cursor]
 
 
@@ -118,16 +108,14 @@ class SnapshotRecorder(PostgresAggregateRecorder):
     def __init__(self, store: PostgresDatastore) -> None:
         super().__init__(store, events_table_name="stored_snapshots")
 
-    def replace_all(self, cursor: psycopg.Cursor[DictRow], snapshots: Sequence[StoredEvent]) -> None:
-        """Store these instead of whatever these streams had, inside the caller's transaction."""
-        cursor.execute(_DELETE_SNAPSHOTS, ([snapshot.originator_id for snapshot in snapshots],))
-        self._insert_stored_events(cursor, snapshots)
+    @staticmethod
+    def ask(cursor: psycopg.Cursor[TupleRow], streams: Collection[str], hashes: Collection[str]) -> None:
+        """Ask for the snapshots of these streams whose schema is the wanted one. The answer: :meth:`found`."""
+        cursor.execute(_SELECT_SNAPSHOTS, (texts(streams), texts(hashes)))
 
-    def select_all(
-        self, cursor: psycopg.Cursor[TupleRow], streams: Collection[str], hashes: Collection[str]
-    ) -> list[StoredEvent]:
-        """The snapshots of these streams whose schema is the wanted one."""
-        cursor.execute(_SELECT_SNAPSHOTS, (list(streams), list(hashes)))
+    @staticmethod
+    def found(cursor: psycopg.Cursor[TupleRow]) -> list[StoredEvent]:
+        """The snapshots that a cursor brought."""
         return [StoredEvent(*row) for row in cursor]
 
 
@@ -149,7 +137,7 @@ _SELECT_LOG = """
 # LATERAL with its own ORDER BY keeps the planner on one index range per stream, whatever it believes about unnest.
 _SELECT_STREAMS = """
     SELECT e.notification_id, e.originator_id, e.originator_version, e.topic, e.state
-    FROM unnest(%s::text[], %s::text[]) AS wanted (stream, hash)
+    FROM unnest(%b::text[], %b::text[]) AS wanted (stream, hash)
     CROSS JOIN LATERAL (
         SELECT coalesce(max(originator_version), 0) AS version
         FROM stored_snapshots WHERE originator_id = wanted.stream AND topic = wanted.hash
@@ -163,8 +151,6 @@ _SELECT_STREAMS = """
 
 _SELECT_SNAPSHOTS = """
     SELECT s.originator_id, s.originator_version, s.topic, s.state
-    FROM unnest(%s::text[], %s::text[]) AS wanted (stream, hash)
+    FROM unnest(%b::text[], %b::text[]) AS wanted (stream, hash)
     JOIN stored_snapshots s ON s.originator_id = wanted.stream AND s.topic = wanted.hash
 """
-
-_DELETE_SNAPSHOTS = "DELETE FROM stored_snapshots WHERE originator_id = ANY(%s)"

@@ -61,6 +61,11 @@ class Metrics:
         self._batches_failed = Counter(
             "tessera_append_batches_failed", "Transactions rolled back or of unknown fate.", ("error",), registry=here
         )
+        self._batches_overtaken = Counter(
+            "tessera_append_batches_overtaken",
+            "Batches decided again because another process appended first.",
+            registry=here,
+        )
         self._requests = _Requests()
         self._handled = Counter(
             "tessera_follower_events", "Events that a follower handled.", ("follower",), registry=here
@@ -99,6 +104,10 @@ class Metrics:
             self._commands.labels(command_type, "accepted" if accepted else "refused").inc(count)
             if not accepted:
                 self._refusals.labels(command_type, code).inc(count)
+
+    def batch_overtaken(self, tickets: int) -> None:
+        """Another process appended before a batch that was decided ahead."""
+        self._batches_overtaken.inc()
 
     def batch_failed(self, tickets: int, error: Exception) -> None:
         """A batch was rolled back, or its fate is unknown."""

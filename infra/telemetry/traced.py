@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Protocol
 
 from command.engine import Listener, Outcome
@@ -48,7 +47,7 @@ class TracedQueue:
             span.end(outcome.code if isinstance(outcome, Answer) else type(outcome).__name__)
             listener(outcome)
 
-        return replace(envelope, traceparent=span.traceparent), hear
+        return envelope._replace(traceparent=span.traceparent), hear
 
 
 class TracedTarget:

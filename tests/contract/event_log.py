@@ -10,11 +10,14 @@ from command.ports import (
     Batch,
     CommandKey,
     EventLog,
+    HeadMoved,
     LoggedAnswer,
     NewEvent,
+    Seen,
     Snapshot,
     StoreUnavailable,
     StreamConflict,
+    Wanted,
 )
 from contracts.envelope import Metadata, Recorded
 from contracts.events import ClockAdvanced
@@ -272,6 +275,100 @@ class EventLogContract:
             then = view.histories([CLOCK, OTHER], schema_hashes={"clock": "h1"}, until=NOON)
         assert set(then) == {CLOCK}
         assert (then[CLOCK].snapshot, [event.version for event in then[CLOCK].events]) == (None, [1])
+
+    def test_several_looks_share_one_round_trip_and_bring_what_each_would_have(self, log: EventLog) -> None:
+        with log.appending() as tx:
+            tx.append(
+                Batch(
+                    events=[at(1), at(2)],
+                    answers=[accepted("c1")],
+                    answer_events=[1],
+                    counts={"k": 3},
+                    snapshots=[Snapshot(CLOCK, 1, "h1", b"{}")],
+                )
+            )
+        keys = [CommandKey(ACME, "c1"), CommandKey(ACME, "never")]
+        wanted = Wanted([CLOCK, OTHER], {"clock": "h1"}, keys, ["k", "other"])
+        with log.reading() as view:
+            seen = view.look(wanted)
+            assert seen.histories == view.histories([CLOCK, OTHER], schema_hashes={"clock": "h1"})
+            assert (seen.answers, seen.counts) == (view.answers(keys), {"k": 3})
+        assert log.glancing().look(wanted) == seen
+        assert log.glancing().look(Wanted()) == Seen({}, {}, {})
+
+    def test_a_glance_sees_what_is_stored_at_each_look(self, log: EventLog) -> None:
+        glance = log.glancing()
+        assert glance.look(Wanted([CLOCK])).histories == {}
+        (offset,) = store(log, at(1))
+        assert CLOCK in glance.look(Wanted([CLOCK])).histories
+        assert glance.last_offset == offset
+
+    def test_a_glance_knows_the_time_and_the_end_of_the_log_without_being_asked_for_more(self, log: EventLog) -> None:
+        (offset,) = store(log, at(1, recorded_at=NOON + timedelta(days=100_000)))
+        assert log.glancing().last_offset == offset
+        assert log.glancing().store_now == NOON + timedelta(days=100_000)
+
+    def test_a_batch_is_stored_after_the_offset_that_it_was_decided_on(self, log: EventLog) -> None:
+        batch = Batch(events=[at(1), at(2)], answers=[accepted("c1")], answer_events=[0], counts={"k": 1})
+        first, second = log.append_after(0, batch)
+        (third,) = log.append_after(second, Batch(events=[at(3)]))
+        assert everything(log) == recorded([first, second, third], at(1), at(2), at(3))
+        with log.reading() as view:
+            assert view.answers([CommandKey(ACME, "c1")])[CommandKey(ACME, "c1")].offset == first
+            assert view.counts(["k"]) == {"k": 1}
+
+    def test_a_batch_without_events_is_stored_after_its_offset_too(self, log: EventLog) -> None:
+        (offset,) = store(log, at(1))
+        assert list(log.append_after(offset, Batch(answers=[refused("c2")], answer_events=[-1]))) == []
+        with log.reading() as view:
+            assert view.answers([CommandKey(ACME, "c2")])[CommandKey(ACME, "c2")].offset == offset
+
+    def test_nothing_is_stored_after_an_offset_that_somebody_else_has_passed(self, log: EventLog) -> None:
+        (offset,) = store(log, at(1))
+        store(log, at(1, stream=OTHER))
+        with pytest.raises(HeadMoved):
+            log.append_after(
+                offset, Batch(events=[at(2)], answers=[accepted("c1")], answer_events=[0], counts={"k": 1})
+            )
+        with log.reading() as view:
+            assert [event.version for event in view.events_after(0, 10)] == [1, 1]
+            assert (view.answers([CommandKey(ACME, "c1")]), view.counts(["k"])) == ({}, {})
+
+    @pytest.mark.parametrize("events", [[at(1)], [at(3)], [at(2), at(2)]])
+    def test_a_version_taken_or_out_of_turn_is_a_conflict_also_after_an_offset(
+        self, log: EventLog, events: list[NewEvent]
+    ) -> None:
+        (offset,) = store(log, at(1))
+        with pytest.raises(StreamConflict):
+            log.append_after(offset, Batch(events=events, answers=[accepted("c1")], answer_events=[0]))
+        with log.reading() as view:
+            assert (view.last_offset, view.answers([CommandKey(ACME, "c1")])) == (offset, {})
+        log.append_after(offset, Batch(events=[at(2)]))
+
+    def test_a_command_is_answered_once_also_after_an_offset(self, log: EventLog) -> None:
+        log.append_after(0, Batch(answers=[accepted("c1")], answer_events=[-1]))
+        with pytest.raises(StreamConflict):
+            log.append_after(0, Batch(events=[at(1)], answers=[refused("c1")], answer_events=[0]))
+        assert everything(log) == []
+
+    def test_whoever_appends_after_an_offset_waits_for_the_lock_but_not_for_ever(self, log: EventLog) -> None:
+        outcome: list[BaseException] = []
+
+        def append_too() -> None:
+            try:
+                log.append_after(0, Batch(events=[at(1, stream=OTHER)]))
+            except (StoreUnavailable, HeadMoved) as error:
+                outcome.append(error)
+
+        with log.appending() as tx:
+            rival = threading.Thread(target=append_too)
+            rival.start()
+            rival.join()
+            tx.append(Batch(events=[at(1)]))
+        assert [type(error) for error in outcome] == [StoreUnavailable]
+        append_too()
+        assert [type(error) for error in outcome] == [StoreUnavailable, HeadMoved]
+        assert [event.stream for event in everything(log)] == [CLOCK]
 
     def test_the_stores_now_is_never_before_the_last_recorded_event(self, log: EventLog) -> None:
         with log.reading() as view:

@@ -72,6 +72,7 @@ class Notes:
         self.batches: list[int] = []
         self.outcomes: dict[tuple[str, str], int] = {}
         self.failures: list[Exception] = []
+        self.overtaken = 0
 
     def batch_committed(
         self, tickets: int, events: int, outcomes: Mapping[tuple[str, str], int], seconds: float
@@ -79,6 +80,9 @@ class Notes:
         self.batches.append(tickets)
         for outcome, count in outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+
+    def batch_overtaken(self, tickets: int) -> None:
+        self.overtaken += 1
 
     def batch_failed(self, tickets: int, error: Exception) -> None:
         self.failures.append(error)

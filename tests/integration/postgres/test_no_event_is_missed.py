@@ -33,16 +33,15 @@ class UnlockedRecorder(ShardRecorder):
 
 
 @contextmanager
-def writer(dsn: str, recorder: ShardRecorder) -> Iterator[psycopg.Connection[psycopg.rows.DictRow]]:
+def writer(dsn: str) -> Iterator[psycopg.Connection[psycopg.rows.DictRow]]:
     """A connection that can insert, in transactions that it commits itself."""
     with psycopg.connect(dsn, row_factory=dict_row) as connection:
-        recorder.register_types(connection)
         yield connection
 
 
 def insert(recorder: ShardRecorder, connection: psycopg.Connection[psycopg.rows.DictRow], event: NewEvent) -> None:
     """Store one event without committing."""
-    recorder.insert_all(connection.cursor(), [EventMapper().to_stored_event(event)])
+    recorder._insert_stored_events(connection.cursor(), [EventMapper().to_stored_event(event)])
 
 
 def interleave(dsn: str, kind: type[ShardRecorder]) -> list[str]:
@@ -52,7 +51,7 @@ def interleave(dsn: str, kind: type[ShardRecorder]) -> list[str]:
     """
     with closing(datastore(dsn, DEFAULT_TIMEOUTS, name="test")) as store, closing(StoreFeed(dsn)) as feed:
         recorder = kind(store, 0)
-        with writer(dsn, recorder) as a, writer(dsn, recorder) as b:
+        with writer(dsn) as a, writer(dsn) as b:
             insert(recorder, a, at(1, stream=CLOCK))
 
             def store_and_commit() -> None:

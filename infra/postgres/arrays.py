@@ -1,0 +1,86 @@
+"""Columns as PostgreSQL's binary arrays: what a batch sends, encoded several times faster than element by element."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
+from struct import Struct, pack
+from typing import ClassVar
+
+from psycopg import adapters
+from psycopg.adapt import Buffer, Dumper
+from psycopg.pq import Format
+
+# Dimensions, "has nulls", the elements' type, the length, the first index.
+_HEAD = Struct("!iiIii").pack
+_EMPTY = Struct("!iiI").pack
+_LENGTH = Struct("!i").pack
+_TEXT_OID, _BYTEA_OID, _INT8_OID = 25, 17, 20
+_INT8_BYTES = 8
+
+
+class PackedTexts(bytes):
+    """A ``text[]``, encoded."""
+
+
+class PackedBytes(bytes):
+    """A ``bytea[]``, encoded."""
+
+
+class PackedIntegers(bytes):
+    """A ``bigint[]``, encoded."""
+
+
+def texts(values: Iterable[str]) -> PackedTexts:
+    """A column of texts, none of them null."""
+    return PackedTexts(_packed([value.encode() for value in values], _TEXT_OID))
+
+
+def encoded_texts(values: Sequence[bytes]) -> PackedTexts:
+    """A column of texts that are UTF-8 already."""
+    return PackedTexts(_packed(values, _TEXT_OID))
+
+
+def byte_strings(values: Sequence[bytes]) -> PackedBytes:
+    """A column of byte strings."""
+    return PackedBytes(_packed(values, _BYTEA_OID))
+
+
+def integers(values: Sequence[int]) -> PackedIntegers:
+    """A column of whole numbers of up to 64 bits."""
+    count = len(values)
+    if not count:
+        return PackedIntegers(_EMPTY(0, 0, _INT8_OID))
+    body = pack(f"!{'iq' * count}", *chain.from_iterable(zip(repeat(_INT8_BYTES, count), values, strict=True)))
+    return PackedIntegers(_HEAD(1, 0, _INT8_OID, count, 1) + body)
+
+
+def _packed(values: Sequence[bytes], oid: int) -> bytes:
+    if not values:
+        return _EMPTY(0, 0, oid)
+    lengths = map(_LENGTH, map(len, values))
+    head = _HEAD(1, 0, oid, len(values), 1)
+    return b"".join(chain((head,), chain.from_iterable(zip(lengths, values, strict=True))))
+
+
+class _Packed(Dumper):
+    """Sends what is encoded already."""
+
+    format: ClassVar[Format] = Format.BINARY  # type: ignore[misc]
+
+    def dump(self, obj: bytes) -> Buffer:
+        return obj
+
+
+class _Texts(_Packed):
+    oid = 1009
+
+
+class _Bytes(_Packed):
+    oid = 1001
+
+
+class _Integers(_Packed):
+    oid = 1016
+
+
+for _packed_type, _dumper in ((PackedTexts, _Texts), (PackedBytes, _Bytes), (PackedIntegers, _Integers)):
+    adapters.register_dumper(_packed_type, _dumper)  # For every connection that is opened from now on.

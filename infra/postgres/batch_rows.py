@@ -1,0 +1,113 @@
+"""A batch as the arguments of the database's ``append_batch``: encoded before anything is locked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import orjson
+import psycopg
+from psycopg.rows import tuple_row
+
+from command.ports import Batch, LoggedAnswer, NewEvent, Snapshot, StoreUnavailable, StreamConflict
+from infra.postgres.arrays import byte_strings, encoded_texts, integers, texts
+from infra.postgres.mapper import EventMapper
+
+
+class BatchRows(NamedTuple):
+    """The rows of one batch, in the order of the function's parameters."""
+
+    events_count: int
+    columns: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, batch: Batch, mapper: EventMapper) -> Self:
+        """Encode a batch. Raises StreamConflict for versions out of turn, ValueError for answers without places."""
+        if len(batch.answers) != len(batch.answer_events):
+            raise ValueError("every answer needs the index of its last event, or -1")
+        last = len(batch.events) - 1
+        backs = [last - index if index >= 0 else 0 for index in batch.answer_events]
+        columns = (
+            *_of_events(batch.events, mapper),
+            *_of_answers(batch.answers, backs),
+            *_of_counts(batch.counts),
+            *_of_snapshots(batch.snapshots),
+        )
+        return cls(len(batch.events), columns)
+
+    def append(self, connection: psycopg.Connection[Any], *, shard: int, epoch: str, head: int) -> Sequence[int]:
+        """Append after ``head``, in the connection's transaction or one of its own; returns the events' offsets.
+
+        Raises StreamConflict, and psycopg.errors.SerializationFailure when the log does not end there.
+        """
+        cursor = connection.cursor(row_factory=tuple_row)
+        try:
+            row = cursor.execute(_APPEND, (shard, epoch, head, *self.columns)).fetchone()
+        except (psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation) as error:
+            raise StreamConflict(error.diag.message_detail or str(error)) from error
+        if not self.events_count:
+            return ()
+        assert row is not None
+        first, last = row
+        # The command log counts its offsets back from the last one. Under the lock nobody else draws from the sequence.
+        if last - first + 1 != self.events_count:
+            raise StoreUnavailable("offsets were given out to somebody who does not hold the append lock")
+        return range(first, last + 1)
+
+
+def _of_events(events: Sequence[NewEvent], mapper: EventMapper) -> tuple[bytes, ...]:
+    # A new stream's first version follows nothing; only the others can leave a gap.
+    grown = {stream: version for stream, version in _first_versions(events).items() if version != 1}
+    return (
+        texts([event.stream for event in events]),
+        integers([event.version for event in events]),
+        texts([event.event.type for event in events]),
+        byte_strings(mapper.states_of(events)),
+        texts(grown),
+        integers(list(grown.values())),
+    )
+
+
+def _of_answers(answers: Sequence[LoggedAnswer], backs: Sequence[int]) -> tuple[bytes, ...]:
+    return (
+        texts([answer.key.realm.tenant_id for answer in answers]),
+        texts([answer.key.realm.app_id for answer in answers]),
+        texts([answer.key.command_id for answer in answers]),
+        texts([answer.command_type for answer in answers]),
+        texts([answer.content_hash for answer in answers]),
+        texts([answer.status for answer in answers]),
+        texts([answer.code for answer in answers]),
+        texts([answer.detail for answer in answers]),
+        encoded_texts([orjson.dumps(answer.data) for answer in answers]),
+        integers(backs),
+    )
+
+
+def _of_counts(counts: Mapping[str, int]) -> tuple[bytes, ...]:
+    return texts(counts), integers(list(counts.values()))
+
+
+def _of_snapshots(snapshots: Sequence[Snapshot]) -> tuple[bytes, ...]:
+    return (
+        texts([snapshot.stream for snapshot in snapshots]),
+        integers([snapshot.version for snapshot in snapshots]),
+        texts([snapshot.schema_hash for snapshot in snapshots]),
+        byte_strings([snapshot.state for snapshot in snapshots]),
+    )
+
+
+def _first_versions(events: Sequence[NewEvent]) -> dict[str, int]:
+    """Per stream its first version in the batch; the others must follow without a gap."""
+    firsts: dict[str, int] = {}
+    next_versions: dict[str, int] = {}
+    for stream, version, _, _ in events:
+        if version != next_versions.setdefault(stream, version):
+            raise StreamConflict(f"{stream}: the batch has version {version} out of turn")
+        firsts.setdefault(stream, version)
+        next_versions[stream] = version + 1
+    return firsts
+
+
+_APPEND = """
+    SELECT * FROM append_batch(
+        %s, %s, %s, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b
+    )
+"""

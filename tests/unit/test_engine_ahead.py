@@ -1,0 +1,252 @@
+"""Deciding a batch while the one before it is being stored: what if that one is overtaken, or lost?"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytest
+
+from command.engine import Busy, Engine, EngineSettings, HandlerFailed
+from command.handlers.handler import Handler, Handlers
+from command.ports import AppendTransaction, Batch, CommandKey, StoreUnavailable
+from contracts.identity import stream_id
+from tests.fakes import InMemoryEventLog
+from tests.unit.test_engine import BARREL, HANDLERS, REALM, Notes, Pour, answers, asks, glasses, pour
+
+PATIENCE_SECONDS = 10
+
+
+class Gated(InMemoryEventLog):
+    """A log whose appends after an offset wait until they may go on; something may happen to the one that waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waiting = threading.Event()
+        self.before_append: Callable[[], None] = lambda: None
+        self.appended_after = 0
+
+    def append_after(self, head: int, batch: Batch) -> Sequence[int]:
+        self.waiting.set()
+        assert self.gate.wait(PATIENCE_SECONDS)
+        happens, self.before_append = self.before_append, lambda: None
+        happens()
+        offsets = super().append_after(head, batch)
+        self.appended_after += 1
+        return offsets
+
+
+@pytest.fixture
+def log() -> Gated:
+    return Gated()
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+def started(log: InMemoryEventLog, notes: Notes, settings: EngineSettings | None = None) -> Engine:
+    engine = Engine(log, HANDLERS, settings, notes)
+    engine.start()
+    return engine
+
+
+@pytest.fixture
+def engine(log: Gated, notes: Notes) -> Iterator[Engine]:
+    """An engine that goes ahead: its first batch, under the lock, found nobody else."""
+    engine = started(log, notes)
+    engine.execute(asks("first", barrel="other"))
+    yield engine
+    log.gate.set()
+    engine.stop()
+
+
+class Decided:
+    """Tells when a command of this barrel has been decided."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._seen = threading.Semaphore(0)
+        handler = HANDLERS[Pour]
+        handlers: Handlers = {Pour: Handler(self._pour, handler.touches, handler.counts)}
+        engine._decider._handlers = handlers
+
+    def _pour(self, uow, command):  # type: ignore[no-untyped-def]
+        try:
+            return pour(uow, command)
+        finally:
+            self._seen.release()
+
+    def wait(self, count: int) -> None:
+        for _ in range(count):
+            assert self._seen.acquire(timeout=PATIENCE_SECONDS)
+
+
+def two_batches(engine: Engine, log: Gated) -> tuple[list, list]:  # type: ignore[type-arg]
+    """The first waits to be stored, and the second has been decided on top of it."""
+    decided = Decided(engine)
+    log.gate.clear()
+    log.waiting.clear()
+    # Two at once, so that the queue is not empty and the first batch is stored by the writer.
+    engine._settings = EngineSettings(batch_commands_max=2)
+    first = engine.submit_many([asks("1"), asks("2"), asks("3")])
+    decided.wait(3)
+    assert log.waiting.wait(PATIENCE_SECONDS)
+    return first[:2], first[2:]
+
+
+def test_the_next_batch_is_decided_while_one_is_being_stored_and_answered_only_after_it_is_stored_itself(
+    engine: Engine, log: Gated
+) -> None:
+    first, second = two_batches(engine, log)
+    assert not any(future.done() for future in first + second)
+    assert glasses(log) == []
+    log.gate.set()
+    assert [answer.data["glass"] for answer in answers(first + second)] == [1, 2, 3]
+    assert log.appended_after == 2
+
+
+def test_a_batch_that_another_process_overtook_is_decided_again_on_top_of_what_that_one_did(
+    engine: Engine, log: Gated, notes: Notes
+) -> None:
+    rival = started(log, Notes())
+    first, second = two_batches(engine, log)
+
+    def overtake() -> None:
+        answers(rival.submit_many([asks("theirs")]))
+
+    log.before_append = overtake
+    log.gate.set()
+    assert [answer.data.get("glass") for answer in answers(first + second)] == [2, 3, None]
+    assert glasses(log) == [1, 2, 3]
+    assert (notes.overtaken, notes.failures) == (1, [])
+    rival.stop()
+
+
+def test_an_engine_that_was_overtaken_goes_ahead_again_once_it_is_alone(engine: Engine, log: Gated) -> None:
+    rival = started(log, Notes())
+    rival.execute(asks("theirs", barrel="r"))
+    engine.execute(asks("1", barrel="a"))
+    rival.stop()
+    before = log.appended_after
+    for n in (2, 3, 4):  # The first of them, under the lock, finds the log where it was left.
+        engine.execute(asks(str(n), barrel="b"))
+    assert log.appended_after == before + 2
+
+
+@pytest.mark.parametrize("landed", [True, False])
+def test_after_a_commit_of_unknown_fate_both_batches_are_decided_once_in_their_order(
+    engine: Engine, log: Gated, *, landed: bool
+) -> None:
+    first, second = two_batches(engine, log)
+    log.lose_next_commit(landed=landed)
+    log.gate.set()
+    assert [answer.data["glass"] for answer in answers(first + second)] == [1, 2, 3]
+    assert [answer.replayed for answer in answers(first + second)] == [False, False, False]
+    assert glasses(log) == [1, 2, 3]
+
+
+def test_an_id_that_comes_again_while_the_first_one_is_being_stored_gets_its_answer(engine: Engine, log: Gated) -> None:
+    decided = Decided(engine)
+    log.gate.clear()
+    engine._settings = EngineSettings(batch_commands_max=1)
+    futures = engine.submit_many([asks("1"), asks("1"), asks("1", barrel="reused"), asks("2")])
+    decided.wait(1)
+    log.gate.set()
+    first, again, reused, other = answers(futures)
+    assert (first.data, again.data, other.data) == ({"glass": 1}, {"glass": 1}, {"glass": 2})
+    assert (first.position, again.replayed, reused.code) == (again.position, True, "command_id_reused")
+    assert glasses(log) == [1, 2]
+
+
+def test_a_command_that_spoils_its_batch_when_it_is_stored_fails_alone(notes: Notes) -> None:
+    def check(batch: Batch) -> None:
+        if any(answer.key.command_id == "poison" for answer in batch.answers):
+            raise ValueError("cannot be encoded")
+
+    class Checked:
+        """A transaction that cannot store what one command wrote."""
+
+        def __init__(self, transaction: AppendTransaction) -> None:
+            self._transaction = transaction
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._transaction, name)
+
+        def append(self, batch: Batch) -> Sequence[int]:
+            check(batch)
+            return self._transaction.append(batch)
+
+    class Picky(InMemoryEventLog):
+        """A log that cannot store what one command wrote."""
+
+        def append_after(self, head: int, batch: Batch) -> Sequence[int]:
+            check(batch)
+            return super().append_after(head, batch)
+
+        @contextmanager
+        def appending(self) -> Iterator[AppendTransaction]:
+            with super().appending() as transaction:
+                yield cast(AppendTransaction, Checked(transaction))
+
+    log = Picky()
+    engine = started(log, notes)
+    engine.execute(asks("warm", barrel="other"))
+    futures = engine.submit_many([asks(str(n), barrel=f"b{n}") for n in range(136)])
+    poison = engine.submit(asks("poison"))
+    later = engine.submit_many([asks(f"later-{n}", barrel=f"c{n}") for n in range(63)])
+    assert all(answer.accepted for answer in answers(futures + later))
+    with pytest.raises(HandlerFailed, match="cannot be encoded"):
+        poison.result(PATIENCE_SECONDS)
+    assert glasses(log) == []
+    engine.stop()
+
+
+def test_more_than_one_transaction_should_hold_is_decided_in_several_and_in_order(log: Gated, notes: Notes) -> None:
+    engine = started(log, notes, EngineSettings(batch_events_max=2))
+    futures = engine.submit_many([asks(str(n), barrel=f"b{n // 3}") for n in range(9)])
+    assert [answer.data["glass"] for answer in answers(futures)] == [1, 2, 3] * 3
+    assert max(notes.batches) == 2
+    engine.stop()
+
+
+def test_a_queue_is_bounded_in_bytes_too_and_lets_in_again_what_it_has_room_for(log: Gated) -> None:
+    size = len(asks("1").content())
+    engine = Engine(log, HANDLERS, EngineSettings(queue_bytes_max=2 * size))
+    waiting = engine.submit_many([asks("1"), asks("2")])
+    with pytest.raises(Busy, match=f"2 commands of {2 * size} bytes"):
+        engine.submit(asks("3"))
+    engine.start()
+    answers(waiting)
+    assert engine.execute(asks("3")).accepted
+    engine.stop()
+
+
+def test_a_store_that_went_away_answers_so_and_the_engine_goes_on_when_it_is_back(log: Gated, notes: Notes) -> None:
+    class Away(Gated):
+        away = False
+
+        def appending(self):  # type: ignore[no-untyped-def]
+            if self.away:
+                raise StoreUnavailable("gone")
+            return super().appending()
+
+        def glancing(self):  # type: ignore[no-untyped-def]
+            if self.away:
+                raise StoreUnavailable("gone")
+            return super().glancing()
+
+    away = Away()
+    engine = started(away, notes)
+    engine.execute(asks("1"))
+    away.away = True
+    with pytest.raises(StoreUnavailable):
+        engine.execute(asks("2"))
+    away.away = False
+    assert engine.execute(asks("2")).data == {"glass": 2}
+    with away.reading() as view:
+        assert CommandKey(REALM, "2") in view.answers([CommandKey(REALM, "2")])
+        assert len(view.histories([stream_id(REALM, BARREL.name, "b")])) == 1
+    engine.stop()
