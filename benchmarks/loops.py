@@ -37,6 +37,9 @@ class BatchSizes:
         self._sizes.append(tickets)
         self._events += events
 
+    def batch_overtaken(self, tickets: int) -> None:
+        """Decided again; nothing was lost but time."""
+
     def batch_failed(self, tickets: int, error: Exception) -> None:
         """On the committer thread."""
         self._failures += 1
