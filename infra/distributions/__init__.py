@@ -1,0 +1,1 @@
+"""Distributions: lists of users become coupons, a chunk at a time, by whoever runs them."""

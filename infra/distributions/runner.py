@@ -1,0 +1,223 @@
+"""Carries distributions out: sends their chunks, several under way at once, until each is done or told to stop."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Final, Protocol
+
+import psycopg
+
+from command.domain.distribution import DISTRIBUTION, Distribution
+from command.engine import Busy, EngineStopped
+from command.ports import EventLog, StoreUnavailable
+from command.states import SnapshotFormats, fold
+from contracts.commands import Command, IssueDistributionChunk, PauseDistribution
+from contracts.envelope import Answer, CommandEnvelope
+from infra.postgres import distributions
+from infra.postgres.connections import connect, translated
+from infra.postgres.distributions import Job
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "distribution"
+ANSWER_SECONDS_MAX: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """Bounds of a runner. ``chunks_ahead``: under way at once; ``chunks_per_turn``: before others have their turn."""
+
+    chunks_ahead: int = 4
+    chunks_per_turn: int = 32
+    poll_seconds: float = 0.2
+    backoff_seconds_first: float = 0.1
+    backoff_seconds_max: float = 5.0
+
+
+class CommandSink(Protocol):
+    """What a runner needs of the engine."""
+
+    def submit_many(self, envelopes: Sequence[CommandEnvelope]) -> list[Future[Answer]]:
+        """Queue commands, kept together and in order. Raises Busy or EngineStopped."""
+        ...
+
+
+class DistributionRunner:
+    """One thread over all distributions of a store. Several runners may run: each distribution is worked on by one."""
+
+    def __init__(self, dsn: str, log: EventLog, engine: CommandSink, settings: RunnerSettings | None = None) -> None:
+        self._dsn = dsn
+        self._log = log
+        self._engine = engine
+        self._settings = settings or RunnerSettings()
+        self._formats = SnapshotFormats()
+        self._connection: psycopg.Connection[Any] | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="distributions", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 20.0) -> None:
+        """Send nothing more, wait for the answers that are under way, and stop."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back, and with it every lock."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(psycopg.Error):
+                connection.close()
+
+    def run_once(self) -> int:
+        """One turn for every distribution that runs; returns how many rows were decided.
+
+        Raises StoreUnavailable, Busy, EngineStopped or HandlerFailed: whatever was under way is found in the log.
+        """
+        decided = 0
+        with translated():
+            for job in distributions.open_jobs(self._cursor()):
+                if self._stopping.is_set():
+                    break
+                decided += self._turn(job)
+        return decided
+
+    def _run(self) -> None:
+        backoff = self._settings.backoff_seconds_first
+        while not self._stopping.is_set():
+            try:
+                decided = self.run_once()
+            except Exception as error:
+                if isinstance(error, EngineStopped) and self._stopping.is_set():
+                    return
+                passing = isinstance(error, Busy | StoreUnavailable)
+                logger.log(
+                    logging.WARNING if passing else logging.ERROR,
+                    "distributions_interrupted",
+                    exc_info=not passing,
+                    extra={"reason": str(error)},
+                )
+                self.close()
+                self._stopping.wait(backoff)
+                backoff = min(2 * backoff, self._settings.backoff_seconds_max)
+            else:
+                backoff = self._settings.backoff_seconds_first
+                if not decided:
+                    self._stopping.wait(self._settings.poll_seconds)
+
+    def _turn(self, job: Job) -> int:
+        if job.status == "paused":
+            return 0
+        with self._locked(job) as is_ours:
+            if not is_ours:
+                return 0
+            if job.status != "running":
+                distributions.finish(self._cursor(), job)
+                return 0
+            state = self._state_of(job)  # Under the lock: whoever had it before us may have moved on meanwhile.
+            after = self._send_chunks(job, state)
+            return after - state.next_row
+
+    def _send_chunks(self, job: Job, state: Distribution) -> int:
+        """Send the next chunks in order, several ahead of their answers; returns which row is next then."""
+        next_row = state.next_row
+        rows = distributions.chunks(self._cursor(), job, next_row, self._settings.chunks_per_turn)
+        if state.status != "running":
+            return next_row
+        if not rows or rows[0][0] != next_row:
+            self._give_up(job, state)
+            return next_row
+        under_way: deque[Future[Answer]] = deque()
+        waiting = deque(takewhile(_Follows(next_row), rows))
+        while waiting or under_way:
+            while waiting and len(under_way) < self._settings.chunks_ahead and not self._stopping.is_set():
+                under_way.append(self._send(job, state, *waiting.popleft()))
+            if not under_way:
+                break
+            answer = _answer(under_way.popleft())
+            if answer.accepted:
+                next_row = answer.data["next_row"]
+            else:  # Paused, cancelled, or somebody else's turn: nothing behind it can have been decided either.
+                waiting.clear()
+        return next_row
+
+    def _send(self, job: Job, state: Distribution, first_row: int, user_ids: Sequence[str]) -> Future[Answer]:
+        command = IssueDistributionChunk(
+            distribution_id=job.distribution_id, first_row=first_row, user_ids=tuple(user_ids)
+        )
+        # A pause refuses chunks for good; each run asks anew. So does whoever was out of turn once, by the row it
+        # thinks is next: the row itself, unless chunks before it were lost on the way.
+        name = f"{state.runs}:{first_row}" if first_row != state.next_row else f"{state.runs}:{first_row}:next"
+        (future,) = self._engine.submit_many([self._envelope(job, name, command)])
+        return future
+
+    def _give_up(self, job: Job, state: Distribution) -> None:
+        """Without its list nothing can go on: whoever looks is told, and may cancel it and start the rest anew."""
+        reason = f"the list of users is missing from row {state.next_row} on; cancel, and distribute the rest anew"
+        logger.error("distribution_list_missing", extra={"stream": job.stream, "row": state.next_row})
+        command = PauseDistribution(distribution_id=job.distribution_id, reason=reason)
+        (future,) = self._engine.submit_many([self._envelope(job, f"{state.runs}:{state.next_row}:missing", command)])
+        _answer(future)
+
+    def _envelope(self, job: Job, name: str, command: Command) -> CommandEnvelope:
+        return CommandEnvelope(
+            realm=job.realm,
+            command_id=f"{PREFIX}:{job.distribution_id}:{name}",
+            command=command,
+            actor=job.actor,
+            correlation_id=job.correlation_id,
+            traceparent=job.traceparent,
+        )
+
+    def _state_of(self, job: Job) -> Distribution:
+        hashes = self._formats.hashes((DISTRIBUTION,))
+        with self._log.reading() as view:
+            history = view.histories((job.stream,), schema_hashes=hashes).get(job.stream)
+        state: Distribution = fold(DISTRIBUTION, history, self._formats).state
+        return state
+
+    @contextmanager
+    def _locked(self, job: Job) -> Iterator[bool]:
+        cursor = self._cursor()
+        is_ours = distributions.try_lock(cursor, job)
+        try:
+            yield is_ours
+        finally:
+            if is_ours and not cursor.connection.closed:
+                with suppress(psycopg.Error):  # Then the session is gone, and the lock with it.
+                    distributions.unlock(cursor, job)
+
+    def _cursor(self) -> psycopg.Cursor[Any]:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._dsn, name="distributions", autocommit=True)
+        return self._connection.cursor()
+
+
+class _Follows:
+    """Whether a chunk begins where the one before ended."""
+
+    def __init__(self, next_row: int) -> None:
+        self._next_row = next_row
+
+    def __call__(self, chunk: tuple[int, list[str]]) -> bool:
+        first_row, user_ids = chunk
+        follows = first_row == self._next_row
+        self._next_row = first_row + len(user_ids)
+        return follows
+
+
+def _answer(future: Future[Answer]) -> Answer:
+    try:
+        return future.result(ANSWER_SECONDS_MAX)
+    except FutureTimeout:
+        raise StoreUnavailable(f"no answer within {ANSWER_SECONDS_MAX:.0f} s; the log will tell") from None
