@@ -1,14 +1,17 @@
 """Everything that can be set from outside: read once, validated at start, handed to child processes."""
 
+import json
 import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from contracts.placement import Placement
 
 ENV_PREFIX = "TESSERA_"
 FILE_NAME = "tessera.toml"
@@ -33,6 +36,7 @@ _PostgresDsn = Annotated[str, _url_of("postgresql", "postgres")]
 _RedisUrl = Annotated[str, _url_of("redis", "rediss", "unix")]
 _HttpUrl = Annotated[str, _url_of("http", "https")]
 _Port = Annotated[int, Field(ge=1, le=65_535)]
+_Shard = Annotated[int, Field(ge=0, le=32_767)]
 
 
 class Settings(BaseSettings):
@@ -52,7 +56,13 @@ class Settings(BaseSettings):
     clickhouse_url: _HttpUrl = Field(repr=False, description="http://user:password@host:port/database")
 
     data_dir: Path = Field(DEFAULT_DATA_DIR, description="Where embedded engines keep their data; holds tessera.toml.")
-    shard: int = Field(0, ge=0, le=32_767, description="Which event store this is, when there are several.")
+    shard: _Shard = Field(0, description="Which event store this is, when there are several.")
+    shard_dsns: dict[_Shard, _PostgresDsn] = Field({}, repr=False, description='The other stores: {"1": DSN}')
+    default_shard: _Shard | None = Field(None, description="Where tenants live that nobody placed; else the lowest.")
+    tenant_shards: dict[str, _Shard] = Field({}, description='Where tenants live: {"acme": 1, "acme/outlet": 0}')
+    spread_tenants: dict[str, dict[_Shard, str]] = Field(
+        {}, description='Tenants over several shards, by slot: {"giant": {"0": "0-511", "1": "512-1023"}}'
+    )
 
     http_host: str = Field("127.0.0.1", min_length=1)
     http_port: _Port = 8080
@@ -100,11 +110,39 @@ class Settings(BaseSettings):
         except tomllib.TOMLDecodeError as error:
             raise SettingsError(f"{FILE_NAME} in the data folder is no TOML: {error}") from None
 
+    @model_validator(mode="after")
+    def _shards_can_be_meant(self) -> Self:
+        Placement.of(  # Checked at start; made when it is asked for.
+            self.stores, default=self.default_shard, tenants=self.tenant_shards, spread=self.spread_tenants
+        )
+        return self
+
+    @property
+    def stores(self) -> dict[int, str]:
+        """Every event store: shard -> DSN, in order."""
+        return dict(sorted({**self.shard_dsns, self.shard: self.postgres_dsn}.items()))
+
+    @property
+    def placement(self) -> Placement:
+        """Which shard holds what."""
+        return Placement.of(
+            self.stores, default=self.default_shard, tenants=self.tenant_shards, spread=self.spread_tenants
+        )
+
+    def at_shard(self, shard: int) -> Self:
+        """The same settings as seen from one of the stores."""
+        stores = self.stores
+        return self.model_copy(update={"shard": shard, "postgres_dsn": stores[shard], "shard_dsns": stores})
+
     def to_env(self) -> dict[str, str]:
         """These settings as environment variables, for child processes."""
         values = self.model_dump(mode="json", exclude_none=True)
         values["data_dir"] = str(self.data_dir.absolute())  # A child may run in another folder.
-        return {variable(name): str(value) for name, value in values.items()}
+        return {variable(name): _as_text(value) for name, value in values.items()}
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def variable(field: str) -> str:
@@ -117,6 +155,8 @@ def _explain(error: ValidationError) -> str:
 
 
 def _explain_one(error: ErrorDetails) -> str:
+    if not error["loc"]:  # Of several settings together: the shards.
+        return f"the shards cannot be meant: {error['msg'].removeprefix('Value error, ')}"
     name = str(error["loc"][0])
     known = Settings.model_fields.get(name)
     if known is None:

@@ -35,6 +35,7 @@ _EDGE: Final[dict[str, tuple[HTTPStatus, bool]]] = {
     "route_unknown": (HTTPStatus.NOT_FOUND, False),
     "method_not_allowed": (HTTPStatus.METHOD_NOT_ALLOWED, False),
     "command_in_flight": (HTTPStatus.CONFLICT, True),
+    "not_placeable": (HTTPStatus.UNPROCESSABLE_ENTITY, False),
     "body_too_large": (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, False),
     "busy": (HTTPStatus.SERVICE_UNAVAILABLE, True),
     "stopping": (HTTPStatus.SERVICE_UNAVAILABLE, True),
