@@ -6,7 +6,6 @@ sections of ``docs/performance.md`` are rewritten from it. ``--check`` says whet
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -47,11 +46,12 @@ def merged(results: Sequence[Result]) -> dict[str, Any]:
 def rewritten(document: str, result: Result) -> str:
     """The document with every marked section made from the result. Raises NotFromHere."""
     for name, section in SECTIONS.items():
-        pattern = re.compile(rf"(<!-- measured: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        body = "\n".join(section(result))
-        document, count = pattern.subn(lambda found, body=body: f"{found[1]}\n{body}\n\n{found[2]}", document)
-        if count != 1:
-            raise NotFromHere(f"the section {name!r} is there {count} times")
+        start, end = f"<!-- measured: {name} -->\n", "<!-- end -->"
+        before, found, rest = document.partition(start)
+        _, closed, after = rest.partition(end)
+        if not (found and closed) or start in after:
+            raise NotFromHere(f"{DOCUMENT.name} must have the section {name!r} once, and its end")
+        document = before + start + "\n" + "\n".join(section(result)) + "\n\n" + end + after
     return document
 
 
