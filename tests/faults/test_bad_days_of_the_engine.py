@@ -1,0 +1,230 @@
+"""Poison in a batch, clocks that step back, a queue that is full, a stop with a hundred thousand commands in it."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from command.engine import Busy, Engine, EngineSettings, EngineStopped, HandlerFailed
+from command.handlers import HANDLERS
+from command.handlers.handler import Handlers
+from command.unit_of_work import UnitOfWork
+from contracts.access import ROLES
+from contracts.commands import ClaimCoupon, Command, NoteOrder
+from contracts.envelope import Answer, CommandEnvelope
+from infra.bootstrap import ReadSide, create_key, http_application
+from infra.postgres.log import PostgresEventLog
+from infra.postgres.recorder import APPEND_LOCK_CLASS
+from tests.audit import Acknowledged, audit, violations
+from tests.builders import REALM, claim, template
+from tests.faults.conftest import engine_on
+from tests.faults.shop import ALWAYS, sold
+from tests.integration.http.conftest import serving, settings_for
+from tests.unit.http.conftest import FakeModels
+
+pytestmark = pytest.mark.faults
+
+BATCH = 300
+POISONED = 137
+LONG = os.environ.get("TESSERA_TEST_EFFORT") == "long"
+QUEUED = 100_000
+
+
+def sent(command_id: str, command: Command) -> CommandEnvelope:
+    """A command on its way in."""
+    return CommandEnvelope(REALM, command_id, command, "tester", "corr")
+
+
+def claims(count: int) -> list[CommandEnvelope]:
+    """Claims by as many users."""
+    return [sent(f"claim-{number}", claim(f"u{number}", "wide")) for number in range(count)]
+
+
+def told(pairs: dict[str, Answer]) -> list[Acknowledged]:
+    """As the audit wants them."""
+    return [Acknowledged.of(REALM, command_id, answer) for command_id, answer in pairs.items()]
+
+
+# Poison.
+
+
+def breaks(_uow: UnitOfWork, _command: ClaimCoupon) -> dict[str, Any]:
+    """A defect."""
+    raise ZeroDivisionError
+
+
+def cannot_be_stored(uow: UnitOfWork, command: ClaimCoupon) -> dict[str, Any]:
+    """A defect that shows only when its batch is stored."""
+    return {**HANDLERS[ClaimCoupon].handle(uow, command), "note": "\0"}
+
+
+@pytest.mark.parametrize("defect", [breaks, cannot_be_stored])
+def test_a_poisoned_command_fails_alone_and_the_rest_of_its_batch_is_stored(shop: str, defect: Any) -> None:
+    sound = HANDLERS[ClaimCoupon]
+    poisoned = f"u{POISONED}"
+
+    def handle(uow: UnitOfWork, command: ClaimCoupon) -> dict[str, Any]:
+        return defect(uow, command) if command.user_id == poisoned else sound.handle(uow, command)
+
+    batch = claims(BATCH)
+    handlers: Handlers = {**HANDLERS, ClaimCoupon: replace(sound, handle=handle)}
+    with engine_on(shop, handlers=handlers) as engine:
+        futures = engine.submit_many(batch)
+        with pytest.raises(HandlerFailed):
+            futures[POISONED].result(60)
+        answers = {
+            each.command_id: future.result(60)
+            for number, (each, future) in enumerate(zip(batch, futures, strict=True))
+            if number != POISONED
+        }
+    assert all(answer.accepted for answer in answers.values())
+    assert sold(shop, "wide") == BATCH - 1
+    assert audit(shop, told(answers)) == []
+    with engine_on(shop) as mended:  # A defect is not an answer: the same id works once it is gone.
+        assert mended.execute(batch[POISONED]).accepted
+    assert violations(shop) == []
+
+
+# Clocks.
+
+
+@contextmanager
+def set_clock(dsn: str) -> Iterator[Any]:
+    """A database whose clock can be set; yields (a DSN under which it shows, how to set it off by so much)."""
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute("CREATE SCHEMA clocks")
+        admin.execute("CREATE TABLE clocks.off (by interval)")
+        admin.execute("INSERT INTO clocks.off VALUES ('0')")
+        for clock in ("clock_timestamp", "now", "statement_timestamp", "transaction_timestamp"):
+            admin.execute(
+                f"CREATE FUNCTION clocks.{clock}() RETURNS timestamptz LANGUAGE sql VOLATILE"
+                f" RETURN pg_catalog.{clock}() + (SELECT by FROM clocks.off)".encode()
+            )
+
+        def step(by: timedelta) -> None:
+            admin.execute("UPDATE clocks.off SET by = %s", (by,))
+
+        yield make_conninfo(dsn, options="-c search_path=clocks,pg_catalog,public"), step
+
+
+def test_a_clock_that_steps_back_does_not_take_the_store_with_it(shop: str) -> None:
+    hour = timedelta(hours=1)
+    with set_clock(shop) as (dsn, step), engine_on(dsn) as engine, engine_on(dsn) as other:
+        publish(engine, "brief", claim_until=datetime.now(UTC) + hour)
+        assert engine.execute(sent("1", claim("early", "brief"))).accepted
+        step(2 * hour)
+        assert engine.execute(sent("2", claim("late", "brief"))).code == "ended"
+        assert engine.execute(sent("3", claim("late", "wide"))).accepted
+        step(-2 * hour)
+        assert engine.execute(sent("4", claim("again", "brief"))).code == "ended"
+        assert other.execute(sent("5", claim("again", "brief"))).code == "ended"
+        assert other.execute(sent("6", claim("again", "wide"))).accepted
+    assert times_that_go_back(shop) == []
+    assert violations(shop) == []
+
+
+def test_engines_on_machines_with_another_clock_go_by_the_clock_of_the_store(shop: str) -> None:
+    days, here = timedelta(days=1), datetime.now(UTC)
+    with set_clock(shop) as (dsn, step), engine_on(dsn) as engine, engine_on(dsn) as other:
+        publish(engine, "over", claim_until=here + days)
+        publish(engine, "open", claim_from=here + 9 * days)
+        step(10 * days)
+        for each in (engine, other):
+            user = f"u-{id(each)}"
+            assert each.execute(sent(f"open-{user}", claim(user, "open"))).accepted
+            assert each.execute(sent(f"over-{user}", claim(user, "over"))).code == "ended"
+    with psycopg.connect(shop) as connection:
+        row = connection.execute(
+            "SELECT min(least(occurred_at, recorded_at)) FROM events WHERE type = 'coupon.claimed.v1'"
+        ).fetchone()
+    assert row is not None
+    assert row[0] > here + 9 * days
+    assert times_that_go_back(shop) == []
+
+
+def publish(engine: Engine, template_id: str, **terms: Any) -> None:
+    """A template that is active."""
+    for number, command in enumerate(template(template_id, **(ALWAYS | terms))):
+        assert engine.execute(sent(f"{template_id}-{number}", command)).accepted
+
+
+def times_that_go_back(dsn: str) -> list[Any]:
+    """Offsets of events that were recorded before an earlier one."""
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(
+            'SELECT "offset" FROM (SELECT "offset", recorded_at, lag(recorded_at) OVER (ORDER BY "offset") AS earlier'
+            " FROM events) AS each WHERE recorded_at < earlier"
+        ).fetchall()
+
+
+# Queues.
+
+
+def test_a_stop_with_a_full_queue_answers_everybody_or_says_that_nothing_was_stored(shop: str) -> None:
+    queued = [sent(f"note-{number}", NoteOrder(order_id=f"o{number}", status="shipped")) for number in range(QUEUED)]
+    settings = EngineSettings(queue_commands_max=QUEUED)
+    with closing(PostgresEventLog(shop)) as log:
+        engine = Engine(log, HANDLERS, settings)
+        futures = engine.submit_many(queued)  # Nothing is taken yet: all of them wait when it is asked to stop.
+        with pytest.raises(Busy):
+            engine.submit(queued[0])
+        engine.start()
+        engine.stop(timeout_seconds=0.5)
+        outcomes = [future.exception(30) or future.result() for future in futures]
+    kinds = Counter(type(outcome) for outcome in outcomes)
+    assert set(kinds) == {Answer, EngineStopped}, kinds
+    answered = {each.command_id: o for each, o in zip(queued, outcomes, strict=True) if isinstance(o, Answer)}
+    assert audit(shop, told(answered)) == []
+    with psycopg.connect(shop) as connection:
+        logged = connection.execute("SELECT count(*) FROM command_log WHERE starts_with(command_id, 'note-')")
+        assert logged.fetchone() == (kinds[Answer],), "somebody was told of a stop, but it was stored"
+    retried = queued if LONG else queued[kinds[Answer] - 1_000 :][:2_000]
+    with engine_on(shop, settings=settings) as another:
+        again = {each.command_id: f.result(120) for each, f in zip(retried, another.submit_many(retried), strict=True)}
+    assert all(answer.accepted for answer in again.values())
+    assert all(answer.replayed is (command_id in answered) for command_id, answer in again.items())
+    assert audit(shop, [*told(answered), *told(again)]) == []
+    assert violations(shop) == []
+
+
+async def test_callers_of_a_full_queue_are_told_when_to_come_back_and_then_are_served(shop: str) -> None:
+    settings = settings_for(shop).model_copy(update={"queue_commands_max": 5})
+    token = create_key(settings, REALM, role="admin", scopes=ROLES["admin"], label="test")
+    models = FakeModels()
+    with (
+        http_application(settings, read_side=ReadSide(models, models, {})) as app,
+        serving(app) as url,
+        psycopg.connect(shop, autocommit=True) as admin,
+    ):
+        headers = {"Authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+
+            async def post(user: int) -> httpx.Response:
+                body, key = {"user_id": f"u{user}"}, {"Idempotency-Key": f"key-{user}"}
+                return await client.post("/v1/templates/wide/claims", json=body, headers=key)
+
+            admin.execute("SELECT pg_advisory_lock(%s, 0)", (APPEND_LOCK_CLASS,))
+            requests = [asyncio.create_task(post(user)) for user in range(40)]
+            await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)  # Nobody is served yet: it is a refusal.
+            admin.execute("SELECT pg_advisory_unlock(%s, 0)", (APPEND_LOCK_CLASS,))
+            first = dict(enumerate(await asyncio.gather(*requests)))
+            busy = {user: response for user, response in first.items() if response.status_code != 201}
+            with psycopg.connect(shop) as connection:
+                rows = connection.execute("SELECT command_id FROM command_log WHERE starts_with(command_id, 'key-')")
+                assert {row[0] for row in rows} == {f"key-{user}" for user in first.keys() - busy.keys()}
+            second = [await post(user) for user in busy]
+    assert 0 < len(busy) < len(first)
+    for response in busy.values():
+        assert (response.status_code, response.json()["code"]) == (503, "busy")
+        assert int(response.headers["retry-after"]) > 0
+    assert {response.status_code for response in second} == {201}
+    assert sold(shop, "wide") == len(first)
