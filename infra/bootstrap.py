@@ -4,11 +4,12 @@ Everything is a context manager: parts start in the order in which they are ente
 that whoever uses something is gone before what it uses.
 """
 
+import asyncio
 import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from command.engine import Engine, EngineObserver, EngineSettings, EngineStopped
 from command.handlers import HANDLERS
+from command.ports import CommandKey, LoggedAnswer
 from contracts.identity import Realm
 from infra import memory
 from infra.postgres import api_keys, dead_letters, positions
@@ -30,7 +32,9 @@ from infra.telemetry.tracing import Tracing, make_provider
 if TYPE_CHECKING:
     from infra.http.app import Application, HttpParts, Lifespan
     from infra.http.health import Check
+    from infra.http.hints import ClaimHints
     from infra.projections.ports import FollowerStatus
+    from infra.redis.hints import RedisHints
     from query.ports import ReadModels, Reports
 
 # Threads for what blocks: dry runs, key look-ups, histories, metrics. Each holds at most one connection.
@@ -149,6 +153,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     from infra.http.histories import LogHistories
     from infra.http.outcomes import CheckoutWatch
     from infra.http.reads import ReadLimits
+    from infra.redis.hints import RedisHints
     from infra.telemetry.traced import TracedQueue
 
     metrics = Metrics()
@@ -169,6 +174,9 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     async def store_answers() -> None:
         await histories.position()
 
+    shared_hints = RedisHints.at(settings.redis_url) if settings.claim_hint_ms else None
+    hints = _claim_hints(settings, side.log, blocking, shared_hints, metrics) if shared_hints else None
+
     async def engine_runs() -> None:
         if not side.engine.is_running:
             raise EngineStopped("the committer does not run")
@@ -186,14 +194,30 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
             "facts": reads.reports.position,
             "log": histories.position,
         },
-        lifespan=_closing(reads.close),
+        lifespan=_closing(reads.close, shared_hints.close if shared_hints else None),
         readiness=Readiness({"store": store_answers, "engine": engine_runs, **reads.checks}),
         metrics=metrics,
         blocking=blocking,
         tracing=tracing,
         command_limits=CommandLimits(settings.http_body_bytes_max, settings.order_wait_ms),
         read_limits=ReadLimits(settings.min_position_wait_ms),
+        hints=hints,
     )
+
+
+def _claim_hints(
+    settings: Settings, log: PostgresEventLog, blocking: Executor, shared: "RedisHints", metrics: Metrics
+) -> "ClaimHints":
+    from infra.http.hints import ClaimHints
+
+    def look(keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
+        with log.reading() as view:
+            return view.answers(keys)
+
+    async def logged(keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
+        return await asyncio.get_running_loop().run_in_executor(blocking, look, keys)
+
+    return ClaimHints(settings.claim_hint_ms / 1_000, logged, shared, metrics)
 
 
 @contextmanager
@@ -275,14 +299,15 @@ class StoreLookups:
         ]
 
 
-def _closing(close: Callable[[], Awaitable[None]] | None) -> "Lifespan":
+def _closing(*closes: Callable[[], Awaitable[None]] | None) -> "Lifespan":
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            if close is not None:
-                await close()
+            for close in closes:
+                if close is not None:
+                    await close()
 
     return lifespan
 

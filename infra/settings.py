@@ -70,6 +70,9 @@ class Settings(BaseSettings):
 
     batch_commands_max: int = Field(500, ge=1, le=10_000, description="Commands decided and appended together.")
     queue_commands_max: int = Field(20_000, ge=1, description="Commands waiting; beyond that callers are told to wait.")
+    claim_hint_ms: int = Field(
+        0, ge=0, le=10_000, description="How long a refused claim lets like ones be told so by a hint; 0: never."
+    )
     lock_ttl_seconds: int = Field(900, ge=1, description="How long a coupon stays locked for an unpaid order.")
     order_wait_ms: int = Field(2_000, ge=0, le=60_000, description="How long placing an order waits for its locks.")
     min_position_wait_ms: int = Field(2_000, ge=0, le=60_000, description="How long a read waits for `min_position`.")

@@ -23,6 +23,7 @@ from infra.http.commands import CheckoutOutcomes, CommandLimits, DryRun, HttpCom
 from infra.http.dispatch import Dispatcher
 from infra.http.edge import Edge, Exchange, GuardedRoute
 from infra.http.health import Readiness
+from infra.http.hints import ClaimHints
 from infra.http.openapi import document
 from infra.http.problems import Problem
 from infra.http.reads import HttpReads, Positions, ReadLimits
@@ -54,6 +55,7 @@ class HttpParts:
     command_limits: CommandLimits = field(default_factory=CommandLimits)
     read_limits: ReadLimits = field(default_factory=ReadLimits)
     lifespan: Lifespan | None = None
+    hints: ClaimHints | None = None
 
 
 class Application(FastAPI):
@@ -62,7 +64,12 @@ class Application(FastAPI):
     def __init__(self, parts: HttpParts) -> None:
         super().__init__(lifespan=parts.lifespan, openapi_url=None, docs_url=None, redoc_url=None)
         self._commands = HttpCommands(
-            AnswerBridge(parts.queue), parts.dry_run, parts.outcomes, parts.blocking, parts.command_limits
+            AnswerBridge(parts.queue),
+            parts.dry_run,
+            parts.outcomes,
+            parts.blocking,
+            parts.command_limits,
+            hints=parts.hints,
         )
         self._reads = HttpReads(parts.positions, parts.read_limits)
         # Straight into one flat list: nothing here needs what nested routers can do.

@@ -17,7 +17,7 @@ from command.api import BATCH_COMMANDS_MAX, SCOPE_OF_COMMAND, CommandRoute
 from command.ports import CommandKey
 from command.upstream_names import UntranslatableEvent, translate
 from contracts.access import Caller, Scope
-from contracts.commands import Command, PlaceOrder, QuoteOrder
+from contracts.commands import ClaimCoupon, Command, PlaceOrder, QuoteOrder
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.registry import UnknownCommandType, command_class
@@ -26,7 +26,8 @@ from infra.http.access import require_scope
 from infra.http.bodies import malformed, parse_command, parse_json, problem_of, read_body
 from infra.http.bridge import AnswerBridge
 from infra.http.edge import Endpoint, Exchange, problem_for
-from infra.http.problems import FieldError, Problem, pointer_to
+from infra.http.hints import ClaimHints
+from infra.http.problems import RETRY_AFTER_SECONDS, WORDS, FieldError, Problem, pointer_to
 from infra.http.reply import JsonReply
 from infra.telemetry.ids import new_id
 
@@ -90,6 +91,7 @@ class HttpCommands:
         blocking: Executor,
         limits: CommandLimits,
         *,
+        hints: ClaimHints | None = None,
         upstream_currency: Callable[[Realm], str] = lambda _realm: "USD",
     ) -> None:
         self._bridge = bridge
@@ -97,6 +99,7 @@ class HttpCommands:
         self._outcomes = outcomes
         self._blocking = blocking
         self._limits = limits
+        self._hints = hints
         self._upstream_currency = upstream_currency
         self._in_flight: set[CommandKey] = set()
 
@@ -104,6 +107,7 @@ class HttpCommands:
         """The endpoint of one route."""
         send = self._send_and_await_checkout if route.awaits_checkout else self._send
         created = HTTPStatus.CREATED if route.creates else HTTPStatus.OK
+        hints = self._hints if route.command is ClaimCoupon else None
 
         async def endpoint(exchange: Exchange) -> Response:
             raw = await read_body(exchange.raw_headers, exchange.receive, self._limits.body_bytes_max)
@@ -112,6 +116,8 @@ class HttpCommands:
             envelope = _envelope(exchange, command, _command_id(exchange))
             if query:
                 return await self._dry(envelope, query)
+            if hints is not None:
+                await self._require_no_hint(hints, envelope, is_new=envelope.command_id == exchange.made_id)
             return await send(envelope, created)
 
         return endpoint
@@ -216,9 +222,18 @@ class HttpCommands:
             answer = await self._bridge.ask(envelope)
         finally:
             self._in_flight.discard(key)
+        if self._hints is not None:
+            self._hints.heard(envelope, answer)
         if not answer.accepted:
             raise _refused(envelope.command_id, answer)
         return answer
+
+    async def _require_no_hint(self, hints: ClaimHints, envelope: CommandEnvelope, *, is_new: bool) -> None:
+        """Raises Problem for a claim that would be refused; one that is on its way already is no matter of hints."""
+        if CommandKey(envelope.realm, envelope.command_id) in self._in_flight:
+            return
+        if (code := await hints.foresee(envelope, is_new=is_new)) is not None:
+            raise _hinted(envelope.command_id, code)
 
     async def _dry(self, envelope: CommandEnvelope, query: Mapping[str, str]) -> Response:
         """``dry_run=true`` (and ``at=``): the answer that would be given, marked as such."""
@@ -276,6 +291,8 @@ class HttpCommands:
             problem = problem_for(error if isinstance(error, Exception) else RuntimeError(str(error)))
             return {"command_id": item.command_id, **problem.body(exchange.request_id)}
         answer = item.answer.result()
+        if self._hints is not None and item.envelope is not None:
+            self._hints.heard(item.envelope, answer)
         if not answer.accepted:
             return _refused(item.command_id, answer).body(exchange.request_id)
         return {**_answer_body(item.command_id, answer), "replayed": answer.replayed}
@@ -354,6 +371,16 @@ def _refused(command_id: str, answer: Answer, **members: Any) -> Problem:
         **members,
     }
     return Problem(answer.code, answer.detail, extra=extra, headers=headers)
+
+
+def _hinted(command_id: str, code: str) -> Problem:
+    """A refusal that nobody decided: not stored, not final."""
+    detail = (
+        f"{WORDS[code]} This is a hint, nothing was decided: retry with the same Idempotency-Key to have it decided"
+    )
+    headers = {"idempotency-key": command_id, "retry-after": str(RETRY_AFTER_SECONDS)}
+    extra = {"hint": True, "command_id": command_id, "data": {}}
+    return Problem(code, detail, extra=extra, headers=headers, retryable=True)
 
 
 def _in_flight(command_id: str) -> Problem:

@@ -221,6 +221,10 @@ _FIXED_SCHEMAS: Final[dict[str, Schema]] = {
             "detail": _TEXT,
             "code": {**_TEXT, "examples": sorted(known_codes())},
             "retryable": {"type": "boolean", "description": "May the same request, with the same id, be sent again?"},
+            "hint": {
+                "const": True,
+                "description": "A foreseen refusal: nothing was decided or stored. With the same id it is decided.",
+            },
             "errors": {
                 "type": "array",
                 "items": {

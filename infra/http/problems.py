@@ -67,6 +67,7 @@ class Problem(Exception):
         errors: Sequence[FieldError] = (),
         extra: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
+        retryable: bool | None = None,
     ) -> None:
         super().__init__(detail)
         self.code = code
@@ -75,6 +76,8 @@ class Problem(Exception):
         self.extra = extra or {}
         self.headers = dict(headers or {})
         self.status, self.retryable = status_of(code)
+        if retryable is not None:
+            self.retryable = retryable
 
     def body(self, request_id: str) -> dict[str, Any]:
         """The problem as JSON members. Ours win over ``extra`` members of the same name."""
@@ -129,3 +132,5 @@ def _status_of_refusal(refusal: type[Refusal]) -> HTTPStatus:
 
 
 _REFUSAL_STATUS: Final = {refusal.code: _status_of_refusal(refusal) for refusal in _descendants(Refusal)}
+# What a refusal says when it has nothing particular to say.
+WORDS: Final = {refusal.code: (refusal.__doc__ or "").strip() for refusal in _descendants(Refusal)}

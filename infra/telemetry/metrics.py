@@ -46,6 +46,10 @@ class Metrics:
         self._commands = Counter("tessera_commands", "Commands answered.", ("type", "outcome"), registry=here)
         self._refusals = Counter("tessera_refusals", "Commands refused, by reason.", ("type", "code"), registry=here)
         self._problems = Counter("tessera_http_problems", "Requests answered with a problem.", ("code",), registry=here)
+        self._hints = Counter("tessera_claim_hints", "Claims answered with a hint.", ("code",), registry=here)
+        self._hint_failures = Counter(
+            "tessera_claim_hint_store_failures", "Times that Redis did not answer about hints.", registry=here
+        )
         self._batch_commands = Histogram(
             "tessera_append_batch_commands", "Commands per transaction.", buckets=_SIZES, registry=here
         )
@@ -122,6 +126,16 @@ class Metrics:
     def command_answered_with(self, code: str) -> None:
         """A problem left: a refusal, or one of the edge's own."""
         self._problems.labels(code).inc()
+
+    # What hints tell.
+
+    def hint_given(self, code: str) -> None:
+        """A claim was answered with a hint."""
+        self._hints.labels(code).inc()
+
+    def hint_store_failed(self) -> None:
+        """Redis did not answer in time, or not at all; it is left alone for a while."""
+        self._hint_failures.inc()
 
     # What followers tell.
 

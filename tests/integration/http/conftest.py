@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
@@ -54,17 +55,16 @@ def serving(app: Application) -> Iterator[str]:
             assert not thread.is_alive()
 
 
-def settings_for(dsn: str) -> Settings:
-    """Settings with a database of one's own; Redis and ClickHouse are not asked."""
-    return Settings.load(
-        postgres_dsn=dsn, redis_url="redis://127.0.0.1:1/0", clickhouse_url="http://127.0.0.1:1/none", order_wait_ms=500
-    )
+def settings_for(dsn: str, **given: Any) -> Settings:
+    """Settings with a database of one's own; Redis and ClickHouse are not asked, unless they are given."""
+    nowhere = {"redis_url": "redis://127.0.0.1:1/0", "clickhouse_url": "http://127.0.0.1:1/none"}
+    return Settings.load(**{"postgres_dsn": dsn, **nowhere, "order_wait_ms": 500, **given})
 
 
 @contextmanager
-def api(dsn: str, tracing: Tracing | None = None) -> Iterator[Server]:
+def api(dsn: str, tracing: Tracing | None = None, **given: Any) -> Iterator[Server]:
     """The API over a database, with an admin's key for acme and read models in memory."""
-    settings = settings_for(dsn)
+    settings = settings_for(dsn, **given)
     token = create_key(settings, ACME, role="admin", scopes=ROLES["admin"], label="test")
     models = FakeModels()
     with ExitStack() as stack:

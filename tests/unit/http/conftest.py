@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from command.engine import Engine
-from command.handlers.handler import Handler
+from command.handlers.handler import Handler, Handlers
 from command.unit_of_work import UnitOfWork
 from contracts import commands as c
 from contracts.access import ROLES
@@ -24,6 +25,7 @@ from infra.http.access import KeyRing
 from infra.http.app import Application, HttpParts, create_app
 from infra.http.commands import CommandLimits
 from infra.http.health import Readiness
+from infra.http.hints import ClaimHints
 from infra.http.histories import LogHistories
 from infra.http.reads import ReadLimits
 from infra.telemetry.metrics import Metrics
@@ -157,9 +159,20 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
+    """An edge whose handlers answer what a test needs."""
+    with edge(InMemoryEventLog(), handlers()) as made:
+        yield made
+
+
+@contextmanager
+def edge(
+    log: InMemoryEventLog,
+    table: Handlers,
+    make_hints: Callable[[InMemoryEventLog, Metrics], ClaimHints | None] = lambda _log, _metrics: None,
+) -> Iterator[World]:
     """An edge with one admin key for acme, one for globex and one that may only read."""
-    log, metrics = InMemoryEventLog(), Metrics()
-    engine = Engine(log, handlers(), observer=metrics)
+    metrics = Metrics()
+    engine = Engine(log, table, observer=metrics)
     engine.start()
     keys = {"acme": Key(), "globex": Key(GLOBEX), "analyst": Key(scopes=ROLES["analyst"])}
     models, outcomes = FakeModels(), FakeOutcomes()
@@ -187,6 +200,7 @@ def world() -> Iterator[World]:
             blocking=blocking,
             command_limits=CommandLimits(body_bytes_max=BODY_BYTES_MAX, order_wait_ms=50),
             read_limits=ReadLimits(min_position_wait_ms=50),
+            hints=make_hints(log, metrics),
         )
         yield World(log, engine, keys, models, outcomes, metrics, ready, create_app(parts))
         engine.stop()
@@ -195,9 +209,14 @@ def world() -> Iterator[World]:
 @pytest.fixture
 async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
     """A caller with acme's admin key."""
-    transport = httpx.ASGITransport(world.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://edge", headers=key_header("acme")) as client:
+    async with caller(world) as client:
         yield client
+
+
+def caller(world: World, prefix: str = "acme") -> httpx.AsyncClient:
+    """A caller with one of the keys."""
+    transport = httpx.ASGITransport(world.app)
+    return httpx.AsyncClient(transport=transport, base_url="http://edge", headers=key_header(prefix))
 
 
 def key_header(prefix: str, secret: str = SECRET) -> dict[str, str]:

@@ -1,0 +1,59 @@
+"""Asks for many things at once: what is wanted while an answer is under way goes together into the next question."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Final, Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+KEYS_MAX: Final = 1_000
+
+
+class Gathering(Generic[K, V]):
+    """One question at a time, each with up to KEYS_MAX keys; whoever asks waits for at most ``wait_seconds``."""
+
+    def __init__(self, ask: Callable[[Collection[K]], Awaitable[Mapping[K, V]]], wait_seconds: float) -> None:
+        self._ask = ask
+        self._wait_seconds = wait_seconds
+        self._wanted: deque[tuple[Collection[K], asyncio.Future[Mapping[K, V]]]] = deque()
+        self._asking: asyncio.Task[None] | None = None
+
+    async def find(self, keys: Collection[K]) -> Mapping[K, V]:
+        """What there is of these keys (and perhaps of others). Raises TimeoutError, and what asking raised."""
+        future: asyncio.Future[Mapping[K, V]] = asyncio.get_running_loop().create_future()
+        self._wanted.append((keys, future))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_all())
+        async with asyncio.timeout(self._wait_seconds):
+            return await future
+
+    async def _ask_all(self) -> None:
+        try:
+            while self._wanted:
+                await self._ask_next()
+        finally:
+            self._asking = None
+
+    async def _ask_next(self) -> None:
+        keys: set[K] = set()
+        waiting: list[asyncio.Future[Mapping[K, V]]] = []
+        while self._wanted and len(keys) < KEYS_MAX:
+            wanted, future = self._wanted.popleft()
+            if not future.done():  # Else nobody waits any more.
+                keys.update(wanted)
+                waiting.append(future)
+        if not waiting:
+            return
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                found = await self._ask(keys)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for those who asked.
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for future in waiting:
+                if not future.done():
+                    future.set_result(found)
