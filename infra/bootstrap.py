@@ -154,6 +154,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     from infra.http.outcomes import CheckoutWatch
     from infra.http.reads import ReadLimits
     from infra.redis.hints import RedisHints
+    from infra.sagas.first_step import first_step
     from infra.telemetry.traced import TracedQueue
 
     metrics = Metrics()
@@ -183,6 +184,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
 
     return HttpParts(
         queue=TracedQueue(side.engine, tracing),
+        first_step=first_step,  # Every coupon of an order lies in this store.
         dry_run=side.engine.dry_run,
         outcomes=watch,
         keys=KeyRing(lookups.find_key, blocking=door),

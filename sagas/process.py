@@ -13,6 +13,7 @@ M = TypeVar("M")
 Details = Mapping[str, Any]
 
 KIND: Final = "saga"
+COMMAND_ID_PREFIX: Final = "saga:"  # Of ids that are derived from facts; no caller may use it.
 
 
 class MemoryIsFull(Exception):
@@ -97,9 +98,13 @@ def saga_key(process: str, key: str) -> str:
     return f"{process}:{key}"
 
 
-def _sent(fact: Fact, command: Command) -> SentCommand:
-    """The command under an id that only this fact can give: heard twice, it is the same command and answered once."""
-    payload = command.model_dump(mode="json")
+def command_id_of(fact_event_id: str, command: Command) -> str:
+    """An id that only this fact can give: heard twice, it is the same command and answered once."""
     # Waiting refunds are all sent because of one fact: the refund tells them apart.
-    apart = f":{payload['refund_id']}" if "refund_id" in payload else ""
-    return SentCommand(command_id=f"saga:{fact.event_id}:{command.type}{apart}", type=command.type, payload=payload)
+    refund_id = getattr(command, "refund_id", None)
+    return f"{COMMAND_ID_PREFIX}{fact_event_id}:{command.type}" + (f":{refund_id}" if refund_id is not None else "")
+
+
+def _sent(fact: Fact, command: Command) -> SentCommand:
+    command_id = command_id_of(fact.event_id, command)
+    return SentCommand(command_id=command_id, type=command.type, payload=command.model_dump(mode="json"))

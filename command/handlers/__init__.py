@@ -47,6 +47,12 @@ _order = _by(ORDER, "order_id")
 _distribution = _by(DISTRIBUTION, "distribution_id")
 _checkout = _by(CHECKOUT, "order_id", (ORDER, "order_id"))
 
+
+def _order_and_its_hold(command: c.PlaceOrder) -> Touches:
+    """Also what its hold will look at, which mostly comes right behind it."""
+    return [*_checkout(command), *((COUPON, coupon_id) for coupon_id in command.coupon_ids)]
+
+
 HANDLERS: Final[Handlers] = {
     # Template: draft -> active <-> paused -> ended
     c.CreateTemplate: Handler(templates.create, _template),
@@ -82,7 +88,7 @@ HANDLERS: Final[Handlers] = {
     c.CreateBudget: Handler(budgets.create, _budget),
     c.TopUpBudget: Handler(budgets.top_up, _budget),
     # What the upstream tells us
-    c.PlaceOrder: Handler(upstream.place, _order),
+    c.PlaceOrder: Handler(upstream.place, _order_and_its_hold),
     c.CancelOrder: Handler(upstream.cancel, _order),
     c.ReopenOrder: Handler(upstream.reopen, _checkout),
     c.NoteOrder: Handler(upstream.note, _order),

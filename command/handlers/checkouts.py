@@ -11,6 +11,7 @@ from command.domain.coupon import COUPON, Coupon
 from command.domain.orders import ORDER, PAYMENT, REFUND
 from command.domain.template import TEMPLATE
 from command.handlers.handler import Data
+from command.outcomes import outcome_of
 from command.unit_of_work import UnitOfWork
 from contracts.commands import (
     EndOrderLock,
@@ -21,6 +22,7 @@ from contracts.commands import (
     RefundForOrder,
     ReleaseForOrder,
 )
+from contracts.events import Event
 from contracts.events.coupon import ReleaseCause
 from contracts.refusals import UnknownRefund
 
@@ -53,15 +55,19 @@ def quote(uow: UnitOfWork, command: QuoteOrder) -> Data:
 
 
 def hold(uow: UnitOfWork, command: HoldForOrder) -> Data:
-    """Lock, reserve and freeze; or ``checkout.refused`` with every reason."""
-    _hold(uow, command.order_id, command.attempt)
-    return _answer(uow, command.order_id)
+    """Lock, reserve and freeze; or refuse with every reason. ``checkout`` is what this very command decided."""
+    decided = _hold(uow, command.order_id, command.attempt)
+    answer = _answer(uow, command.order_id)
+    outcome = None if decided is None else outcome_of(decided)
+    return answer if outcome is None else {**answer, "checkout": outcome}
 
 
 def redeem(uow: UnitOfWork, command: RedeemForOrder) -> Data:
     """Redeem, commit and settle; anew when the hold is gone and it is still possible."""
-    checkout = _held_first(uow, command.order_id)
     order = uow.load(ORDER, command.order_id)
+    if order.placed is None:  # Sent along with a payment that overtook its order: the saga asks again once it is known.
+        return _answer(uow, command.order_id)
+    checkout = _held_first(uow, command.order_id)
     payment = uow.load(PAYMENT, command.payment_id) if command.payment_id is not None else None
     books = books_of(uow, checkout.coupon_ids)
     ttl = timedelta(seconds=uow.lock_ttl_seconds)
@@ -125,20 +131,24 @@ def coupons_of(uow: UnitOfWork, coupon_ids: Sequence[str]) -> dict[str, Coupon]:
     return dict(zip(coupon_ids, uow.load_all(COUPON, coupon_ids), strict=True))
 
 
-def _hold(uow: UnitOfWork, order_id: str, attempt: int) -> None:
+def _hold(uow: UnitOfWork, order_id: str, attempt: int) -> Event | None:
+    """Decide an attempt; its fact, or None when there was nothing to decide any more."""
     order, checkout = uow.load(ORDER, order_id), uow.load(CHECKOUT, order_id)
     if checkout.is_held(uow.now) and checkouts.is_next_attempt(order, checkout, attempt):
         release_order(uow, order_id, "released")  # A reopening overtook the release of the attempt before it.
         checkout = uow.load(CHECKOUT, order_id)
     books = books_of(uow, order.content.coupon_ids)
     ttl = timedelta(seconds=uow.lock_ttl_seconds)
-    carry_out(uow, checkouts.hold(order, checkout, books, attempt, now=uow.now, lock_ttl=ttl))
+    plan = checkouts.hold(order, checkout, books, attempt, now=uow.now, lock_ttl=ttl)
+    carry_out(uow, plan)
+    return plan.steps[-1].events[-1] if plan.steps else None
 
 
 def _held_first(uow: UnitOfWork, order_id: str) -> Checkout:
-    """The order's checkout, decided first when a payment or refund overtook the hold."""
-    if uow.load(CHECKOUT, order_id).status == "none":
-        _hold(uow, order_id, uow.load(ORDER, order_id).attempt)
+    """The order's checkout, decided first when a payment or refund overtook the hold, also that of a reopened order."""
+    order, checkout = uow.load(ORDER, order_id), uow.load(CHECKOUT, order_id)
+    if checkout.status == "none" or checkouts.is_next_attempt(order, checkout, order.attempt):
+        _hold(uow, order_id, order.attempt)
     return uow.load(CHECKOUT, order_id)
 
 

@@ -19,7 +19,7 @@ from command.api import command_router
 from contracts.access import Door, Scope
 from infra.http.access import KeyRing
 from infra.http.bridge import AnswerBridge, CommandQueue
-from infra.http.commands import CheckoutOutcomes, CommandLimits, DryRun, HttpCommands
+from infra.http.commands import CheckoutOutcomes, CommandLimits, DryRun, FirstStep, HttpCommands, no_first_step
 from infra.http.dispatch import Dispatcher
 from infra.http.edge import Edge, Exchange, GuardedRoute
 from infra.http.health import Readiness
@@ -56,6 +56,7 @@ class HttpParts:
     read_limits: ReadLimits = field(default_factory=ReadLimits)
     lifespan: Lifespan | None = None
     hints: ClaimHints | None = None
+    first_step: FirstStep = no_first_step
 
 
 class Application(FastAPI):
@@ -70,6 +71,7 @@ class Application(FastAPI):
             parts.blocking,
             parts.command_limits,
             hints=parts.hints,
+            first_step=parts.first_step,
         )
         self._reads = HttpReads(parts.positions, parts.read_limits)
         # Straight into one flat list: nothing here needs what nested routers can do.

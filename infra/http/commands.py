@@ -1,7 +1,7 @@
 """Commands over HTTP: one per request or many, each sent under an idempotency key and answered after its commit."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,11 +50,19 @@ class DryRun(Protocol):
         ...
 
 
+# What an order's saga will ask for because of a command's fact, to be decided together with it; None: it is left to it.
+FirstStep = Callable[[CommandEnvelope], CommandEnvelope | None]
+
+
+def no_first_step(_envelope: CommandEnvelope) -> None:
+    """Every step is for the saga to ask for."""
+
+
 class CheckoutOutcomes(Protocol):
     """Whoever hears how the checkout of an order went."""
 
     def expect(self, realm: Realm, order_id: str, attempt: int) -> "asyncio.Future[Mapping[str, Any]]":
-        """Resolves to the outcome once it is recorded. Ask before sending what causes it; cancel when done."""
+        """Resolves to an outcome that is recorded from now on. Ask, then look for an earlier one; cancel when done."""
         ...
 
     def recorded(self, realm: Realm, order_id: str, attempt: int) -> Mapping[str, Any] | None:
@@ -92,6 +100,7 @@ class HttpCommands:
         limits: CommandLimits,
         *,
         hints: ClaimHints | None = None,
+        first_step: FirstStep = no_first_step,
         upstream_currency: Callable[[Realm], str] = lambda _realm: "USD",
     ) -> None:
         self._bridge = bridge
@@ -100,6 +109,7 @@ class HttpCommands:
         self._blocking = blocking
         self._limits = limits
         self._hints = hints
+        self._first_step = first_step
         self._upstream_currency = upstream_currency
         self._in_flight: set[CommandKey] = set()
 
@@ -170,63 +180,68 @@ class HttpCommands:
     # One command.
 
     async def _send(self, envelope: CommandEnvelope, created: HTTPStatus) -> Response:
-        answer = await self._answer_of(envelope)
+        answer, _ = await self._answer_of(envelope)
         return _accepted(envelope, answer, created)
 
     async def _send_and_await_checkout(self, envelope: CommandEnvelope, created: HTTPStatus) -> Response:
-        """Send, then wait a bounded time for what the saga makes of it; else say where to look."""
+        """Send, and tell the checkout's outcome: the one decided with it, or what the saga makes of it soon enough."""
+        answer, step = await self._answer_of(envelope)
         command: Any = envelope.command
         order_id: str = command.order_id
-        expected = self._outcomes.expect(envelope.realm, order_id, 1)
-        try:
-            answer = await self._answer_of(envelope)
-            attempt = int(answer.data.get("attempt", 1))
-            if attempt != 1:
-                expected.cancel()
-                expected = self._outcomes.expect(envelope.realm, order_id, attempt)
-            outcome = await self._outcome(envelope.realm, order_id, attempt, answer, expected)
-        finally:
-            expected.cancel()
+        attempt = int(answer.data.get("attempt", 1))
+        outcome = None if answer.replayed else await _decided_with_it(step)
+        if outcome is None:
+            outcome = await self._outcome(envelope.realm, order_id, attempt)
         address = f"/v1/orders/{quote(order_id, safe='')}"
         if outcome is None:
             return _accepted(envelope, answer, HTTPStatus.ACCEPTED, location=address)
         status = HTTPStatus.OK if answer.replayed else created
         return _accepted(envelope, answer, status, location=address, checkout=outcome)
 
-    async def _outcome(
-        self,
-        realm: Realm,
-        order_id: str,
-        attempt: int,
-        answer: Answer,
-        expected: "asyncio.Future[Mapping[str, Any]]",
-    ) -> Mapping[str, Any] | None:
+    async def _outcome(self, realm: Realm, order_id: str, attempt: int) -> Mapping[str, Any] | None:
+        """What is recorded by now or within the time that an order may wait; None when the caller has to ask later."""
         loop = asyncio.get_running_loop()
 
         def look() -> Awaitable[Mapping[str, Any] | None]:
             return loop.run_in_executor(self._blocking, self._outcomes.recorded, realm, order_id, attempt)
 
-        # After a replay or a reopening it may have been recorded before we began to listen.
-        if (answer.replayed or attempt != 1) and (recorded := await look()) is not None:
-            return recorded
-        await asyncio.wait([expected], timeout=self._limits.order_wait_ms / 1_000)
-        return expected.result() if expected.done() else await look()
+        expected = self._outcomes.expect(realm, order_id, attempt)
+        try:
+            if (recorded := await look()) is not None:  # Before we began to listen.
+                return recorded
+            await asyncio.wait([expected], timeout=self._limits.order_wait_ms / 1_000)
+            return expected.result() if expected.done() else await look()
+        finally:
+            expected.cancel()
 
-    async def _answer_of(self, envelope: CommandEnvelope) -> Answer:
-        """The final answer. Raises Problem for a refusal, and for an id that is on its way already."""
+    async def _answer_of(self, envelope: CommandEnvelope) -> tuple[Answer, "asyncio.Future[Answer] | None"]:
+        """The final answer, and that of its saga's first step, if that was sent with it.
+
+        Raises Problem for a refusal, and for an id that is on its way already.
+        """
         key = CommandKey(envelope.realm, envelope.command_id)
         if key in self._in_flight:
             raise _in_flight(envelope.command_id)
         self._in_flight.add(key)
         try:
-            answer = await self._bridge.ask(envelope)
+            if (following := self._first_step(envelope)) is None:
+                step, answer = None, await self._bridge.ask(envelope)
+            else:
+                future, step = self._bridge.submit((envelope, following))
+                _leave_alone((step,))
+                answer = await future
         finally:
             self._in_flight.discard(key)
         if self._hints is not None:
             self._hints.heard(envelope, answer)
         if not answer.accepted:
             raise _refused(envelope.command_id, answer)
-        return answer
+        return answer, step
+
+    def _with_first_steps(self, envelopes: Sequence[CommandEnvelope]) -> list[CommandEnvelope]:
+        """The commands, each with what its saga would send first right behind it."""
+        followed = ((envelope, self._first_step(envelope)) for envelope in envelopes)
+        return [each for pair in followed for each in pair if each is not None]
 
     async def _require_no_hint(self, hints: ClaimHints, envelope: CommandEnvelope, *, is_new: bool) -> None:
         """Raises Problem for a claim that would be refused; one that is on its way already is no matter of hints."""
@@ -276,10 +291,12 @@ class HttpCommands:
         keys = {CommandKey(envelope.realm, envelope.command_id) for _, envelope in ready}
         self._in_flight |= keys
         try:
-            futures = self._bridge.submit([envelope for _, envelope in ready])
-            for (item, _), future in zip(ready, futures, strict=True):
-                item.answer = future
-            await asyncio.wait(futures)
+            sent = self._with_first_steps([envelope for _, envelope in ready])
+            answers = dict(zip(map(id, sent), self._bridge.submit(sent), strict=True))
+            for item, envelope in ready:
+                item.answer = answers.pop(id(envelope))
+            _leave_alone(answers.values())
+            await asyncio.wait([item.answer for item, _ in ready if item.answer is not None])
         finally:
             self._in_flight -= keys
 
@@ -296,6 +313,23 @@ class HttpCommands:
         if not answer.accepted:
             return _refused(item.command_id, answer).body(exchange.request_id)
         return {**_answer_body(item.command_id, answer), "replayed": answer.replayed}
+
+
+async def _decided_with_it(step: "asyncio.Future[Answer] | None") -> Mapping[str, Any] | None:
+    """The outcome that a saga's first step came to; None when it has none, or did not come off."""
+    if step is None:
+        return None
+    await asyncio.wait([step])
+    if step.cancelled() or step.exception() is not None:
+        return None
+    outcome: Mapping[str, Any] | None = step.result().data.get("checkout")
+    return outcome
+
+
+def _leave_alone(steps: Iterable["asyncio.Future[Answer]"]) -> None:
+    """Whether these come off is the saga's business: it sends again what did not."""
+    for step in steps:
+        step.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def _envelope(exchange: Exchange, command: Command, command_id: str) -> CommandEnvelope:

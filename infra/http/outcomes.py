@@ -10,9 +10,10 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
+from command.outcomes import outcome_of
 from command.ports import EventLog, StoreUnavailable
 from contracts.envelope import Recorded
-from contracts.events import CheckoutCompleted, CheckoutReady, CheckoutRefused, Event
+from contracts.events import CheckoutReady, CheckoutRefused
 from contracts.identity import Realm, stream_id
 
 logger = structlog.get_logger(__name__)
@@ -71,7 +72,7 @@ class CheckoutWatch:
         self._thread.join(timeout_seconds)
 
     def expect(self, realm: Realm, order_id: str, attempt: int) -> "asyncio.Future[Mapping[str, Any]]":
-        """Resolves to the outcome once it is recorded. Ask before sending what causes it; cancel when done."""
+        """Resolves to an outcome that is recorded from now on. Ask, then look for an earlier one; cancel when done."""
         future: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         awaited = _Awaited(stream_id(realm, "checkout", order_id), attempt)
         with self._lock:
@@ -154,18 +155,6 @@ class CheckoutWatch:
                 self._awaited.pop(awaited, None)
             if not self._awaited:
                 self._wanted.clear()
-
-
-def outcome_of(event: Event) -> Mapping[str, Any] | None:
-    """What a caller is told of a checkout's step; None for steps that are no answer to placing an order."""
-    match event:
-        case CheckoutReady():
-            return {"status": "ready", **event.model_dump(mode="json", exclude={"order_id"})}
-        case CheckoutRefused():
-            return {"status": "refused", **event.model_dump(mode="json", exclude={"order_id"})}
-        case CheckoutCompleted():
-            return {"status": "completed", **event.model_dump(mode="json", exclude={"order_id"})}
-    return None
 
 
 def _resolve(future: "asyncio.Future[Mapping[str, Any]]", outcome: Mapping[str, Any]) -> None:

@@ -18,18 +18,19 @@ def put(cursor: psycopg.Cursor[Any], timers: Sequence[DueTimer]) -> None:
         cursor.execute(_UPSERT, [list(column) for column in columns])
 
 
-def clear(cursor: psycopg.Cursor[Any], realm: Realm, timers: Sequence[ClearTimer]) -> None:
-    """Forget timers of one realm; those that are not set are ignored."""
+def clear(cursor: psycopg.Cursor[Any], timers: Sequence[tuple[Realm, ClearTimer]]) -> None:
+    """Forget timers; those that are not set are ignored."""
     if timers:
-        kinds, keys = [timer.kind for timer in timers], [timer.key for timer in timers]
-        cursor.execute(_CLEAR, (kinds, keys, *realm))
+        columns = zip(*((*realm, timer.kind, timer.key) for realm, timer in timers), strict=True)
+        # Planned each time: a plan from when there were few timers would look at all of them for ever after.
+        cursor.execute(_CLEAR, [list(column) for column in columns], prepare=False)
 
 
 def remove(cursor: psycopg.Cursor[Any], timers: Sequence[DueTimer]) -> None:
     """Forget timers that fired, unless they were set anew meanwhile."""
     if timers:
         columns = zip(*((*timer.realm, timer.kind, timer.key, timer.set_by) for timer in timers), strict=True)
-        cursor.execute(_REMOVE, [list(column) for column in columns])
+        cursor.execute(_REMOVE, [list(column) for column in columns], prepare=False)
 
 
 def _row(timer: DueTimer) -> tuple[Any, ...]:
@@ -47,8 +48,10 @@ _UPSERT = """
 """
 
 _CLEAR = """
-    DELETE FROM timers USING unnest(%s::text[], %s::text[]) AS gone (kind, key)
-    WHERE tenant_id = %s AND app_id = %s AND timers.kind = gone.kind AND timers.key = gone.key
+    DELETE FROM timers
+    USING unnest(%s::text[], %s::text[], %s::text[], %s::text[]) AS gone (tenant_id, app_id, kind, key)
+    WHERE timers.tenant_id = gone.tenant_id AND timers.app_id = gone.app_id
+    AND timers.kind = gone.kind AND timers.key = gone.key
 """
 
 _REMOVE = """

@@ -14,7 +14,7 @@ from contracts.identity import Realm, stream_id
 from infra.postgres.outbox import PendingCommand
 from infra.sagas.tables import Standing
 from sagas import checkout
-from sagas.process import KIND, Process, saga_key
+from sagas.process import COMMAND_ID_PREFIX, KIND, Process, saga_key
 from sagas.timers import ClearTimer, DueTimer, SetTimer, changes_of, changes_timers
 
 logger = logging.getLogger(__name__)
@@ -69,9 +69,12 @@ class Hearing:
     failures: list[Failure] = field(default_factory=list)
     behind: list[Recorded] = field(default_factory=list)
     _newly_parked: set[str] = field(default_factory=set)
+    _answered: set[tuple[Realm, str]] = field(default_factory=set)  # Sagas' commands whose effects are in this batch.
 
     def take(self, fact: Recorded) -> None:
         """Hear one fact. One that breaks is set aside with all later ones of its stream; others go on."""
+        if fact.metadata.command_id.startswith(COMMAND_ID_PREFIX):
+            self._answered.add((fact.realm, fact.metadata.command_id))
         if not concerns_sagas(fact.event):
             return
         if fact.stream in self.parked or fact.stream in self._newly_parked:
@@ -123,8 +126,13 @@ class Hearing:
         return [_entry(heard, recorded_at) for heard in self.heard]
 
     def commands(self) -> list[PendingCommand]:
-        """What is to be sent, in order."""
-        return [command for heard in self.heard for command in _commands(heard)]
+        """What is to be sent, in order: all but commands whose effect was heard of already.
+
+        Whoever told the fact may have sent the saga's first step with it (``first_step``); an event under a
+        command's id proves that it was accepted. What is not proven is sent, and answered once by its id.
+        """
+        owed = (command for heard in self.heard for command in _commands(heard))
+        return [command for command in owed if (command.realm, command.command_id) not in self._answered]
 
     def standings(self) -> list[Standing]:
         """Where each saga stands that heard something."""
@@ -134,13 +142,9 @@ class Hearing:
         """Timers to set."""
         return [timer for timer in self.timers.values() if isinstance(timer, DueTimer)]
 
-    def timers_cleared(self) -> dict[Realm, list[ClearTimer]]:
-        """Timers to clear, by realm."""
-        cleared: dict[Realm, list[ClearTimer]] = {}
-        for (realm, _, _), timer in self.timers.items():
-            if isinstance(timer, ClearTimer):
-                cleared.setdefault(realm, []).append(timer)
-        return cleared
+    def timers_cleared(self) -> list[tuple[Realm, ClearTimer]]:
+        """Timers to clear."""
+        return [(realm, timer) for (realm, _, _), timer in self.timers.items() if isinstance(timer, ClearTimer)]
 
 
 def concerns_sagas(event: Event) -> bool:

@@ -167,8 +167,7 @@ def _write(cursor: tables.Cursor, hearing: Hearing, done: Sequence[dead_letters.
     if hearing.is_empty and not done:
         return
     outbox.add(cursor, hearing.commands())
-    for realm, cleared in hearing.timers_cleared().items():
-        timers.clear(cursor, realm, cleared)
+    timers.clear(cursor, hearing.timers_cleared())
     timers.put(cursor, hearing.timers_set())
     tables.put_standings(cursor, hearing.standings())
     tables.put_clocks(cursor, hearing.clocks)

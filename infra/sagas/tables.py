@@ -85,13 +85,13 @@ def due_timers(cursor: Cursor, limit: int, realms_max: int) -> list[DueTimer]:
 
     A realm on a business clock is judged by what that clock shows, all others by the store's.
     """
-    cursor.execute(_SELECT_DUE_REALMS, (realms_max,))
+    cursor.execute(_SELECT_DUE_REALMS, (realms_max,), prepare=False)  # As in infra.postgres.timers.
     realms = cursor.fetchall()
     if not realms:
         return []
     share = max(1, limit // len(realms))
     tenants, apps, nows = zip(*realms, strict=True)
-    cursor.execute(_SELECT_DUE, (list(tenants), list(apps), list(nows), share, limit))
+    cursor.execute(_SELECT_DUE, (list(tenants), list(apps), list(nows), share, limit), prepare=False)
     return [
         DueTimer(Realm(tenant, app), kind, key, due_at.astimezone(UTC), set_by, data)
         for tenant, app, kind, key, due_at, set_by, data in cursor

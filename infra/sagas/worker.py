@@ -127,7 +127,7 @@ class SagaWorker:
         self.timers = TimerService(dsn, engine, self._settings, checkpoint=checkpoint)
         bounds = self._settings
         self._parts = {
-            "runner": Part("runner", self.runner.run_once, self._await_facts, self._stopping, bounds),
+            "runner": Part("runner", self._hear, self._await_facts, self._stopping, bounds),
             "dispatcher": Part("dispatcher", self.dispatcher.run_once, self._await_debts, self._stopping, bounds),
             "timers": Part("timers", self.timers.run_once, self._await_time, self._stopping, bounds),
         }
@@ -168,6 +168,16 @@ class SagaWorker:
             for name, part in self._parts.items()
         }
         return {"offset": self.runner.offset, "parts": parts}
+
+    def _hear(self) -> int:
+        """Hear what there is, then let facts gather: many cost little more than one.
+
+        Whoever hears appends, and each append costs the processes that decide a look at it.
+        """
+        handled = self.runner.run_once()
+        if 0 < handled < self._settings.facts_max:
+            self._stopping.wait(self._settings.gather_seconds)
+        return handled
 
     def _await_facts(self) -> None:
         self._feed.wait(self._settings.poll_seconds)

@@ -129,8 +129,21 @@ def test_a_timer_that_is_set_again_replaces_the_former(cursor: psycopg.Cursor[An
 
 def test_timers_are_cleared_in_their_own_realm_only(cursor: psycopg.Cursor[Any]) -> None:
     timers.put(cursor, [timer("c1"), timer("c2"), timer("c1", realm=BETA)])
-    timers.clear(cursor, ACME, [ClearTimer("coupon_expiry", "c1"), ClearTimer("template_open", "c2")])
+    timers.clear(cursor, [(ACME, ClearTimer("coupon_expiry", "c1")), (ACME, ClearTimer("template_open", "c2"))])
     assert [(tenant, key) for tenant, key, *_ in stored_timers(cursor)] == [("acme", "c2"), ("beta", "c1")]
+
+
+def test_clearing_timers_looks_at_those_only_also_after_the_table_has_grown(cursor: psycopg.Cursor[Any]) -> None:
+    for _ in range(10):  # A plan made now would suit an empty table.
+        timers.clear(cursor, [(ACME, ClearTimer("coupon_expiry", "none"))])
+    timers.put(cursor, [timer(f"c{nth}", NOON + timedelta(seconds=nth)) for nth in range(3_000)])
+    cursor.connection.commit()
+    timers.clear(cursor, [(ACME, ClearTimer("coupon_expiry", f"c{nth}")) for nth in range(10)])
+    (looked_at,) = cursor.execute(
+        "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'timers'"
+    ).fetchone() or (0,)
+    assert len(stored_timers(cursor)) == 2_990
+    assert looked_at <= 20
 
 
 def test_a_fired_timer_that_was_set_anew_meanwhile_stays(cursor: psycopg.Cursor[Any]) -> None:

@@ -18,6 +18,7 @@ from tests.integration.sagas.world import PATIENT, Death, Lossy, Store, World
 
 Story = Callable[[World], None]
 
+STEPS_ALONG = "steps_along"  # Whoever tells a fact sends the saga's first step with it.
 DEATHS_MAX = 60  # A story passes no checkpoint more often than this; a higher number would mean that it never ends.
 
 
@@ -53,16 +54,21 @@ class Deaths:
     """Plays a story with deaths after one step."""
 
     store: Store
-    at: At | None
+    at: At | str | None
     test: str
 
-    def play(self, story: Story) -> None:
+    def play(self, story: Story, *, sooner_is_otherwise: bool = False) -> None:
+        """``sooner_is_otherwise``: with first steps sent along the order of facts differs, and so does the end."""
         if self.test not in UNDISTURBED:
             UNDISTURBED[self.test] = self._seen(story, World(self.store))
         undisturbed = UNDISTURBED[self.test]
         assert undisturbed["owed"] == []
         assert undisturbed["double"] == []
-        if self.at is None:
+        if self.at == STEPS_ALONG:
+            seen = self._seen(story, World(self.store, steps_along=True))
+            assert seen == undisturbed or sooner_is_otherwise
+            assert (seen["owed"], seen["double"]) == ([], [])
+        if not isinstance(self.at, At):
             return
         self._dies(story, Death(self.at), undisturbed)
         if os.environ.get("TESSERA_TEST_EFFORT") == "long":
@@ -89,9 +95,12 @@ class Deaths:
             world.close()
 
 
-@pytest.fixture(params=[None, *At], ids=lambda at: "undisturbed" if at is None else f"dies_after_{at}")
+@pytest.fixture(
+    params=[None, STEPS_ALONG, *At],
+    ids=lambda at: f"dies_after_{at}" if isinstance(at, At) else at or "undisturbed",
+)
 def deaths(request: pytest.FixtureRequest, store: Store) -> Deaths:
-    """Undisturbed, and once for each step that a saga process can die after."""
+    """Undisturbed, with first steps sent along, and once for each step that a saga process can die after."""
     assert isinstance(request.node, pytest.Function)
     others = {name: value for name, value in request.node.callspec.params.items() if name != "deaths"}
     return Deaths(store, request.param, f"{request.node.originalname} {others}")
@@ -170,10 +179,13 @@ def test_race_2_cancelled_together_with_the_payment_redeems_nothing(deaths: Deat
         world.template().claim().place().settle()
         # Both are facts before the redemption is decided, so the cancellation counts, whichever was told first.
         (world.cancel().pay() if order == "cancel_first" else world.pay().cancel()).settle()
+        if world.steps_along and order == "payment_first":  # Decided with the payment: the cancellation came after.
+            assert (world.step(), world.checkout()) == ("completed", ["ready", "completed"])
+            return
         assert (world.step(), world.coupon(), world.settled_minor()) == ("unredeemed", "released", 0)
         assert world.checkout() == ["ready", "released", "completed_unredeemed"]
 
-    deaths.play(story)
+    deaths.play(story, sooner_is_otherwise=order == "payment_first")
 
 
 def test_race_2_cancelled_after_the_redemption_waits_for_the_refund(deaths: Deaths) -> None:
@@ -337,6 +349,17 @@ def test_race_6_an_order_cancelled_and_reopened_at_once_ends_up_held(deaths: Dea
         world.cancel().reopen().settle()
         assert (world.step(), world.coupon()) == ("held", "locked")
         assert world.checkout() == ["ready", "released", "ready"]
+
+    deaths.play(story)
+
+
+def test_race_6_a_payment_right_behind_the_reopening_pays_for_the_new_attempt(deaths: Deaths) -> None:
+    def story(world: World) -> None:
+        world.template().claim().place().settle()
+        world.later(minutes=15).settle()
+        world.reopen().pay().settle()
+        assert (world.step(), world.coupon(), world.settled_minor()) == ("completed", "redeemed", 1_000)
+        assert world.checkout() == ["ready", "released", "ready", "completed"]
 
     deaths.play(story)
 

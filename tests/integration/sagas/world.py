@@ -32,6 +32,7 @@ from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
 from infra.sagas.checkpoints import At, Checkpoint, pass_by
 from infra.sagas.dispatcher import Dispatcher
+from infra.sagas.first_step import first_step
 from infra.sagas.runner import SagaRunner
 from infra.sagas.sending import Submits
 from infra.sagas.settings import SagaSettings
@@ -113,6 +114,7 @@ class World:
     checkpoint: Checkpoint = pass_by
     settings: SagaSettings = PATIENT
     wrap: Callable[[Submits], Submits] = lambda engine: engine
+    steps_along: bool = False  # Whoever tells a fact sends the saga's first step with it, as the API does.
     now: datetime = NOON
     deaths: int = 0
     coupons: dict[str, str] = field(default_factory=dict)  # Label -> coupon id.
@@ -132,7 +134,10 @@ class World:
         """Send a command as an upstream would; the answer may be a refusal."""
         self._told += 1
         name = command_id or f"told-{self._told}"
-        return self.store.engine.execute(CommandEnvelope(self.realm, name, command, "upstream", name))
+        envelope = CommandEnvelope(self.realm, name, command, "upstream", name)
+        step = first_step(envelope) if self.steps_along else None
+        answer, *_ = self.store.engine.submit_many((envelope,) if step is None else (envelope, step))
+        return answer.result(30)
 
     def tell(self, command: Command, *, command_id: str | None = None) -> Self:
         """Send a command that must be accepted."""
