@@ -48,7 +48,7 @@ class Running:
 def alone(kind: str, folder: Path) -> Iterator[Running]:
     """The bare server or the edge over a queue that answers at once: no store behind them."""
     port = free_port()
-    with _child(["benchmarks.http_servers", kind, str(port)], port, folder) as pid:
+    with child(["benchmarks.http_servers", kind, str(port)], port, folder) as pid:
         yield Running(pid, port, NO_OP_TOKEN)
 
 
@@ -62,7 +62,7 @@ def api(dsn: str, folder: Path, *, shares: Path | None = None) -> Iterator[Runni
     settings = settings_for(dsn, http_port=port)
     token = create_key(settings, REALM, role="admin", scopes=ROLES["admin"], label="bench")
     argv = ["infra.cli", "serve"] if shares is None else ["benchmarks.profiled_serve", str(shares)]
-    with _child(argv, port, folder, settings.to_env()) as pid:
+    with child(argv, port, folder, settings.to_env()) as pid:
         yield Running(pid, port, token)
 
 
@@ -73,8 +73,8 @@ def settings_for(dsn: str, **given: Any) -> Settings:
 
 
 @contextmanager
-def _child(argv: Sequence[str], port: int, folder: Path, env: Mapping[str, str] | None = None) -> Iterator[int]:
-    """A process of ours, ended with the block."""
+def child(argv: Sequence[str], port: int, folder: Path, env: Mapping[str, str] | None = None) -> Iterator[int]:
+    """A process of ours that answers HTTP on a port, ended with the block. Raises ServerFailed."""
     log = folder / f"server-{port}.log"
     with log.open("wb") as words:
         process = subprocess.Popen(

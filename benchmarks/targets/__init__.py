@@ -12,6 +12,7 @@ from benchmarks.targets import (
     p05_hot_row,
     p11_latency,
     p13_growth,
+    p16_orders,
     profile,
     write_path,
 )
@@ -27,6 +28,7 @@ TARGETS: Final[tuple[Target, ...]] = (
     p11_latency.TARGET,
     p13_growth.TARGET,
     http.P15,
+    p16_orders.TARGET,
     write_path.TARGET,
     profile.TARGET,
 )

@@ -39,7 +39,7 @@ def _row(processes: int, clients: int, side: Side) -> dict[str, Any]:
     latencies, batches = figure.details["latencies"], figure.details["batches"]
     return {
         "processes": processes,
-        "clients": clients,
+        "clients": max(processes, clients),
         "claims_per_second": round(figure.value),
         "p50_ms": round(latencies["p50_ms"], 2),
         "p99_ms": round(latencies["p99_ms"], 2),
