@@ -188,6 +188,8 @@ def parse_pgbench(text: str) -> tuple[int, float]:
     """Transactions and transactions a second from pgbench's summary. Raises PgbenchFailed."""
     done = re.search(r"transactions actually processed: (\d+)", text)
     rate = re.search(r"^tps = ([\d.]+)", text, re.MULTILINE)
+    if done is not None and int(done[1]) == 0:  # A machine so busy that the clients were not all connected in time.
+        return 0, 0.0
     if done is None or rate is None:
         raise PgbenchFailed(f"pgbench said nothing that we understand: {text[-500:]}")
     return int(done[1]), float(rate[1])

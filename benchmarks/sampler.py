@@ -24,6 +24,7 @@ DEPTH_MAX: Final = 60
 
 # The first of these that is part of a frame's file name tells the part; from the innermost frame outwards.
 PARTS: Final[tuple[tuple[str, str], ...]] = (
+    ("/benchmarks/garbage", "garbage collector"),  # Its callbacks are where a collection lets others look.
     ("/benchmarks/", "making the load"),
     ("/command/domain/", "decision"),
     ("/command/handlers/", "decision"),

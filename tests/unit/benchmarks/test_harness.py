@@ -66,6 +66,7 @@ def test_a_server_that_could_lose_commits_is_not_measured() -> None:
 def test_pgbench_is_read_by_its_summary() -> None:
     text = "number of transactions actually processed: 44321\nlatency average = 2.9 ms\ntps = 22156.123 (without …)\n"
     assert parse_pgbench(text) == (44_321, 22_156.123)
+    assert parse_pgbench("number of transactions actually processed: 0\n") == (0, 0.0)
     with pytest.raises(PgbenchFailed, match="understand"):
         parse_pgbench("pgbench: error: …")
 
