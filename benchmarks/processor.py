@@ -70,11 +70,11 @@ def of_threads(pid: int) -> dict[int, ProcessorTime]:
 
 
 class Meter:
-    """Measures named processes (each with its children) between two instants."""
+    """Measures named processes (each with its children) from an instant, or from their birth, on."""
 
-    def __init__(self, roots: dict[str, int]) -> None:
+    def __init__(self, roots: dict[str, int], *, since_birth: bool = False) -> None:
         self._roots = dict(roots)
-        self._began = self._now()
+        self._began = {name: ProcessorTime() for name in roots} if since_birth else self._now()
 
     def used(self) -> dict[str, ProcessorTime]:
         """Since this meter was made, by name."""

@@ -4,6 +4,7 @@ from typing import Final
 
 from benchmarks.bench import Target
 from benchmarks.targets import (
+    followers,
     http,
     p01_commits,
     p02_library,
@@ -31,4 +32,5 @@ TARGETS: Final[tuple[Target, ...]] = (
     p16_orders.TARGET,
     write_path.TARGET,
     profile.TARGET,
+    followers.TARGET,
 )

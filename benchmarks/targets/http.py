@@ -37,6 +37,7 @@ class Server:
     def measure(self) -> Figure:
         """One round."""
         effort, pid = self._bench.effort, self._running.pid
+        wal = self._bench.postgres.wal_bytes()
         meter, threads = Meter(self._roots), processor.of_threads(pid)
         served = closed_loop(
             self._running.port,
@@ -54,6 +55,7 @@ class Server:
                 "latencies": asdict(served.latencies),
                 "micros_each": micros_each(_by_part(used, loop), served.requests),
                 "micros_total": sum(time.total for time in used.values()) * 1e6 / served.requests,
+                "wal_bytes_each": (self._bench.postgres.wal_bytes() - wal) / served.requests,
                 "kernel_share": _kernel_share(used.values()),
             },
         )
