@@ -100,7 +100,7 @@ def _measure(bench: Bench, running: Running, shop: Shop, dsn: str, roots: dict[s
     """One load; the cost is taken once the sagas have heard all of it."""
     effort = bench.effort
     _wait_until_quiet(dsn)
-    meter = Meter(roots)
+    meter, wal, events = Meter(roots), bench.postgres.wal_bytes(), _events(dsn)
     served = closed_loop(
         running.port,
         shop.order,
@@ -111,7 +111,22 @@ def _measure(bench: Bench, running: Running, shop: Shop, dsn: str, roots: dict[s
     )
     _wait_until_quiet(dsn)
     micros = micros_each(meter.used(), served.requests)
-    return Figure(served.per_second, {"clients": CLIENTS, "latencies": asdict(served.latencies), "micros_each": micros})
+    return Figure(
+        served.per_second,
+        {
+            "clients": CLIENTS,
+            "latencies": asdict(served.latencies),
+            "micros_each": micros,
+            "wal_bytes_each": (bench.postgres.wal_bytes() - wal) / served.requests,
+            "events_each": (_events(dsn) - events) / served.requests,
+        },
+    )
+
+
+def _events(dsn: str) -> int:
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events").fetchone()
+    return int(row[0]) if row else 0
 
 
 def _wait_until_quiet(dsn: str) -> None:
