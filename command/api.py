@@ -101,6 +101,10 @@ class CommandEndpoints(Protocol):
         """What placing this order would give; nothing is stored."""
         ...
 
+    async def start_distribution(self, request: Any) -> Any:
+        """A list of users, to be given one template each in the background."""
+        ...
+
     async def upstream_event(self, request: Any) -> Any:
         """An order or payment service's own event, translated."""
         ...
@@ -127,6 +131,9 @@ def command_router(endpoints: CommandEndpoints) -> APIRouter:
     add(quote.type, "/v1/orders/quote", endpoints.quote, _ORDERS, summary_of(quote), **{"x-command": quote.type})
     batch = "Up to 1,000 commands in one request, answered one by one."
     add("send_commands", "/v1/commands", endpoints.batch, Door.ANY_KEY, batch, **{"x-body": "CommandBatch"})
+    stated = {"x-body": "DistributionRequest", "x-list": True}
+    start, given = c.StartDistribution, Scope.COUPONS_DISTRIBUTE
+    add(start.type, D, endpoints.start_distribution, given, "Give one template to a list of users.", **stated)
     upstream, body = "Report an event under the upstream's own name.", {"x-body": "UpstreamEvent"}
     add("report_upstream_event", "/v1/upstream-events", endpoints.upstream_event, _ORDERS, upstream, **body)
     return router

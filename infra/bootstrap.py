@@ -8,7 +8,8 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from command.handlers import HANDLERS
 from command.ports import CommandKey, LoggedAnswer
 from contracts.identity import Realm
 from infra import memory
-from infra.postgres import api_keys, dead_letters, positions
+from infra.postgres import api_keys, dead_letters, distributions, positions
 from infra.postgres.connections import DEFAULT_TIMEOUTS, transaction, translated
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from infra.http.app import Application, HttpParts, Lifespan
     from infra.http.health import Check
     from infra.http.hints import ClaimHints
+    from infra.postgres.distributions import Job
     from infra.projections.ports import FollowerStatus
     from infra.redis.hints import RedisHints
     from query.ports import ReadModels, Reports
@@ -49,6 +51,8 @@ BACKLOG: Final = 4_096
 HALTED: Final = "tessera_follower_halted"
 LAG: Final = "tessera_follower_lag_events"
 SAGAS: Final = "tessera_sagas"
+DISTRIBUTIONS: Final = "tessera_distributions"
+DISTRIBUTION_ROWS_LEFT: Final = "tessera_distribution_rows_left"
 DEAD_LETTERS: Final = "tessera_dead_letters"
 WORKER_STOP_SECONDS: Final = 20.0
 WORKER_POLL_SECONDS: Final = 0.1
@@ -146,9 +150,11 @@ def http_application(
 
 
 def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: ExitStack) -> "HttpParts":
+    from infra.distributions.starting import Starting
     from infra.http.access import KeyRing
     from infra.http.app import HttpParts
     from infra.http.commands import CommandLimits
+    from infra.http.distributions import StoredDistributions
     from infra.http.health import Readiness
     from infra.http.histories import LogHistories
     from infra.http.outcomes import CheckoutWatch
@@ -191,6 +197,8 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
         models=reads.models,
         reports=reads.reports,
         histories=histories,
+        distributions=StoredDistributions(settings.postgres_dsn, blocking),
+        start_distribution=Starting(settings.postgres_dsn, side.engine.dry_run, side.engine.execute).start,
         positions={
             "models": reads.models.position,
             "facts": reads.reports.position,
@@ -294,11 +302,21 @@ class StoreLookups:
             followers = positions.every(cursor)
             steps = cursor.execute("SELECT step, count(*) FROM sagas GROUP BY step").fetchall()
             parked = dead_letters.count(cursor)
+            jobs = distributions.open_jobs(cursor)
         return [
             *(Sample(LAG, (("follower", each.follower),), max(0, head - each.offset)) for each in followers),
             *(Sample(SAGAS, (("step", step),), count) for step, count in steps),
             *(Sample(DEAD_LETTERS, (("source", source),), count) for source, count in parked.items()),
+            *_distribution_samples(jobs),
         ]
+
+
+def _distribution_samples(jobs: Sequence["Job"]) -> list[Sample]:
+    """Distributions that are not over, by status, and how many of their rows are still to be decided."""
+    by_status = Counter(job.status for job in jobs if not job.is_over)
+    left = sum(job.users + 1 - job.next_row for job in jobs if job.status in {"running", "paused"})
+    samples = [Sample(DISTRIBUTIONS, (("status", status),), count) for status, count in by_status.items()]
+    return [*samples, Sample(DISTRIBUTION_ROWS_LEFT, (), left)]
 
 
 def _closing(*closes: Callable[[], Awaitable[None]] | None) -> "Lifespan":
@@ -356,6 +374,22 @@ def run_sagas(settings: Settings) -> None:
             worker.stop(WORKER_STOP_SECONDS)
     if halted is not None:
         raise WorkerHalted(halted)
+
+
+def run_distributions(settings: Settings) -> None:
+    """Carry distributions out until SIGTERM or SIGINT. What is under way then is finished by the next one."""
+    from infra.distributions.runner import DistributionRunner
+
+    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    metrics = Metrics()
+    with _asked_to_stop() as stop, write_side(settings, metrics) as side, _metrics_served(settings, metrics):
+        runner = DistributionRunner(settings.postgres_dsn, side.log, side.engine)
+        runner.start()
+        try:
+            while not stop.is_set():
+                time.sleep(WORKER_POLL_SECONDS)
+        finally:
+            runner.stop(WORKER_STOP_SECONDS)
 
 
 def run_projections(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The whole system on one machine: embedded engines, migrations, a local key, API and both workers as children."""
+"""The whole system on one machine: embedded engines, migrations, a local key, API and the workers as children."""
 
 import json
 import os
@@ -32,6 +32,7 @@ PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("serve", ("serve",)),
     ("sagas", ("worker", "sagas")),
     ("projections", ("worker", "projections")),
+    ("distributions", ("worker", "distributions")),
 )
 
 Say = Callable[[str], None]
@@ -122,7 +123,7 @@ class LocalStack:
             self._say("applying migrations")
             self._migrate()
             self.key = self._key()
-            self._say("starting API, sagas and projections")
+            self._say("starting API, sagas, projections and distributions")
             for name, call in PARTS:
                 self._parts.append(self._supervisor.start(self._spec(name, call)))
             self._wait_until_ready()

@@ -1,6 +1,6 @@
 """The read side's routes: a table of contents. Every answer says which position in the log it shows."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from contracts.access import Scope
 from contracts.identity import Realm
-from query.ports import Histories, Page, ReadModels, Reports, View
+from query.ports import Distributions, Histories, Page, ReadModels, Reports, View
 
 PathIds = Mapping[str, str]
 Filters = Mapping[str, str]
@@ -44,6 +44,18 @@ class ListRoute:
     filters: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class FileRoute:
+    """A GET of a CSV file, sent in pieces; None is answered with 404 and ``unknown``."""
+
+    name: str
+    path: str
+    scope: Scope
+    summary: str
+    read: Callable[[Realm, PathIds], Awaitable[AsyncIterator[bytes] | None]]
+    unknown: str
+
+
 class ReadEndpoints(Protocol):
     """What the edge supplies: endpoints that wait for ``min_position``, read and answer."""
 
@@ -55,12 +67,16 @@ class ReadEndpoints(Protocol):
         """A page of things."""
         ...
 
+    def file(self, route: FileRoute) -> Endpoint:
+        """A file, or 404."""
+        ...
+
 
 REPORT_FILTERS: Final = frozenset({"template_id", "campaign_id", "currency", "from", "until"})
 BREAK_FILTERS: Final = frozenset({"kind", "status"})
 
 
-def item_routes(models: ReadModels, reports: Reports) -> tuple[ItemRoute, ...]:
+def item_routes(models: ReadModels, reports: Reports, distributions: Distributions) -> tuple[ItemRoute, ...]:
     """Reads of one thing."""
     return (
         ItemRoute(
@@ -108,10 +124,35 @@ def item_routes(models: ReadModels, reports: Reports) -> tuple[ItemRoute, ...]:
             "facts",
             "unknown_break",
         ),
+        ItemRoute(
+            "get_distribution",
+            "/v1/distributions/{distribution_id}",
+            Scope.COUPONS_READ,
+            "One distribution: its status, and how many rows are decided, issued and refused.",
+            lambda realm, ids: distributions.one(realm, ids["distribution_id"]),
+            "log",
+            "unknown_distribution",
+        ),
     )
 
 
-def list_routes(models: ReadModels, reports: Reports, histories: Histories) -> tuple[ListRoute, ...]:
+def file_routes(distributions: Distributions) -> tuple[FileRoute, ...]:
+    """Files to keep."""
+    return (
+        FileRoute(
+            "get_distribution_refusals",
+            "/v1/distributions/{distribution_id}/refusals",
+            Scope.COUPONS_DISTRIBUTE,
+            "The rows that got no coupon: row, user_id, code, detail. As it grows; in the order of the list.",
+            lambda realm, ids: distributions.refusals(realm, ids["distribution_id"]),
+            "unknown_distribution",
+        ),
+    )
+
+
+def list_routes(
+    models: ReadModels, reports: Reports, histories: Histories, distributions: Distributions
+) -> tuple[ListRoute, ...]:
     """Reads of many things, by cursor."""
     return (
         ListRoute(
@@ -169,10 +210,20 @@ def list_routes(models: ReadModels, reports: Reports, histories: Histories) -> t
             "facts",
             BREAK_FILTERS,
         ),
+        ListRoute(
+            "list_distributions",
+            "/v1/distributions",
+            Scope.COUPONS_READ,
+            "All distributions, the latest first.",
+            lambda realm, _ids, _filters, cursor, limit: distributions.page(realm, cursor=cursor, limit=limit),
+            "log",
+        ),
     )
 
 
-def query_router(endpoints: ReadEndpoints, models: ReadModels, reports: Reports, histories: Histories) -> APIRouter:
+def query_router(
+    endpoints: ReadEndpoints, models: ReadModels, reports: Reports, histories: Histories, distributions: Distributions
+) -> APIRouter:
     """All routes that only read. Each states its scope where the edge and OpenAPI find it."""
     router = APIRouter(tags=["queries"])
 
@@ -186,8 +237,17 @@ def query_router(endpoints: ReadEndpoints, models: ReadModels, reports: Reports,
             openapi_extra={"x-scope": route.scope.value, "x-shows": route.shows, **stated},
         )
 
-    for item in item_routes(models, reports):
+    for item in item_routes(models, reports, distributions):
         add(item, endpoints.item(item))
-    for page in list_routes(models, reports, histories):
+    for page in list_routes(models, reports, histories, distributions):
         add(page, endpoints.list(page), **{"x-filters": sorted(page.filters)})
+    for file in file_routes(distributions):
+        router.add_api_route(
+            file.path,
+            endpoints.file(file),
+            methods=["GET"],
+            operation_id=file.name,
+            summary=file.summary,
+            openapi_extra={"x-scope": file.scope.value, "x-file": True},
+        )
     return router

@@ -1,6 +1,6 @@
 """What the read side offers to the edge: views of read models, each with the position in the log that it shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,6 +90,22 @@ class Reports(Protocol):
 
     async def a_break(self, realm: Realm, break_id: str) -> View | None:
         """One break with the events behind it."""
+        ...
+
+
+class Distributions(Protocol):
+    """Where distributions stand, and whom they refused."""
+
+    async def one(self, realm: Realm, distribution_id: str) -> View | None:
+        """One distribution: status, how many rows are decided, issued, refused."""
+        ...
+
+    async def page(self, realm: Realm, *, cursor: str | None, limit: int) -> Page:
+        """All distributions, the latest first."""
+        ...
+
+    async def refusals(self, realm: Realm, distribution_id: str) -> AsyncIterator[bytes] | None:
+        """The refused rows as a CSV file, in pieces; None for an unknown distribution."""
         ...
 
 

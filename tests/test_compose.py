@@ -68,6 +68,7 @@ def test_the_stack_has_every_engine_and_every_part_of_the_program() -> None:
         ["serve"],
         ["worker", "sagas"],
         ["worker", "projections"],
+        ["worker", "distributions"],
     ]
 
 

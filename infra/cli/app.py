@@ -8,6 +8,7 @@ import typer
 from infra.cli import (
     dead_letters,
     demo,
+    distribute,
     doctor,
     events,
     imports,
@@ -39,7 +40,8 @@ app = typer.Typer(
 for each in (up, demo, serve, migrate, verify, doctor, imports):
     each.register(app)
 for name, group, what in (
-    ("worker", worker, "Run one follower of the log: sagas or projections."),
+    ("worker", worker, "Run one part of the system: sagas, distributions or projections."),
+    ("distribute", distribute, "Give one template to a list of up to a million users."),
     ("events", events, "Read the log."),
     ("projections", projections, "Read models and facts: list, lag, rebuild, drop."),
     ("sagas", sagas, "Checkouts: where each stands, and why."),

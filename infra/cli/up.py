@@ -25,7 +25,7 @@ def _up(
         int | None, typer.Option(help="The API's port; else the last one used, or 8080.", min=1, max=65535)
     ] = None,
 ) -> ExitCode:
-    """Start engines, API, sagas and projections, and keep them running until Ctrl-C.
+    """Start engines, API and workers, and keep them running until Ctrl-C.
 
     Data stays in the data folder. Ctrl-C stops everything in order; a second Ctrl-C kills.
     """

@@ -8,6 +8,7 @@ from infra.cli.command import Session, command
 def register(group: typer.Typer) -> None:
     """Add the commands."""
     command(group, "sagas", example="tessera worker sagas")(_sagas)
+    command(group, "distributions", example="tessera worker distributions")(_distributions)
     command(group, "projections", example="tessera worker projections")(_projections)
 
 
@@ -16,6 +17,13 @@ def _sagas(session: Session) -> None:
     from infra import bootstrap
 
     bootstrap.run_sagas(session.settings)
+
+
+def _distributions(session: Session) -> None:
+    """Carry distributions out, a chunk at a time, until SIGTERM or Ctrl-C; another one goes on where this one stops."""
+    from infra import bootstrap
+
+    bootstrap.run_distributions(session.settings)
 
 
 def _projections(session: Session) -> None:

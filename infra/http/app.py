@@ -19,7 +19,15 @@ from command.api import command_router
 from contracts.access import Door, Scope
 from infra.http.access import KeyRing
 from infra.http.bridge import AnswerBridge, CommandQueue
-from infra.http.commands import CheckoutOutcomes, CommandLimits, DryRun, FirstStep, HttpCommands, no_first_step
+from infra.http.commands import (
+    CheckoutOutcomes,
+    CommandLimits,
+    DryRun,
+    FirstStep,
+    HttpCommands,
+    StartsDistributions,
+    no_first_step,
+)
 from infra.http.dispatch import Dispatcher
 from infra.http.edge import Edge, Exchange, GuardedRoute
 from infra.http.health import Readiness
@@ -31,7 +39,7 @@ from infra.http.reply import JsonReply
 from infra.telemetry.metrics import CONTENT_TYPE, Metrics
 from infra.telemetry.tracing import Tracing
 from query.api import query_router
-from query.ports import Histories, ReadModels, Reports
+from query.ports import Distributions, Histories, ReadModels, Reports
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
@@ -47,6 +55,8 @@ class HttpParts:
     models: ReadModels
     reports: Reports
     histories: Histories
+    distributions: Distributions
+    start_distribution: StartsDistributions
     positions: Positions
     readiness: Readiness
     metrics: Metrics
@@ -72,11 +82,14 @@ class Application(FastAPI):
             parts.command_limits,
             hints=parts.hints,
             first_step=parts.first_step,
+            start_distribution=parts.start_distribution,
         )
         self._reads = HttpReads(parts.positions, parts.read_limits)
         # Straight into one flat list: nothing here needs what nested routers can do.
         self.router.routes.extend(command_router(self._commands).routes)
-        self.router.routes.extend(query_router(self._reads, parts.models, parts.reports, parts.histories).routes)
+        self.router.routes.extend(
+            query_router(self._reads, parts.models, parts.reports, parts.histories, parts.distributions).routes
+        )
         self.router.routes.extend(_public_router(parts, self).routes)
         self._edge = Edge(parts.keys, parts.tracing, parts.metrics)
         self._dispatcher = Dispatcher(guarded_routes(self))

@@ -14,17 +14,20 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from command.api import BATCH_COMMANDS_MAX, SCOPE_OF_COMMAND, CommandRoute
+from command.domain.ids import derived_id
 from command.ports import CommandKey
 from command.upstream_names import UntranslatableEvent, translate
 from contracts.access import Caller, Scope
 from contracts.commands import ClaimCoupon, Command, PlaceOrder, QuoteOrder
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
+from contracts.refusals import AlreadyExists
 from contracts.registry import UnknownCommandType, command_class
 from contracts.values import ID_LENGTH_MAX, BusinessTime
 from infra.http.access import require_scope
 from infra.http.bodies import malformed, parse_command, parse_json, problem_of, read_body
 from infra.http.bridge import AnswerBridge
+from infra.http.distributions import Uploads
 from infra.http.edge import Endpoint, Exchange, problem_for
 from infra.http.hints import ClaimHints
 from infra.http.problems import RETRY_AFTER_SECONDS, WORDS, FieldError, Problem, pointer_to
@@ -56,6 +59,14 @@ FirstStep = Callable[[CommandEnvelope], CommandEnvelope | None]
 
 def no_first_step(_envelope: CommandEnvelope) -> None:
     """Every step is for the saga to ask for."""
+
+
+class StartsDistributions(Protocol):
+    """Stores a list of users and starts its distribution. Blocks."""
+
+    def __call__(self, envelope: CommandEnvelope, user_ids: Sequence[str]) -> Answer:
+        """Raises AlreadyExists, and as the engine does."""
+        ...
 
 
 class CheckoutOutcomes(Protocol):
@@ -91,7 +102,7 @@ class _Item:
 class HttpCommands:
     """The endpoints of the write side."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that the write side is made of
         self,
         bridge: AnswerBridge,
         dry_run: DryRun,
@@ -101,6 +112,7 @@ class HttpCommands:
         *,
         hints: ClaimHints | None = None,
         first_step: FirstStep = no_first_step,
+        start_distribution: StartsDistributions,
         upstream_currency: Callable[[Realm], str] = lambda _realm: "USD",
     ) -> None:
         self._bridge = bridge
@@ -111,6 +123,8 @@ class HttpCommands:
         self._hints = hints
         self._first_step = first_step
         self._upstream_currency = upstream_currency
+        self._start_distribution = start_distribution
+        self._uploads = Uploads(blocking)
         self._in_flight: set[CommandKey] = set()
 
     def command(self, route: CommandRoute) -> Endpoint:
@@ -158,6 +172,26 @@ class HttpCommands:
         if isinstance(command, PlaceOrder):
             return await self._send_and_await_checkout(envelope, HTTPStatus.CREATED)
         return await self._send(envelope, HTTPStatus.OK)
+
+    async def start_distribution(self, exchange: Exchange) -> Response:
+        """A list of users: stored, then worked off in the background; ``Location`` says where it stands."""
+        with self._uploads.turn():
+            upload = await self._uploads.read(exchange)
+            command_id = _command_id(exchange)
+            command = upload.command(derived_id("d", exchange.caller.realm, command_id))
+            envelope = _envelope(exchange, command, command_id)
+            if upload.query:
+                return await self._dry(envelope, upload.query)
+            loop = asyncio.get_running_loop()
+            start = self._start_distribution
+            try:
+                answer = await loop.run_in_executor(self._blocking, start, envelope, upload.user_ids)
+            except AlreadyExists as refusal:
+                raise Problem(refusal.code, refusal.detail, extra={"command_id": command_id}) from None
+        if not answer.accepted:
+            raise _refused(command_id, answer)
+        address = f"/v1/distributions/{quote(command.distribution_id, safe='')}"
+        return _accepted(envelope, answer, HTTPStatus.ACCEPTED, location=address)
 
     async def batch(self, exchange: Exchange) -> Response:
         """Many commands, queued together in their order, answered one by one; a wrong one does not spoil the others."""

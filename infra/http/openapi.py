@@ -11,6 +11,7 @@ from command.api import BATCH_COMMANDS_MAX
 from command.upstream_names import UPSTREAM_EVENTS
 from contracts.access import Door
 from contracts.commands import ALL_COMMANDS, Command
+from contracts.commands.distribution import DISTRIBUTION_USERS_MAX
 from contracts.registry import COMMANDS
 from infra.http.problems import MEDIA_TYPE, known_codes
 from query.ports import PAGE_MAX
@@ -48,6 +49,8 @@ def _complete(path: str, operation: Schema, bodies: dict[str, Schema]) -> None:
             parameters.append(_parameter("dry_run", "query", {"type": "boolean"}, "Answer, but store nothing."))
             parameters.append(_IDEMPOTENCY_KEY)
         operation["responses"] = _answers("Answer", operation)
+    elif "x-list" in operation:
+        parameters += _list_upload(operation)
     elif "x-body" in operation:
         if operation["x-body"] == "CommandBatch":
             parameters.append(_IDEMPOTENCY_KEY)
@@ -62,11 +65,32 @@ def _complete(path: str, operation: Schema, bodies: dict[str, Schema]) -> None:
             filters = operation.pop("x-filters")
             parameters += [_parameter(name, "query", {"type": "string"}, "Narrows the list.") for name in filters]
         operation["responses"] = _responses("200", "Page" if is_list else "Item")
+    operation["responses"] = _file_or(operation)
     if scope != Door.PUBLIC:
         operation["security"] = [{"api_key": []}]
     operation["parameters"] = parameters
-    for name in ("x-command", "x-creates", "x-awaits-checkout", "x-body"):
+    for name in ("x-command", "x-creates", "x-awaits-checkout", "x-body", "x-list", "x-file"):
         operation.pop(name, None)
+
+
+def _file_or(operation: Schema) -> Schema:
+    """The answers of a route; a file's are no JSON."""
+    if "x-file" not in operation:
+        answers: Schema = operation["responses"]
+        return answers
+    file = _responses("200", "Answer")
+    file["200"]["content"] = {"text/csv": {"schema": _TEXT}}
+    return file
+
+
+def _list_upload(operation: Schema) -> list[Schema]:
+    """A list of users: JSON, or CSV with the names in the query. Answered before it is worked off."""
+    operation["requestBody"] = _json_body(operation["x-body"])
+    operation["requestBody"]["content"]["text/csv"] = {"schema": _CSV_LIST}
+    operation["responses"] = _responses("202", "Answer")
+    dry_run = _parameter("dry_run", "query", {"type": "boolean"}, "Answer, but store nothing.")
+    names = [_parameter(name, "query", _TEXT, "Of a CSV file.") for name in ("template_id", "distribution_id")]
+    return [*names, dry_run, _IDEMPOTENCY_KEY]
 
 
 def _body_of_command(path: str, operation: Schema, bodies: dict[str, Schema]) -> Schema:
@@ -140,6 +164,7 @@ _IDEMPOTENCY_KEY: Final = _parameter(
 )
 _TEXT: Final = {"type": "string"}
 _OBJECT: Final = {"type": "object"}
+_CSV_LIST: Final = {**_TEXT, "description": "A column `user_id`, or only one column."}
 _FIXED_SCHEMAS: Final[dict[str, Schema]] = {
     "Answer": {
         "type": "object",
@@ -184,6 +209,21 @@ _FIXED_SCHEMAS: Final[dict[str, Schema]] = {
         "required": ["answers"],
         "properties": {
             "answers": {"type": "array", "items": {"anyOf": [_ref("Answer"), _ref("Problem")]}},
+        },
+    },
+    "DistributionRequest": {
+        "type": "object",
+        "required": ["template_id", "user_ids"],
+        "additionalProperties": False,
+        "properties": {
+            "template_id": _TEXT,
+            "distribution_id": {**_TEXT, "description": "When absent it follows from the Idempotency-Key."},
+            "user_ids": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": DISTRIBUTION_USERS_MAX,
+                "items": {"type": "string", "minLength": 1, "maxLength": 128},
+            },
         },
     },
     "UpstreamEvent": {

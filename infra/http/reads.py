@@ -8,14 +8,14 @@ from time import monotonic
 from typing import Any, Final
 
 import structlog
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from contracts.position import Position
 from infra.http.bodies import malformed
 from infra.http.edge import Endpoint, Exchange
 from infra.http.problems import FieldError, Problem
 from infra.http.reply import JsonReply
-from query.api import ItemRoute, ListRoute, Shows
+from query.api import FileRoute, ItemRoute, ListRoute, Shows
 from query.ports import PAGE_MAX, BadCursor, BadFilter, ReadModelUnavailable
 
 logger = structlog.get_logger(__name__)
@@ -23,6 +23,7 @@ logger = structlog.get_logger(__name__)
 LIMIT_DEFAULT: Final = 50
 READ_TIMEOUT_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = (0.002, 0.005, 0.01, 0.02)
+_NO_FIELDS: Final[frozenset[str]] = frozenset()
 _ITEM_FIELDS: Final = frozenset({"min_position"})
 _LIST_FIELDS: Final = frozenset({"min_position", "cursor", "limit"})
 
@@ -75,6 +76,19 @@ class HttpReads:
             except BadFilter as error:
                 raise malformed([FieldError(f"?{error.name}", "malformed_filter", error.message)]) from None
             return _shown({"items": list(page.items), "next_cursor": page.next_cursor}, position)
+
+        return endpoint
+
+    def file(self, route: FileRoute) -> Endpoint:
+        """A CSV file in pieces; one that breaks off is not ended, so that nobody takes it for whole."""
+
+        async def endpoint(exchange: Exchange) -> Response:
+            exchange.query(_NO_FIELDS)
+            async with _bounded():
+                pieces = await route.read(exchange.caller.realm, exchange.path_ids)
+            if pieces is None:
+                raise Problem(route.unknown, "there is no such thing")
+            return StreamingResponse(pieces, media_type="text/csv")
 
         return endpoint
 

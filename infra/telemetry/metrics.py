@@ -32,6 +32,8 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "tessera_follower_halted": ("1 when a follower stopped and waits for somebody.", ("follower",)),
     "tessera_sagas": ("Sagas by the step they are at.", ("step",)),
     "tessera_dead_letters": ("Events and commands parked for an operator.", ("source",)),
+    "tessera_distributions": ("Distributions that are not over, by status.", ("status",)),
+    "tessera_distribution_rows_left": ("Rows of distributions that are not decided yet.", ()),
     "tessera_engine_queue_commands": ("Commands that wait for their batch.", ()),
 }
 

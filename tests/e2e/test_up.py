@@ -89,6 +89,33 @@ def test_an_order_goes_from_placed_to_refunded_and_the_books_balance(stack: Up) 
     assert report["compared"] == ["Redis", "ClickHouse"]
 
 
+def test_a_list_is_distributed_from_both_sides_and_the_books_hold(stack: Up, tmp_path: Path) -> None:
+    with client(stack) as api:
+        publish(api, "newsletter", claims_per_user_max=1)
+        users = [f"user-{number}" for number in range(1_500)]
+        body = {"template_id": "newsletter", "distribution_id": "by-http", "user_ids": users}
+        started = api.post("/v1/distributions", json=body)
+        assert (started.status_code, started.headers["location"]) == (202, "/v1/distributions/by-http")
+        assert stack.run("distribute", "show", "by-http", "--wait")["issued"] == 1_500
+
+        (tmp_path / "more.csv").write_text("user_id\nuser-7\nann\nbob\n")
+        told = stack.run("distribute", "start", "newsletter", str(tmp_path / "more.csv"), "--id", "by-cli", code=3)
+        assert (told["status"], told["issued"], told["refused"]) == ("completed", 2, 1)
+        resumed = run_cli("distribute", "resume", "by-cli", "--data-dir", str(stack.data_dir))
+        assert (resumed.returncode, "distribution_not_running" in resumed.stderr) == (1, True)
+        refused = api.get("/v1/distributions/by-cli/refusals").text.splitlines()
+        assert refused[0] == "row,user_id,code,detail"
+        assert refused[1].startswith("1,user-7,user_limit_reached,")
+        by_cli = run_cli("distribute", "refusals", "by-cli", "--data-dir", str(stack.data_dir)).stdout.splitlines()
+        assert by_cli == refused
+        names = [each["distribution_id"] for each in stack.run("distribute", "list")["distributions"]]
+        assert names == ["by-cli", "by-http"]
+        assert [each["issued"] for each in api.get("/v1/distributions").json()["items"]] == [2, 1_500]
+        assert "tessera_distribution_rows_left 0.0" in api.get("/metrics").text
+    report = stack.run("verify")
+    assert report["holds"]
+
+
 def wait_for_step(running: Up, order_id: str, step: str) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for _ in range(200):  # Bounded by looks, not by time: each is a command.

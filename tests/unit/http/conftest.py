@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +18,10 @@ from command.unit_of_work import UnitOfWork
 from contracts import commands as c
 from contracts.access import ROLES
 from contracts.commands import Command
+from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.position import Position
-from contracts.refusals import TemplateExhausted, UnknownCoupon
+from contracts.refusals import AlreadyExists, TemplateExhausted, UnknownCoupon
 from infra.http.access import KeyRing
 from infra.http.app import Application, HttpParts, create_app
 from infra.http.commands import CommandLimits
@@ -138,6 +139,36 @@ class FakeOutcomes:
         return self.in_log
 
 
+class FakeDistributions:
+    """Distributions whose lists are kept in memory."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.lists: dict[str, list[str]] = {}
+        self.refused: list[bytes] = [b"row,user_id,code,detail\r\n", b"7,ann,paused,Claims are refused.\r\n"]
+        self._engine = engine
+
+    def start(self, envelope: CommandEnvelope, user_ids: Sequence[str]) -> Answer:
+        command = envelope.command
+        assert isinstance(command, c.StartDistribution)
+        if self.lists.setdefault(command.distribution_id, list(user_ids)) != list(user_ids):
+            raise AlreadyExists(f"There is another distribution {command.distribution_id}.")
+        return self._engine.execute(envelope)
+
+    async def one(self, realm: Realm, distribution_id: str) -> View | None:
+        users = self.lists.get(distribution_id)
+        return None if users is None else {"distribution_id": distribution_id, "users": len(users)}
+
+    async def page(self, realm: Realm, *, cursor: str | None, limit: int) -> Page:
+        return Page([{"distribution_id": each} for each in self.lists], None)
+
+    async def refusals(self, realm: Realm, distribution_id: str) -> AsyncIterator[bytes] | None:
+        return None if distribution_id not in self.lists else self._pieces()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        for piece in self.refused:
+            yield piece
+
+
 @dataclass
 class World:
     """Everything around the edge that a test may turn."""
@@ -147,6 +178,7 @@ class World:
     keys: dict[str, Key]
     models: FakeModels
     outcomes: FakeOutcomes
+    distributions: FakeDistributions
     metrics: Metrics
     parts_ready: dict[str, bool]
     app: Application
@@ -176,6 +208,7 @@ def edge(
     engine.start()
     keys = {"acme": Key(), "globex": Key(GLOBEX), "analyst": Key(scopes=ROLES["analyst"])}
     models, outcomes = FakeModels(), FakeOutcomes()
+    distributions = FakeDistributions(engine)
     ready = {"store": True, "models": True}
 
     def check(name: str) -> Any:
@@ -194,6 +227,8 @@ def edge(
             models=models,
             reports=models,
             histories=LogHistories(log, blocking),
+            distributions=distributions,
+            start_distribution=distributions.start,
             positions={"models": models.position, "facts": models.position, "log": models.position},
             readiness=Readiness({name: check(name) for name in ready}, memory_seconds=0.0),
             metrics=metrics,
@@ -202,7 +237,7 @@ def edge(
             read_limits=ReadLimits(min_position_wait_ms=50),
             hints=make_hints(log, metrics),
         )
-        yield World(log, engine, keys, models, outcomes, metrics, ready, create_app(parts))
+        yield World(log, engine, keys, models, outcomes, distributions, metrics, ready, create_app(parts))
         engine.stop()
 
 
