@@ -6,6 +6,7 @@ that whoever uses something is gone before what it uses.
 
 import asyncio
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -93,15 +94,21 @@ def running_engine(settings: Settings) -> Iterator[Engine]:
 # HTTP.
 
 
-def serve(settings: Settings) -> None:
-    """Serve the API until SIGTERM or SIGINT: stop accepting, answer what is under way, drain the engine, close."""
+def serve(settings: Settings, *, shared_port: bool = False) -> None:
+    """Serve the API until SIGTERM or SIGINT: stop accepting, answer what is under way, drain the engine, close.
+
+    ``shared_port``: as one of several processes, whose metrics have a port of their own where one is set.
+    """
     configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
-    with http_application(settings) as app:
+    with ExitStack() as stack:
+        app = stack.enter_context(http_application(settings))
+        if shared_port:
+            stack.enter_context(_metrics_served(settings, app.metrics))
         memory.settle()
-        run_server(app, settings.http_host, settings.http_port)
+        run_server(app, settings.http_host, settings.http_port, shared_port=shared_port)
 
 
-def run_server(app: "Application", host: str, port: int) -> None:
+def run_server(app: "Application", host: str, port: int, *, shared_port: bool = False) -> None:
     """Serve an application until SIGTERM or SIGINT."""
     import uvicorn
 
@@ -121,8 +128,19 @@ def run_server(app: "Application", host: str, port: int) -> None:
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
     # uvicorn stops in good order and then repeats the signal, which would end us before our own parts have stopped.
-    with _asked_to_stop():
-        uvicorn.Server(config).run()
+    with _asked_to_stop(), ExitStack() as stack:
+        sockets = [stack.enter_context(_shared_socket(host, port))] if shared_port else None
+        uvicorn.Server(config).run(sockets)
+
+
+def _shared_socket(host: str, port: int) -> socket.socket:
+    """One of several sockets on one port: the kernel gives each new connection to one of them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    return listener
 
 
 @dataclass(frozen=True)

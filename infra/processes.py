@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 LOOPBACK = "127.0.0.1"
 LOG_BYTES_MAX = 16 * 1024 * 1024  # A log that grew past this is set aside when its process starts again.
@@ -39,12 +39,12 @@ class ChildSpec:
     """What to start, as whom, and how to stop it again.
 
     `stop_signal` asks for an orderly end, also when this process dies; after `grace_seconds` the child is killed.
-    `env` is added to the environment of this process.
+    `env` is added to the environment of this process. Without `log_path` it speaks where this process speaks.
     """
 
     name: str
     argv: tuple[str, ...]
-    log_path: Path
+    log_path: Path | None
     env: Mapping[str, str] | None = None
     cwd: Path | None = None
     user: str | None = None
@@ -102,7 +102,9 @@ class Child:
             self._process.kill()
 
     def log_tail(self, lines_max: int = 20) -> str:
-        """The last lines that this run wrote to its log."""
+        """The last lines that this run wrote to its log, if it has one of its own."""
+        if self.spec.log_path is None:
+            return ""
         with self.spec.log_path.open("rb") as log:
             log.seek(max(self._log_offset_bytes, log.seek(0, os.SEEK_END) - TAIL_BYTES_MAX))
             return "\n".join(log.read(TAIL_BYTES_MAX).decode(errors="replace").splitlines()[-lines_max:])
@@ -120,21 +122,26 @@ def spawn(spec: ChildSpec) -> Child:
 
 
 def _spawn_here(spec: ChildSpec) -> Child:
+    if spec.log_path is None:
+        return Child(spec, _popen(spec, None), 0)
     _set_aside_a_large_log(spec.log_path)
     with spec.log_path.open("ab") as log:
         offset_bytes = log.tell()  # Now: the child shares this file's position, and moves it with its first word.
-        process = subprocess.Popen(
-            spec.argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=spec.cwd,
-            env={**os.environ, **(spec.env or {})},
-            start_new_session=True,
-            preexec_fn=_die_with_parent(spec.stop_signal),  # noqa: PLW1509 - it takes no lock and allocates nothing.
-            **_as_user(spec.user),
-        )
-        return Child(spec, process, offset_bytes)
+        return Child(spec, _popen(spec, log), offset_bytes)
+
+
+def _popen(spec: ChildSpec, log: IO[bytes] | None) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        spec.argv,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd=spec.cwd,
+        env={**os.environ, **(spec.env or {})},
+        start_new_session=True,
+        preexec_fn=_die_with_parent(spec.stop_signal),  # noqa: PLW1509 - it takes no lock and allocates nothing.
+        **_as_user(spec.user),
+    )
 
 
 def _as_user(user: str | None) -> dict[str, Any]:
@@ -326,7 +333,8 @@ def port_is_free(port: int) -> bool:
 class Supervisor:
     """Runs several children, notices when one ends or when it is asked to stop, and stops them in reverse order.
 
-    Restarts are not its business. Use it from the main thread, as a context manager: it listens to SIGINT and SIGTERM.
+    Whether to start one again is for others to say. Use it from the main thread, as a context manager: it listens to
+    SIGINT and SIGTERM.
     Whoever asks a second time does not want to wait: then every child is killed.
 
     Example:
@@ -362,6 +370,13 @@ class Supervisor:
         self._own.append(child)
         self._watched.append(child)
         return child
+
+    def start_again(self, name: str) -> Child:
+        """Start a child anew that was started here and has ended."""
+        ended = next(child for child in self._own if child.name == name and child.ending() is not None)
+        self._own.remove(ended)
+        self._watched.remove(ended)
+        return self.start(ended.spec)
 
     def adopt(self, *children: Child) -> None:
         """Watch children whose stopping is somebody else's business."""

@@ -66,6 +66,7 @@ class Settings(BaseSettings):
 
     http_host: str = Field("127.0.0.1", min_length=1)
     http_port: _Port = 8080
+    http_workers: int = Field(1, ge=1, le=64, description="API processes that share the port, with an engine each.")
     http_body_bytes_max: int = Field(1_048_576, ge=1_024, description="A larger request body is refused with 413.")
 
     batch_commands_max: int = Field(500, ge=1, le=10_000, description="Commands decided and appended together.")

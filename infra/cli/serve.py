@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from infra.cli.command import Session, command
+from infra.cli.errors import CliError, ExitCode
 
 
 def register(app: typer.Typer) -> None:
@@ -16,9 +17,22 @@ def _serve(
     session: Session,
     host: Annotated[str | None, typer.Option(help="The address to listen on; else TESSERA_HTTP_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="The port; else TESSERA_HTTP_PORT.", min=1, max=65535)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that share the port; else TESSERA_HTTP_WORKERS.", min=1, max=64)
+    ] = None,
+    shared_port: Annotated[bool, typer.Option("--shared-port", hidden=True)] = False,
 ) -> None:
     """Serve the API until SIGTERM or Ctrl-C; requests that are under way are answered first."""
     from infra import bootstrap
+    from infra import workers as several
 
-    changes = {name: value for name, value in (("http_host", host), ("http_port", port)) if value is not None}
-    bootstrap.serve(session.settings.model_copy(update=changes))
+    given = {"http_host": host, "http_port": port, "http_workers": workers}
+    changes = {name: value for name, value in given.items() if value is not None}
+    settings = session.settings.model_copy(update=changes)
+    if settings.http_workers == 1 or shared_port:
+        bootstrap.serve(settings, shared_port=shared_port)
+        return
+    try:
+        several.serve_together(settings)
+    except several.PortTaken as error:
+        raise CliError(str(error), next_step="Name another with --port.", code=ExitCode.USAGE) from error

@@ -84,6 +84,7 @@ class Application(FastAPI):
             first_step=parts.first_step,
             start_distribution=parts.start_distribution,
         )
+        self.metrics = parts.metrics
         self._reads = HttpReads(parts.positions, parts.read_limits)
         # Straight into one flat list: nothing here needs what nested routers can do.
         self.router.routes.extend(command_router(self._commands).routes)

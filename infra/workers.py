@@ -1,0 +1,52 @@
+"""Several API processes on one port, each with an engine of its own; whichever ends is started again."""
+
+import sys
+import time
+from typing import Final
+
+import structlog
+
+from infra.processes import ChildSpec, Supervisor, port_is_free
+from infra.settings import Settings
+
+logger = structlog.get_logger(__name__)
+
+# What a worker may take to answer what is under way and to drain its engine.
+GRACE_SECONDS: Final = 45.0
+RESTART_PAUSE_SECONDS: Final = 1.0
+
+
+class PortTaken(RuntimeError):
+    """Somebody else listens on the port already; the message says what to do."""
+
+
+def serve_together(settings: Settings) -> None:
+    """Serve with ``http_workers`` processes until SIGTERM or SIGINT. Raises PortTaken.
+
+    The kernel spreads connections over them (SO_REUSEPORT), and any engine may write any stream. A worker that ends by
+    itself takes its own connections along and nobody else's; it is started again after a pause.
+    """
+    # Whoever shares a port shares it with anybody who asks to: look before.
+    if not port_is_free(settings.http_port):
+        raise PortTaken(f"port {settings.http_port} is taken")
+    with Supervisor() as supervisor:
+        for number in range(settings.http_workers):
+            supervisor.start(_worker(settings, number))
+        while (ending := supervisor.wait()) is not None:
+            logger.error("worker_ended", worker=ending.name, exit_code=ending.exit_code)
+            time.sleep(RESTART_PAUSE_SECONDS)
+            if not supervisor.stop_requested:
+                supervisor.start_again(ending.name)
+
+
+def _worker(settings: Settings, number: int) -> ChildSpec:
+    """Each counts for itself, so each serves its own metrics, when a first port for them is set."""
+    if (first := settings.follower_metrics_port) is not None:
+        settings = settings.model_copy(update={"follower_metrics_port": first + number})
+    return ChildSpec(
+        name=f"worker-{number}",
+        argv=(sys.executable, "-m", "infra.cli", "serve", "--shared-port"),
+        log_path=None,
+        env=settings.to_env(),
+        grace_seconds=GRACE_SECONDS,
+    )
