@@ -210,6 +210,24 @@ class BudgetExhausted(Conflict):
     code = "budget_exhausted"
 
 
+class BudgetIsElsewhere(Conflict):
+    """This is a branch of a budget that lives on another shard; ask there."""
+
+    code = "budget_is_elsewhere"
+
+
+class BudgetNotShared(Conflict):
+    """The budget is not shared with this holder."""
+
+    code = "budget_not_shared"
+
+
+class LeaseOutOfTurn(Conflict):
+    """This lease is not the next one."""
+
+    code = "lease_out_of_turn"
+
+
 class NotApplicable(Conflict):
     """The coupon does not apply to anything in this order."""
 

@@ -12,20 +12,29 @@ from typing import Final, Literal, NamedTuple, Self
 
 from command.domain.calendar import NO_INSTANT, period_of
 from command.domain.holds import Holds
+from command.domain.lending import Branch, Lending
 from command.unit_of_work import Kind
 from contracts.commands import CreateBudget
 from contracts.events import (
+    BudgetBranched,
     BudgetCommitted,
     BudgetCreated,
     BudgetCredited,
+    BudgetLeaseClosed,
+    BudgetLeaseGranted,
+    BudgetLeaseOpened,
+    BudgetLeaseSettled,
+    BudgetLeaseWanted,
     BudgetReleased,
     BudgetReserved,
+    BudgetShared,
     BudgetThresholdReached,
     BudgetToppedUp,
+    BudgetUnshared,
     Event,
 )
 from contracts.orders import BudgetShare
-from contracts.refusals import AlreadyExists, UnknownBudget
+from contracts.refusals import AlreadyExists, BudgetIsElsewhere, UnknownBudget
 
 # Only the present period is ever decided upon; a credit to a forgotten one is still recorded.
 PERIODS_KEPT_MAX: Final = 400
@@ -56,6 +65,8 @@ class Budget:
     limit_minor: int = 0
     periods: dict[str, Totals] = field(default_factory=dict)
     holds: Holds = field(default_factory=Holds)
+    lending: Lending = field(default_factory=Lending)
+    branch: Branch = field(default_factory=Branch)
 
     @property
     def exists(self) -> bool:
@@ -79,8 +90,14 @@ class Budget:
         return period_of(now, self.definition.recurs, self.definition.zone)
 
     def available_minor(self, period: str) -> int:
-        """What is left of a period's limit."""
-        return self.limit_minor - self.periods.get(period, Totals()).used_minor
+        """What is left of a period's limit; of a branch, of what it was lent."""
+        tenure = self.branch.tenure(period)
+        lent_minor = tenure.opened_minor - tenure.returned_minor
+        return self.limit_minor + lent_minor - self.totals(period).used_minor
+
+    def totals(self, period: str) -> Totals:
+        """A period's sums."""
+        return self.periods.get(period, Totals())
 
 
 class Room(NamedTuple):
@@ -95,7 +112,7 @@ class Room(NamedTuple):
         return self._replace(available_minor=self.available_minor - amount_minor)
 
 
-def evolve(budget: Budget, event: Event) -> Budget:  # noqa: PLR0911 - one case per event
+def evolve(budget: Budget, event: Event) -> Budget:  # noqa: C901, PLR0911, PLR0912 - one case per event
     """Fold one event of the budget's stream."""
     match event:
         case BudgetCreated():
@@ -119,7 +136,47 @@ def evolve(budget: Budget, event: Event) -> Budget:  # noqa: PLR0911 - one case 
             return _with_totals(budget, event.period, credited=event.amount_minor)
         case BudgetThresholdReached():
             return _with_totals(budget, event.period, announced=event.threshold_percent)
+        case BudgetShared():
+            holders = (*budget.lending.holders, event.holder)
+            return replace(budget, lending=replace(budget.lending, holders=holders))
+        case BudgetUnshared():
+            holders = tuple(holder for holder in budget.lending.holders if holder != event.holder)
+            return replace(budget, lending=replace(budget.lending, holders=holders))
+        case BudgetLeaseGranted():
+            changed = _with_totals(budget, event.period, reserved=event.reserved_delta_minor)
+            return replace(changed, lending=budget.lending.granted(event))
+        case BudgetLeaseSettled():
+            changed = _with_totals(
+                budget,
+                event.period,
+                reserved=event.reserved_delta_minor,
+                committed=event.committed_delta_minor,
+                credited=event.credited_delta_minor,
+            )
+            return replace(changed, lending=budget.lending.settled(event))
+        case BudgetBranched():
+            return replace(budget, created=_as_created(event), branch=replace(budget.branch, is_branch=True))
+        case BudgetLeaseOpened():
+            return replace(budget, branch=budget.branch.opened(event))
+        case BudgetLeaseClosed():
+            return replace(budget, branch=budget.branch.closed(event))
+        case BudgetLeaseWanted():
+            return replace(budget, branch=budget.branch.wanted(event))
     return budget
+
+
+def _as_created(event: BudgetBranched) -> BudgetCreated:
+    """A branch in the words of a budget: no limit of its own, and thresholds are its home's to announce."""
+    return BudgetCreated(
+        budget_id=event.budget_id,
+        name=event.name,
+        currency=event.currency,
+        limit_minor=0,
+        recurs=event.recurs,
+        zone=event.zone,
+        when_short=event.when_short,
+        thresholds_percent=(),
+    )
 
 
 BUDGET: Final = Kind("budget", Budget, Budget(), evolve)
@@ -147,19 +204,39 @@ def create(budget: Budget, budget_id: str, command: CreateBudget) -> tuple[Event
 def top_up(budget: Budget, by_minor: int) -> tuple[Event, ...]:
     """Raise the limit, for this and every later period."""
     budget_id = budget.definition.budget_id
+    if budget.branch.is_branch:
+        raise BudgetIsElsewhere
     return (BudgetToppedUp(budget_id=budget_id, by_minor=by_minor, limit_minor=budget.limit_minor + by_minor),)
 
 
 def room(budget: Budget, need_max_minor: int, *, now: datetime) -> Room:
     """What may be reserved now. Holds that ended count as free from that instant, released or not.
 
-    ``need_max_minor`` is the most that anybody could ask: with that much left, nobody looks for ended holds.
+    ``need_max_minor`` is the most that anybody could ask: with that much left, nobody looks for ended holds. A branch
+    whose home may have more has room for that much: what is missing here is fetched (:func:`shortage`), not refused.
     """
     period = budget.period_at(now)
+    available = _spendable_minor(budget, period, need_max_minor, now)
+    if budget.branch.is_branch and budget.branch.tenure(period).may_get_more(now):
+        available = max(available, need_max_minor)
+    return Room(period, available, budget.definition.when_short)
+
+
+def shortage(budget: Budget, needed_minor: int, *, now: datetime) -> bool:
+    """Whether home must be asked first, because so much is not here and home may have it."""
+    period = budget.period_at(now)
+    if not budget.branch.is_branch or not budget.branch.tenure(period).may_get_more(now):
+        return False
+    return _spendable_minor(budget, period, needed_minor, now) < needed_minor
+
+
+def _spendable_minor(budget: Budget, period: str, need_max_minor: int, now: datetime) -> int:
+    if budget.branch.is_branch and not budget.branch.tenure(period).may_spend(now):
+        return 0
     available = budget.available_minor(period)
     if available < need_max_minor:
         available += sum(amount_minor for _, amount_minor in lapsed(budget, period, now=now))
-    return Room(period, max(available, 0), budget.definition.when_short)
+    return max(available, 0)
 
 
 def lapsed(budget: Budget, period: str, *, now: datetime) -> list[tuple[str, int]]:
@@ -201,7 +278,7 @@ def reserve(
         amount_minor=share.amount_minor,
         lock_until=lock_until,
     )
-    return (reserved, *_thresholds(evolve(budget, reserved), share.period))
+    return (reserved, *thresholds(evolve(budget, reserved), share.period))
 
 
 def commit(budget: Budget, order_id: str, coupon_id: str, share: BudgetShare) -> tuple[Event, ...]:
@@ -229,10 +306,11 @@ def honour(budget: Budget, order_id: str, coupon_id: str, share: BudgetShare) ->
         amount_minor=share.amount_minor,
         honoured=True,
     )
-    return (spent, *_thresholds(evolve(budget, spent), share.period))
+    return (spent, *thresholds(evolve(budget, spent), share.period))
 
 
-def _thresholds(budget: Budget, period: str) -> list[Event]:
+def thresholds(budget: Budget, period: str) -> list[Event]:
+    """The thresholds that a period has passed and nobody announced yet."""
     totals = budget.periods[period]
     return [
         BudgetThresholdReached(
@@ -251,7 +329,7 @@ def _thresholds(budget: Budget, period: str) -> list[Event]:
 def _with_totals(
     budget: Budget, period: str, *, reserved: int = 0, committed: int = 0, credited: int = 0, announced: int = 0
 ) -> Budget:
-    old = budget.periods.get(period, Totals())
+    old = budget.totals(period)
     new = Totals(
         old.reserved_minor + reserved,
         old.committed_minor + committed,

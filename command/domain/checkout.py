@@ -177,6 +177,14 @@ class Plan(NamedTuple):
 NOTHING: Final = Plan()
 
 
+class MoneyIsElsewhere(Exception):
+    """Not decided: these budgets are branches without enough money, and their home may have it (id -> needed)."""
+
+    def __init__(self, needed: Mapping[str, int]) -> None:
+        super().__init__(f"money of {sorted(needed)} must be fetched first")
+        self.needed = needed
+
+
 @dataclass(frozen=True, slots=True)
 class Books:
     """The states that a decision on an order looks at, by id. ``budgets`` has what the coupons' terms name."""
@@ -240,7 +248,7 @@ def _require_template_allows(coupon: Coupon, books: Books, now: datetime) -> Non
 def hold(order: Order, checkout: Checkout, books: Books, attempt: int, *, now: datetime, lock_ttl: timedelta) -> Plan:
     """Lock every coupon, reserve every budget and freeze the allocation; or refuse with every reason, holding nothing.
 
-    Nothing for an attempt that was decided before, or one that a later one overtook.
+    Nothing for an attempt that was decided before, or one that a later one overtook. Raises MoneyIsElsewhere.
     """
     placed = order.content
     if not is_next_attempt(order, checkout, attempt):
@@ -255,6 +263,7 @@ def hold(order: Order, checkout: Checkout, books: Books, attempt: int, *, now: d
         return Plan((Step(CHECKOUT, placed.order_id, (refused,)),), own)
     lock_until = now + lock_ttl
     held = tuple(_held_coupon(applied, books, now) for applied in quoted.priced.applied)
+    _require_money_here(held, books, now)
     lapsed = _lapsed(checkout, held, books, now)
     ready = CheckoutReady(
         order_id=placed.order_id,
@@ -315,6 +324,13 @@ def _lapsed(checkout: Checkout, held: Sequence[HeldCoupon], books: Books, now: d
     return tuple(orders)
 
 
+def _require_money_here(held: Iterable[HeldCoupon], books: Books, now: datetime) -> None:
+    needed = _by_budget(held)
+    elsewhere = {key: minor for key, minor in needed.items() if budgets.shortage(books.budgets[key], minor, now=now)}
+    if elsewhere:
+        raise MoneyIsElsewhere(elsewhere)
+
+
 def _by_budget(held: Iterable[HeldCoupon]) -> dict[str, int]:
     needed: dict[str, int] = {}
     for it in held:
@@ -344,6 +360,8 @@ def redeem(
     - It is not possible: by each coupon's terms honoured over the limit, or completed unredeemed.
     - Nothing was held because coupons were refused: completed without a discount, which nobody promised.
     - The order is cancelled or all its money went back: completed unredeemed, a break until the upstream refunds it.
+
+    Raises MoneyIsElsewhere when it is to be held anew and a budget's money must be fetched first.
     """
     placed = order.content
     if checkout.status in {"none", "completed", "unredeemed"}:
@@ -376,7 +394,9 @@ def _redeem_late(
     honoured = {key for key, refusal in refusals.items() if _may_honour(key, refusal, books)}
     if honoured != set(refusals):
         return _give_up(checkout, books, payment_id, tuple(refusals.values()), now)
-    lapsed = _lapsed(checkout, [it for it in held if it.coupon_id not in honoured], books, now)
+    anew = [it for it in held if it.coupon_id not in honoured]
+    _require_money_here(anew, books, now)
+    lapsed = _lapsed(checkout, anew, books, now)
     ledger = _Ledger(placed.order_id, books, lapsed)
     for it in held:
         if it.coupon_id in honoured:

@@ -13,7 +13,17 @@ from command.domain.imports import IMPORT
 from command.domain.orders import ADJUSTMENT, ORDER, PAYMENT, REFUND
 from command.domain.settlement import SETTLEMENT
 from command.domain.template import TEMPLATE
-from command.handlers import budgets, checkouts, claims, coupons, distributions, operations, templates, upstream
+from command.handlers import (
+    budgets,
+    checkouts,
+    claims,
+    coupons,
+    distributions,
+    leases,
+    operations,
+    templates,
+    upstream,
+)
 from command.handlers.handler import Handler, Handlers, Touches
 from command.unit_of_work import Kind
 from contracts import commands as c
@@ -87,6 +97,13 @@ HANDLERS: Final[Handlers] = {
     # Budget
     c.CreateBudget: Handler(budgets.create, _budget),
     c.TopUpBudget: Handler(budgets.top_up, _budget),
+    # Budget leases: at home, then at the holder
+    c.ShareBudget: Handler(leases.share, _budget),
+    c.UnshareBudget: Handler(leases.unshare, _budget),
+    c.GrantBudgetLease: Handler(leases.grant, _budget),
+    c.SettleBudgetLease: Handler(leases.settle, _budget),
+    c.OpenBudgetLease: Handler(leases.open_lease, _budget),
+    c.CloseBudgetLease: Handler(leases.close_lease, _budget),
     # What the upstream tells us
     c.PlaceOrder: Handler(upstream.place, _order_and_its_hold),
     c.CancelOrder: Handler(upstream.cancel, _order),

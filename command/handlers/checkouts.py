@@ -1,13 +1,17 @@
 """Checkouts: the saga's commands, each one decision over an order's coupons, budgets and settlement; and quotes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import wraps
+from typing import Any, Final, TypeVar
 
 from command.domain import checkout as checkouts
-from command.domain import orders
+from command.domain import leases, orders
 from command.domain.budget import BUDGET
-from command.domain.checkout import CHECKOUT, Books, Checkout, Plan
+from command.domain.checkout import CHECKOUT, Books, Checkout, MoneyIsElsewhere, Plan
 from command.domain.coupon import COUPON, Coupon
+from command.domain.lending import Waiting
 from command.domain.orders import ORDER, PAYMENT, REFUND
 from command.domain.template import TEMPLATE
 from command.handlers.handler import Data
@@ -24,7 +28,10 @@ from contracts.commands import (
 )
 from contracts.events import Event
 from contracts.events.coupon import ReleaseCause
-from contracts.refusals import UnknownRefund
+from contracts.refusals import Refusal, UnknownRefund
+
+ForOrder = HoldForOrder | RedeemForOrder | RefundForOrder
+C = TypeVar("C", HoldForOrder, RedeemForOrder, RefundForOrder)
 
 # A quote prices an order that has no name yet.
 _QUOTED = "quote"
@@ -54,6 +61,38 @@ def quote(uow: UnitOfWork, command: QuoteOrder) -> Data:
     }
 
 
+def _or_wait(decide: Callable[[UnitOfWork, C], Data]) -> Callable[[UnitOfWork, C], Data]:
+    """Decide, or note on a budget's branch what must be fetched from its home first, and decide when it has come."""
+
+    @wraps(decide)
+    def handle(uow: UnitOfWork, command: C) -> Data:
+        try:
+            return decide(uow, command)
+        except MoneyIsElsewhere as elsewhere:
+            for budget_id, needed_minor in elsewhere.needed.items():
+                _wait(uow, command, budget_id, needed_minor)
+            return _answer(uow, command.order_id) | {"status": "waiting"}
+
+    return handle
+
+
+def _wait(uow: UnitOfWork, command: ForOrder, budget_id: str, needed_minor: int) -> None:
+    budget = uow.load(BUDGET, budget_id)
+    waits = Waiting(
+        budget.period_at(uow.now), command.order_id, needed_minor, command.type, command.model_dump(mode="json")
+    )
+    uow.record(BUDGET, budget_id, leases.want(budget, waits))
+
+
+def decide_waiting(uow: UnitOfWork, waiting: Iterable[Waiting]) -> None:
+    """Decide what waited, in the order in which it came. What still needs more waits again."""
+    for each in waiting:
+        command_type, handle = _WAKES[each.command_type]
+        with suppress(Refusal):  # Nobody waits for the answer any more; it left nothing behind.
+            handle(uow, command_type.model_validate(each.payload))
+
+
+@_or_wait
 def hold(uow: UnitOfWork, command: HoldForOrder) -> Data:
     """Lock, reserve and freeze; or refuse with every reason. ``checkout`` is what this very command decided."""
     decided = _hold(uow, command.order_id, command.attempt)
@@ -62,6 +101,7 @@ def hold(uow: UnitOfWork, command: HoldForOrder) -> Data:
     return answer if outcome is None else {**answer, "checkout": outcome}
 
 
+@_or_wait
 def redeem(uow: UnitOfWork, command: RedeemForOrder) -> Data:
     """Redeem, commit and settle; anew when the hold is gone and it is still possible."""
     order = uow.load(ORDER, command.order_id)
@@ -89,6 +129,7 @@ def end_lock(uow: UnitOfWork, command: EndOrderLock) -> Data:
     return _answer(uow, command.order_id)
 
 
+@_or_wait
 def refund(uow: UnitOfWork, command: RefundForOrder) -> Data:
     """Credit by the frozen allocation; return the coupons on a full refund."""
     told = uow.load(REFUND, command.refund_id).told
@@ -156,6 +197,13 @@ def _answer(uow: UnitOfWork, order_id: str) -> Data:
     checkout = uow.load(CHECKOUT, order_id)
     status = "released" if checkout.lock_has_ended(uow.now) else checkout.status  # True before a timer records it.
     return {"order_id": order_id, "status": status, "attempt": checkout.attempt}
+
+
+_WAKES: Final[dict[str, tuple[type[ForOrder], Callable[[UnitOfWork, Any], Data]]]] = {
+    HoldForOrder.type: (HoldForOrder, hold),
+    RedeemForOrder.type: (RedeemForOrder, redeem),
+    RefundForOrder.type: (RefundForOrder, refund),
+}
 
 
 def _distinct(keys: Iterable[str]) -> list[str]:

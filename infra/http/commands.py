@@ -41,8 +41,8 @@ _QUOTE_FIELDS: Final = frozenset({"at"})
 _NO_FIELDS: Final[frozenset[str]] = frozenset()
 _BUSINESS_TIME: Final = TypeAdapter(BusinessTime)
 _AT_CODES: Final = {"timezone_aware": "time_without_zone", "time_out_of_range": "out_of_range"}
-# Whoever took one of these ids before its saga, timer or distribution did would silence it.
-_KEPT_PREFIXES: Final = ("saga:", "timer:", "distribution:")
+# Whoever took one of these ids before its saga, timer, distribution or lease did would silence it.
+_KEPT_PREFIXES: Final = ("saga:", "timer:", "distribution:", "lease:")
 
 
 class DryRun(Protocol):

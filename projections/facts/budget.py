@@ -2,13 +2,21 @@
 
 from contracts.envelope import Recorded
 from contracts.events import (
+    BudgetBranched,
     BudgetCommitted,
     BudgetCreated,
     BudgetCredited,
+    BudgetLeaseClosed,
+    BudgetLeaseGranted,
+    BudgetLeaseOpened,
+    BudgetLeaseSettled,
+    BudgetLeaseWanted,
     BudgetReleased,
     BudgetReserved,
+    BudgetShared,
     BudgetThresholdReached,
     BudgetToppedUp,
+    BudgetUnshared,
 )
 from projections.facts.table import Facts, Row, Table
 
@@ -100,6 +108,83 @@ def _threshold(recorded: Recorded, event: BudgetThresholdReached) -> tuple[Row]:
     return (row,)
 
 
+# Leases. At home what is lent counts as reserved, and what a holder's books say moves it on. What a branch was lent is
+# no limit of the budget, so it has an amount here and changes no sum.
+
+
+def _shared(recorded: Recorded, event: BudgetShared | BudgetUnshared) -> tuple[Row]:
+    kind = "shared" if isinstance(event, BudgetShared) else "unshared"
+    return (BUDGET.row(recorded, kind=kind, budget_id=event.budget_id, currency=event.currency),)
+
+
+def _lease_granted(recorded: Recorded, event: BudgetLeaseGranted) -> tuple[Row]:
+    return (_lease(recorded, event, "lease_granted", event.amount_minor, reserved=event.reserved_delta_minor),)
+
+
+def _lease_settled(recorded: Recorded, event: BudgetLeaseSettled) -> tuple[Row]:
+    row = _lease(
+        recorded,
+        event,
+        "lease_settled",
+        event.out_minor,
+        reserved=event.reserved_delta_minor,
+        committed=event.committed_delta_minor,
+        credited=event.credited_delta_minor,
+        honoured=event.honoured,
+    )
+    return (row,)
+
+
+def _branched(recorded: Recorded, event: BudgetBranched) -> tuple[Row]:
+    row = BUDGET.row(
+        recorded,
+        kind="branched",
+        budget_id=event.budget_id,
+        name=event.name,
+        currency=event.currency,
+        recurs=event.recurs or "",
+        zone=event.zone,
+    )
+    return (row,)
+
+
+def _lease_opened(recorded: Recorded, event: BudgetLeaseOpened) -> tuple[Row]:
+    return (_lease(recorded, event, "lease_opened", event.amount_minor),)
+
+
+def _lease_closed(recorded: Recorded, event: BudgetLeaseClosed) -> tuple[Row]:
+    return (_lease(recorded, event, "lease_closed", event.returned_minor),)
+
+
+def _lease_wanted(recorded: Recorded, event: BudgetLeaseWanted) -> tuple[Row]:
+    return (_lease(recorded, event, "lease_wanted", event.needed_minor),)
+
+
+def _lease(
+    recorded: Recorded,
+    event: BudgetLeaseGranted | BudgetLeaseSettled | BudgetLeaseOpened | BudgetLeaseClosed | BudgetLeaseWanted,
+    kind: str,
+    amount_minor: int,
+    *,
+    reserved: int = 0,
+    committed: int = 0,
+    credited: int = 0,
+    honoured: bool = False,
+) -> Row:
+    return BUDGET.row(
+        recorded,
+        kind=kind,
+        budget_id=event.budget_id,
+        currency=event.currency,
+        period=event.period,
+        amount_minor=amount_minor,
+        reserved_delta_minor=reserved,
+        committed_delta_minor=committed,
+        credited_delta_minor=credited,
+        honoured=int(honoured),
+    )
+
+
 def _for_order(
     recorded: Recorded,
     event: _ForOrder,
@@ -138,5 +223,13 @@ BUDGET_FACTS = Facts(
         BudgetReleased: _released,
         BudgetCredited: _credited,
         BudgetThresholdReached: _threshold,
+        BudgetShared: _shared,
+        BudgetUnshared: _shared,
+        BudgetLeaseGranted: _lease_granted,
+        BudgetLeaseSettled: _lease_settled,
+        BudgetBranched: _branched,
+        BudgetLeaseOpened: _lease_opened,
+        BudgetLeaseClosed: _lease_closed,
+        BudgetLeaseWanted: _lease_wanted,
     },
 )

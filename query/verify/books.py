@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from query.verify.leases import LeaseBook
 from query.verify.raw import RawEvent, Violation
 
 # Timers record the end of a lock soon after it, in the realm's own time.
@@ -99,10 +100,12 @@ class BudgetBook:
     credited: Counter[str] = field(default_factory=Counter)
     honoured: set[str] = field(default_factory=set)  # Periods in which a late payment was honoured over the limit.
     open: dict[tuple[str, str], int] = field(default_factory=dict)  # (order, coupon) -> reserved and not yet settled.
+    leases: LeaseBook = field(default_factory=LeaseBook)
 
     def available(self, period: str) -> int:
-        """Limit - reserved - committed + credited."""
-        return self.limit_minor - self.reserved[period] - self.committed[period] + self.credited[period]
+        """Limit (of a branch: what it was lent) - reserved - committed + credited."""
+        limit = self.limit_minor + self.leases.here(period)
+        return limit - self.reserved[period] - self.committed[period] + self.credited[period]
 
 
 @dataclass(slots=True)
@@ -148,6 +151,10 @@ class Books:
             "budget.committed.v1": self._budget_committed,
             "budget.released.v1": self._budget_released,
             "budget.credited.v1": self._budget_credited,
+            "budget.lease_granted.v1": self._lease_granted,
+            "budget.lease_settled.v1": self._lease_settled,
+            "budget.lease_opened.v1": self._lease_opened,
+            "budget.lease_closed.v1": self._lease_closed,
             "distribution.started.v1": self._distribution_started,
             "distribution.users_refused.v1": self._users_refused,
             "distribution.advanced.v1": self._distribution_advanced,
@@ -400,6 +407,39 @@ class Books:
         book.credited[data["period"]] += data["amount_minor"]
         if book.credited[data["period"]] > book.committed[data["period"]]:
             self._broken("I12", event, f"more credited than committed in period {data['period']!r}")
+
+    # I12: leases. What home has lent is reserved there; the books of both sides are compared in query/verify/leases.py.
+
+    def _lease_granted(self, event: RawEvent) -> None:
+        book, data = self._budget(event), event.data
+        if (detail := book.leases.grant(data)) is not None:
+            self._broken("I12", event, detail)
+        book.reserved[data["period"]] += data["reserved_delta_minor"]
+        self._check_available(event, book)
+
+    def _lease_settled(self, event: RawEvent) -> None:
+        book, data = self._budget(event), event.data
+        before = book.leases.out(data)
+        if (detail := book.leases.settle(data)) is not None:
+            self._broken("I12", event, detail)
+        reserved = max(book.leases.out(data), 0) - max(before, 0)
+        if reserved != data["reserved_delta_minor"]:
+            self._broken("I12", event, f"{data['reserved_delta_minor']} reserved for the holder, not {reserved}")
+        book.reserved[data["period"]] += reserved
+        book.committed[data["period"]] += data["committed_delta_minor"]
+        book.credited[data["period"]] += data["credited_delta_minor"]
+        if data.get("honoured"):
+            book.honoured.add(data["period"])
+        self._check_available(event, book)
+
+    def _lease_opened(self, event: RawEvent) -> None:
+        if (detail := self._budget(event).leases.open(event.data)) is not None:
+            self._broken("I12", event, detail)
+
+    def _lease_closed(self, event: RawEvent) -> None:
+        book = self._budget(event)
+        book.leases.close(event.data)
+        self._check_available(event, book)
 
     def _check_available(self, event: RawEvent, book: BudgetBook) -> None:
         period = event.data["period"]

@@ -9,13 +9,21 @@ from contracts.events import (
     AdjustmentReported,
     BreakClosed,
     BreakOpened,
+    BudgetBranched,
     BudgetCommitted,
     BudgetCreated,
     BudgetCredited,
+    BudgetLeaseClosed,
+    BudgetLeaseGranted,
+    BudgetLeaseOpened,
+    BudgetLeaseSettled,
+    BudgetLeaseWanted,
     BudgetReleased,
     BudgetReserved,
+    BudgetShared,
     BudgetThresholdReached,
     BudgetToppedUp,
+    BudgetUnshared,
     CheckoutCompleted,
     CheckoutCompletedUnredeemed,
     CheckoutReady,
@@ -183,6 +191,7 @@ def everything(realm: Realm = ACME, *, first_offset: int = 1, began: datetime = 
     _bought_and_returned(story)
     _other_ends(story)
     _operations(story)
+    _leases(story)
     return story.log
 
 
@@ -276,6 +285,51 @@ def _budgets(story: Story) -> None:
     tell("budget", "b2", reached)
     tell("budget", "b2", BudgetReleased(**of_b2, amount_minor=6_000))
     tell("budget", "b2", BudgetCommitted(**of_b2, amount_minor=700, honoured=True))
+
+
+def _leases(story: Story) -> None:
+    """A budget that another shard spends from, and the branch of one that lives elsewhere."""
+    tell, until = story.tell, NOON + timedelta(minutes=15)
+    created = BudgetCreated(
+        budget_id="b6",
+        name="Lent",
+        currency="GBP",
+        limit_minor=15_000,
+        recurs=None,
+        zone="UTC",
+        when_short="refuse",
+        thresholds_percent=(50, 80, 100),
+    )
+    tell("budget", "b6", created)
+    home: dict[str, Any] = {"budget_id": "b6", "currency": "GBP", "holder": "1"}
+    tell("budget", "b6", BudgetShared(**home))
+    lent: dict[str, Any] = {"period": "", "number": 1, "amount_minor": 750, "left_minor": 14_250, "until": until}
+    tell("budget", "b6", BudgetLeaseGranted(**home, **lent, reserved_delta_minor=750))
+    settled = BudgetLeaseSettled(
+        **home,
+        period="",
+        number=1,
+        opened_minor=750,
+        returned_minor=150,
+        committed_minor=600,
+        credited_minor=100,
+        out_minor=100,
+        reserved_delta_minor=-650,
+        committed_delta_minor=600,
+        credited_delta_minor=100,
+    )
+    tell("budget", "b6", settled)
+    tell("budget", "b6", BudgetUnshared(**home))
+    branch: dict[str, Any] = {"budget_id": "b7", "currency": "GBP"}
+    terms_of_branch: dict[str, Any] = {"name": "Far", "recurs": None, "zone": "UTC", "when_short": "refuse"}
+    tell("budget", "b7", BudgetBranched(**branch, **terms_of_branch))
+    tell("budget", "b7", BudgetLeaseOpened(**branch, **lent))
+    waits = {"order_id": "o7", "attempt": 1}
+    wanted = BudgetLeaseWanted(
+        **branch, period="", order_id="o7", needed_minor=900, command_type="hold_for_order", payload=waits
+    )
+    tell("budget", "b7", wanted)
+    tell("budget", "b7", BudgetLeaseClosed(**branch, period="", number=1, returned_minor=750, final=True))
 
 
 def _bought_and_returned(story: Story) -> None:
