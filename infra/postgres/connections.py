@@ -42,9 +42,17 @@ class Timeouts:
 DEFAULT_TIMEOUTS = Timeouts()
 
 # For connections that only ever look things up by key. A plan is kept for a session's whole life: one that was made
-# while the tables were nearly empty would scan them for ever after.
-# Planning anew for every batch would cost more than a small batch itself.
-BY_KEY = {"enable_seqscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
+# while the tables were nearly empty would scan them for ever after. Planning anew for every batch would cost more than
+# a small batch itself. Joins are with what the caller named, one key after the other, in the order of an index: to a
+# planner without statistics reading all of a tenant at once looks as cheap as one key of it.
+BY_KEY = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
 
 # For the connection that takes the append lock. A process that stopped while it holds the lock must not stop the others
 # for long: the server ends its session, be it that it waits for the process to speak or to listen. (What it waits for

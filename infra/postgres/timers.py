@@ -22,15 +22,14 @@ def clear(cursor: psycopg.Cursor[Any], timers: Sequence[tuple[Realm, ClearTimer]
     """Forget timers; those that are not set are ignored."""
     if timers:
         columns = zip(*((*realm, timer.kind, timer.key) for realm, timer in timers), strict=True)
-        # Planned each time: a plan from when there were few timers would look at all of them for ever after.
-        cursor.execute(_CLEAR, [list(column) for column in columns], prepare=False)
+        cursor.execute(_CLEAR, [list(column) for column in columns])
 
 
 def remove(cursor: psycopg.Cursor[Any], timers: Sequence[DueTimer]) -> None:
     """Forget timers that fired, unless they were set anew meanwhile."""
     if timers:
         columns = zip(*((*timer.realm, timer.kind, timer.key, timer.set_by) for timer in timers), strict=True)
-        cursor.execute(_REMOVE, [list(column) for column in columns], prepare=False)
+        cursor.execute(_REMOVE, [list(column) for column in columns])
 
 
 def _row(timer: DueTimer) -> tuple[Any, ...]:

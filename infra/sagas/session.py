@@ -1,8 +1,7 @@
 """One PostgreSQL connection of one thread, opened when it is needed and again after it broke."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -13,18 +12,10 @@ from infra.postgres.connections import BY_KEY, DEFAULT_TIMEOUTS, BoundedConnecti
 class Session:
     """Single queries and short transactions on a connection of one's own. Not for several threads."""
 
-    def __init__(
-        self,
-        dsn: str,
-        *,
-        name: str,
-        timeouts: Timeouts = DEFAULT_TIMEOUTS,
-        settings: Mapping[str, str] = MappingProxyType(BY_KEY),
-    ) -> None:
+    def __init__(self, dsn: str, *, name: str, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
         self._dsn = dsn
         self._name = name
         self._timeouts = timeouts
-        self._settings = settings
         self._connection: BoundedConnection | None = None
 
     @contextmanager
@@ -43,9 +34,7 @@ class Session:
     def _open(self) -> Iterator[BoundedConnection]:
         with translated():
             if self._connection is None:
-                self._connection = connect(
-                    self._dsn, self._timeouts, name=self._name, autocommit=True, settings=self._settings
-                )
+                self._connection = connect(self._dsn, self._timeouts, name=self._name, autocommit=True, settings=BY_KEY)
             try:
                 yield self._connection
             except (psycopg.OperationalError, psycopg.InterfaceError):

@@ -85,13 +85,13 @@ def due_timers(cursor: Cursor, limit: int, realms_max: int) -> list[DueTimer]:
 
     A realm on a business clock is judged by what that clock shows, all others by the store's.
     """
-    cursor.execute(_SELECT_DUE_REALMS, (realms_max,), prepare=False)  # As in infra.postgres.timers.
+    cursor.execute(_SELECT_DUE_REALMS, (realms_max,))
     realms = cursor.fetchall()
     if not realms:
         return []
     share = max(1, limit // len(realms))
     tenants, apps, nows = zip(*realms, strict=True)
-    cursor.execute(_SELECT_DUE, (list(tenants), list(apps), list(nows), share, limit), prepare=False)
+    cursor.execute(_SELECT_DUE, (list(tenants), list(apps), list(nows), share, limit))
     return [
         DueTimer(Realm(tenant, app), kind, key, due_at.astimezone(UTC), set_by, data)
         for tenant, app, kind, key, due_at, set_by, data in cursor
@@ -186,7 +186,7 @@ _SELECT_DUE_REALMS = """
     LEFT JOIN realm_clocks AS c ON c.tenant_id = r.tenant_id AND c.app_id = r.app_id
     CROSS JOIN LATERAL (
         SELECT due_at FROM timers AS t
-        WHERE t.tenant_id = r.tenant_id AND t.app_id = r.app_id
+        WHERE ARRAY[t.tenant_id, t.app_id] = ARRAY[r.tenant_id, r.app_id]
         AND (t.retry_at IS NULL OR t.retry_at <= clock_timestamp())
         ORDER BY due_at LIMIT 1
     ) AS first
@@ -200,7 +200,7 @@ _SELECT_DUE = """
     FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS r (tenant_id, app_id, now)
     CROSS JOIN LATERAL (
         SELECT tenant_id, app_id, kind, key, due_at, set_by, data FROM timers
-        WHERE tenant_id = r.tenant_id AND app_id = r.app_id AND due_at <= r.now
+        WHERE ARRAY[tenant_id, app_id] = ARRAY[r.tenant_id, r.app_id] AND due_at <= r.now
         AND (retry_at IS NULL OR retry_at <= clock_timestamp())
         ORDER BY due_at, kind, key LIMIT %s
     ) AS t

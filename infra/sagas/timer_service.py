@@ -6,7 +6,6 @@ from typing import Final
 
 from contracts.envelope import Answer, CommandEnvelope
 from infra.postgres import timers
-from infra.postgres.connections import BY_KEY
 from infra.sagas import tables
 from infra.sagas.checkpoints import At, Checkpoint, pass_by
 from infra.sagas.sending import Outcome, Submits, describe, send
@@ -18,9 +17,6 @@ logger = logging.getLogger(__name__)
 
 ACTOR: Final = "timer"
 
-# What is due first is read off an index. Sorting all timers for it looks cheap to a planner that thinks there are few.
-_IN_ORDER: Final = {**BY_KEY, "enable_sort": "off"}
-
 
 class TimerService:
     """Sends the command of each due timer and forgets the timer when it was answered. For one thread."""
@@ -31,7 +27,7 @@ class TimerService:
         self._engine = engine
         self._settings = settings or SagaSettings()
         self._checkpoint = checkpoint
-        self._session = Session(dsn, name="timers", settings=_IN_ORDER)
+        self._session = Session(dsn, name="timers")
 
     def run_once(self) -> int:
         """Fire one batch; returns how many timers it had (0: nothing is due).

@@ -13,13 +13,16 @@ import pytest
 from command.ports import Batch
 from contracts.identity import Realm
 from infra.postgres import api_keys, dead_letters, outbox, positions, timers
+from infra.postgres.connections import BY_KEY, connect
 from infra.postgres.log import PostgresEventLog
 from infra.postgres.outbox import PendingCommand
 from infra.postgres.positions import EpochChanged, PositionMoved
+from infra.sagas.tables import due_timers
 from sagas.timers import ClearTimer, DueTimer
 from tests.contract.event_log import ACME, CLOCK, OTHER, at, everything, recorded
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+FAR = datetime(2090, 1, 1, tzinfo=UTC)
 BETA = Realm("beta", "a/b")
 
 
@@ -133,17 +136,31 @@ def test_timers_are_cleared_in_their_own_realm_only(cursor: psycopg.Cursor[Any])
     assert [(tenant, key) for tenant, key, *_ in stored_timers(cursor)] == [("acme", "c2"), ("beta", "c1")]
 
 
-def test_clearing_timers_looks_at_those_only_also_after_the_table_has_grown(cursor: psycopg.Cursor[Any]) -> None:
-    for _ in range(10):  # A plan made now would suit an empty table.
-        timers.clear(cursor, [(ACME, ClearTimer("coupon_expiry", "none"))])
-    timers.put(cursor, [timer(f"c{nth}", NOON + timedelta(seconds=nth)) for nth in range(3_000)])
-    cursor.connection.commit()
-    timers.clear(cursor, [(ACME, ClearTimer("coupon_expiry", f"c{nth}")) for nth in range(10)])
-    (looked_at,) = cursor.execute(
-        "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'timers'"
-    ).fetchone() or (0,)
-    assert len(stored_timers(cursor)) == 2_990
-    assert looked_at <= 20
+def test_clearing_timers_looks_at_those_only_also_after_the_table_has_grown(postgres_dsn: str) -> None:
+    with connect(postgres_dsn, name="test", settings=BY_KEY) as connection, connection.cursor() as cursor:
+        for _ in range(10):  # A plan made now would suit an empty table.
+            timers.clear(cursor, [(ACME, ClearTimer("coupon_expiry", "none"))])
+        timers.put(cursor, [timer(f"c{nth}", NOON + timedelta(seconds=nth)) for nth in range(3_000)])
+        connection.commit()
+        timers.clear(cursor, [(ACME, ClearTimer("coupon_expiry", f"c{nth}")) for nth in range(300)])
+        (looked_at,) = cursor.execute(_LOOKED_AT).fetchone() or (0,)
+        assert len(stored_timers(cursor)) == 2_700
+        assert looked_at <= 600
+
+
+def test_looking_for_what_is_due_reads_no_more_than_that(postgres_dsn: str) -> None:
+    with connect(postgres_dsn, name="test", settings=BY_KEY) as connection, connection.cursor() as cursor:
+        for _ in range(10):
+            assert due_timers(cursor, 10, 10) == []
+        timers.put(cursor, [timer(f"c{nth}", FAR + timedelta(seconds=nth)) for nth in range(3_000)])
+        timers.put(cursor, [timer("due"), timer("due too", realm=BETA)])
+        connection.commit()
+        assert {(due.realm, due.key) for due in due_timers(cursor, 10, 10)} == {(ACME, "due"), (BETA, "due too")}
+        (looked_at,) = cursor.execute(_LOOKED_AT).fetchone() or (0,)
+        assert looked_at <= 30
+
+
+_LOOKED_AT = "SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'timers'"
 
 
 def test_a_fired_timer_that_was_set_anew_meanwhile_stays(cursor: psycopg.Cursor[Any]) -> None:
