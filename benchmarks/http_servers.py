@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -160,22 +160,23 @@ def serve_no_op(port: int) -> None:
     from infra.http.health import Readiness
     from infra.telemetry.metrics import Metrics
 
-    unasked: Any = _Unasked()
+    unasked = _Unasked()
     with ThreadPoolExecutor(1) as blocking:
-        parts = HttpParts(
-            queue=AcceptsAtOnce(),
-            dry_run=unasked,
-            outcomes=unasked,
-            keys=KeyRing(lambda _prefix: TheKey(), blocking=blocking),
-            models=unasked,
-            reports=unasked,
-            histories=unasked,
-            positions={},
-            readiness=Readiness({}),
-            metrics=Metrics(),
-            blocking=blocking,
-        )
+        given = {
+            "queue": AcceptsAtOnce(),
+            "keys": KeyRing(lambda _prefix: TheKey(), blocking=blocking),
+            "positions": {},
+            "readiness": Readiness({}),
+            "metrics": Metrics(),
+            "blocking": blocking,
+        }
+        needed: dict[str, Any] = {each.name: unasked for each in fields(HttpParts) if _is_required(each)}
+        parts = HttpParts(**{**needed, **given})
         _serve(create_app(parts), port, lifespan="on")
+
+
+def _is_required(part: "Field[Any]") -> bool:
+    return part.default is MISSING and part.default_factory is MISSING
 
 
 def _serve(app: Any, port: int, *, lifespan: Any) -> None:

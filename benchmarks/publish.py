@@ -45,13 +45,18 @@ def merged(results: Sequence[Result]) -> dict[str, Any]:
 
 def rewritten(document: str, result: Result) -> str:
     """The document with every marked section made from the result. Raises NotFromHere."""
-    for name, section in SECTIONS.items():
+    return fill_sections(document, {name: section(result) for name, section in SECTIONS.items()})
+
+
+def fill_sections(document: str, sections: Mapping[str, Iterable[str]]) -> str:
+    """Put lines between ``<!-- measured: name -->`` and ``<!-- end -->``. Raises NotFromHere."""
+    for name, lines in sections.items():
         start, end = f"<!-- measured: {name} -->\n", "<!-- end -->"
         before, found, rest = document.partition(start)
         _, closed, after = rest.partition(end)
         if not (found and closed) or start in after:
-            raise NotFromHere(f"{DOCUMENT.name} must have the section {name!r} once, and its end")
-        document = before + start + "\n" + "\n".join(section(result)) + "\n\n" + end + after
+            raise NotFromHere(f"the document must have the section {name!r} once, and its end")
+        document = before + start + "\n" + "\n".join(lines) + "\n\n" + end + after
     return document
 
 

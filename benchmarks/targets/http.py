@@ -53,7 +53,7 @@ class Server:
             {
                 "clients": CONNECTIONS,
                 "latencies": asdict(served.latencies),
-                "micros_each": micros_each(_by_part(used, loop), served.requests),
+                "micros_each": micros_each(by_part(used, loop), served.requests),
                 "micros_total": sum(time.total for time in used.values()) * 1e6 / served.requests,
                 "wal_bytes_each": (self._bench.postgres.wal_bytes() - wal) / served.requests,
                 "kernel_share": _kernel_share(used.values()),
@@ -172,7 +172,7 @@ def _with_processor_time(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _by_part(used: Mapping[str, ProcessorTime], loop: ProcessorTime) -> dict[str, ProcessorTime]:
+def by_part(used: Mapping[str, ProcessorTime], loop: ProcessorTime) -> dict[str, ProcessorTime]:
     """The API's first thread is its event loop; the others are the committer and whoever blocks."""
     parts = {"event loop": loop, "committer and other threads": used["API"] - loop}
     return parts | {name: time for name, time in used.items() if name != "API"}

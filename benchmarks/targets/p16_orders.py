@@ -14,8 +14,8 @@ import psycopg
 from benchmarks.bench import Bench, Figure, Outcome, Side, Target
 from benchmarks.http_client import closed_loop, post
 from benchmarks.http_servers import Running, api, child, settings_for
-from benchmarks.processor import Meter, micros_each
-from benchmarks.targets.http import make_template, send
+from benchmarks.processor import Meter, micros_each, of_threads
+from benchmarks.targets.http import by_part, make_template, send
 from benchmarks.verification import verify
 from benchmarks.workloads import HOT
 from infra.processes import free_port, wait_until
@@ -100,7 +100,7 @@ def _measure(bench: Bench, running: Running, shop: Shop, dsn: str, roots: dict[s
     """One load; the cost is taken once the sagas have heard all of it."""
     effort = bench.effort
     _wait_until_quiet(dsn)
-    meter, wal, events = Meter(roots), bench.postgres.wal_bytes(), _events(dsn)
+    meter, threads, wal, events = Meter(roots), of_threads(running.pid), bench.postgres.wal_bytes(), _events(dsn)
     served = closed_loop(
         running.port,
         shop.order,
@@ -110,7 +110,8 @@ def _measure(bench: Bench, running: Running, shop: Shop, dsn: str, roots: dict[s
         status=b"HTTP/1.1 201",
     )
     _wait_until_quiet(dsn)
-    micros = micros_each(meter.used(), served.requests)
+    loop = of_threads(running.pid)[running.pid] - threads[running.pid]
+    micros = micros_each(by_part(meter.used(), loop), served.requests)
     return Figure(
         served.per_second,
         {
