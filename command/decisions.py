@@ -26,6 +26,17 @@ class Target(NamedTuple):
     kind: Kind[Any]
 
 
+class Begun(NamedTuple):
+    """A new stream's only event."""
+
+    kind: Kind[Any]
+    event: Event
+
+    def entry(self) -> Entry:
+        """Its state, now that somebody asks."""
+        return Entry(self.kind, self.kind.evolve(self.kind.initial, self.event), 1)
+
+
 class BatchView:
     """The states and counters that one batch reads and changes, fetched from the store when they are not known.
 
@@ -53,6 +64,7 @@ class BatchView:
         self._until = until
         self.entries: dict[str, Entry] = {}
         self.loaded: dict[str, Entry] = {}  # As they were before this batch; what it created is absent.
+        self.begun: dict[str, Begun] = {}  # Streams of one event, whose states nobody has asked for.
         self.counts: dict[str, int] = {}
         self._changed_counts: set[str] = set()
         self.events: list[NewEvent] = []
@@ -100,10 +112,19 @@ class BatchView:
             if entry is None and self._cache is not None:
                 entry = self._cache.get(stream)
             if entry is None:
+                entry = self._begun(stream)
+            if entry is None:
                 missing[stream] = kind
             else:
                 entries[stream] = self.loaded[stream] = entry
         return missing
+
+    def _begun(self, stream: str) -> Entry | None:
+        """The state of a stream that began with one event, in this batch or in the one that is being stored."""
+        begun = self.begun.get(stream)
+        if begun is None and self._earlier is not None:
+            begun = self._earlier.begun.get(stream)
+        return None if begun is None else begun.entry()
 
     def _take_in(self, missing: Mapping[str, Kind[Any]], histories: Mapping[str, StreamHistory]) -> None:
         for stream, kind in missing.items():
@@ -144,9 +165,18 @@ class BatchView:
         shows: datetime | None = self.entry(clock_of(realm)).state.shows
         return self.store_now if shows is None else shows
 
-    def keep(self, entries: Mapping[str, Entry], counts: Mapping[str, int], events: Sequence[NewEvent]) -> None:
+    def keep(
+        self,
+        entries: Mapping[str, Entry],
+        begun: "Mapping[str, Begun]",
+        counts: Mapping[str, int],
+        events: Sequence[NewEvent],
+    ) -> None:
         """Take over what one accepted command decided."""
         self.entries.update(entries)
+        self.begun.update(begun)
+        for stream in begun.keys() & self.entries.keys():  # Somebody had looked before there was anything.
+            self.entries[stream] = begun[stream].entry()
         self.counts.update(counts)
         self._changed_counts.update(counts)
         self.events.extend(events)
@@ -159,7 +189,8 @@ class BatchView:
         """Snapshots of the streams that grew by ``every`` events since their last one; marks them as taken."""
         snapshots = []
         for stream in dict.fromkeys(event.stream for event in self.events):
-            entry = self.entries[stream]
+            if (entry := self.entries.get(stream)) is None:
+                continue  # It only just began.
             if entry.version - entry.snapshot_version >= every:
                 snapshots.append(self._formats.of(entry.kind).write(stream, entry))
                 self.entries[stream] = Entry(entry.kind, entry.state, entry.version, entry.version)
@@ -170,7 +201,8 @@ class Decision:
     """One command's unit of work: an overlay on the batch that is kept only when the handler returns."""
 
     __slots__ = (
-        "_about", "_batch", "_counts", "_entries", "_envelope", "_events", "_lock_ttl_seconds", "_now", "_prefix",
+        "_about", "_batch", "_begun", "_counts", "_entries", "_envelope", "_events", "_lock_ttl_seconds", "_now",
+        "_prefix",
     )  # fmt: skip
 
     def __init__(
@@ -182,6 +214,7 @@ class Decision:
         self._now = at  # The realm's, once somebody asks.
         self._prefix = envelope.realm.key + "/"
         self._entries: dict[str, Entry] = {}
+        self._begun: dict[str, Begun] = {}
         self._counts: dict[str, int] = {}
         self._events: list[NewEvent] = []
         self._about: tuple[Any, ...] | None = None
@@ -228,6 +261,15 @@ class Decision:
         state: S = self._append(stream, known or Entry(kind, kind.initial, 0), events)
         return state
 
+    def create_each(self, kind: Kind[S], events: Iterable[tuple[str, Event]]) -> None:
+        about = self._about or self._describe()
+        start, recorded, begun = f"{self._prefix}{kind.name}/", self._events, self._begun
+        seed = _event_seed(self._envelope)
+        for index, (key, event) in enumerate(events, len(recorded)):
+            stream = start + escape(key)
+            recorded.append(NewEvent(stream, 1, event, Metadata(_event_id(seed, index), *about)))
+            begun[stream] = Begun(kind, event)
+
     def count(self, key: str) -> int:
         full = self._prefix + key
         value = self._counts.get(full)
@@ -238,7 +280,7 @@ class Decision:
 
     def keep(self) -> None:
         """Make it part of the batch."""
-        self._batch.keep(self._entries, self._counts, self._events)
+        self._batch.keep(self._entries, self._begun, self._counts, self._events)
 
     def count_keys(self, keys: Iterable[str]) -> list[str]:
         """The realm's own full names of counters, for prefetching."""
@@ -248,7 +290,10 @@ class Decision:
         return f"{self._prefix}{kind.name}/{escape(key)}"
 
     def _entry(self, stream: str, kind: Kind[Any]) -> Entry:
-        return self._entries.get(stream) or self._batch.entries.get(stream) or self._batch.entry(Target(stream, kind))
+        known = self._entries.get(stream)
+        if known is None and (begun := self._begun.get(stream)) is not None:
+            known = begun.entry()
+        return known or self._batch.entries.get(stream) or self._batch.entry(Target(stream, kind))
 
     def _append(self, stream: str, entry: Entry, events: Sequence[Event]) -> Any:
         kind, state, version, snapshot_version = entry
@@ -289,5 +334,12 @@ def targets_of(realm: Realm, touched: Iterable[tuple[Kind[Any], str]]) -> list[T
 
 def event_id_of(envelope: CommandEnvelope, index: int) -> str:
     """The id of a command's n-th event: derived, so that the same command makes the same ids wherever it is decided."""
-    seed = f"{envelope.realm.key}\n{envelope.command_id}\n{index}"
-    return blake2b(seed.encode(), digest_size=16).hexdigest()
+    return _event_id(_event_seed(envelope), index)
+
+
+def _event_seed(envelope: CommandEnvelope) -> str:
+    return f"{envelope.realm.key}\n{envelope.command_id}\n"
+
+
+def _event_id(seed: str, index: int) -> str:
+    return blake2b(f"{seed}{index}".encode(), digest_size=16).hexdigest()

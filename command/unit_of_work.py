@@ -1,6 +1,6 @@
 """What a handler sees while it decides: states by stream, counters, and a place to record what it decided."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, Protocol, TypeVar
@@ -65,6 +65,10 @@ class UnitOfWork(Protocol):
 
     def create(self, kind: Kind[S], key: str, events: Sequence[Event]) -> S:
         """Like record, for a stream that cannot exist yet because its key is new: nothing is loaded."""
+        ...
+
+    def create_each(self, kind: Kind[S], events: Iterable[tuple[str, Event]]) -> None:
+        """Begin thousands of streams whose keys are new, with one event each: no state is made before somebody asks."""
         ...
 
     def count(self, key: str) -> int:

@@ -403,6 +403,7 @@ def run_distributions(settings: Settings) -> None:
     with _asked_to_stop() as stop, write_side(settings, metrics) as side, _metrics_served(settings, metrics):
         runner = DistributionRunner(settings.postgres_dsn, side.log, side.engine)
         runner.start()
+        memory.settle()
         try:
             while not stop.is_set():
                 time.sleep(WORKER_POLL_SECONDS)

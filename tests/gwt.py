@@ -86,6 +86,11 @@ class InMemoryUnitOfWork:
         assert self.load(kind, key) == kind.initial, f"{kind.name}/{key} was created twice"
         return self.record(kind, key, events)
 
+    def create_each(self, kind: Kind[S], events: Iterable[tuple[str, Event]]) -> None:
+        """Start many streams with one event each."""
+        for key, event in events:
+            self.create(kind, key, (event,))
+
     def count(self, key: str) -> int:
         """A guard counter."""
         return self._counts.get(key, 0)

@@ -141,11 +141,11 @@ def claim(
 
 def claim_each(
     template: Template, coupon_ids: Sequence[str], claims: Sequence[tuple[str, int]], origin: Origin, *, now: datetime
-) -> Iterator[tuple[str, tuple[CouponClaimed]]]:
+) -> Iterator[tuple[str, CouponClaimed]]:
     """The same for many claims, (user, n-th) each, of one template at one instant: (coupon, its event), in order."""
     (like,) = claim(template, "", "", 0, origin, now=now)
     for coupon_id, (user_id, nth) in zip(coupon_ids, claims, strict=True):
-        yield coupon_id, (like.but(coupon_id=coupon_id, about=like.about.but(user_id=user_id), nth=nth),)
+        yield coupon_id, like.but(coupon_id=coupon_id, about=like.about.but(user_id=user_id), nth=nth)
 
 
 def require_usable(coupon: Coupon, *, now: datetime) -> None:

@@ -5,7 +5,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
-from contracts.identity import Realm, escape
+from contracts.identity import Realm, are_plain, escape
 from contracts.placement import COUPON_PREFIX, LETTERS, slot_letters, slot_of
 
 _LENGTH: Final = 24  # Five bits each: 120 bits.
@@ -33,6 +33,8 @@ def coupon_id(realm: Realm, template_id: str, user_id: str, nth: int) -> str:
 def coupon_ids(realm: Realm, template_id: str, claims: Sequence[tuple[str, int]]) -> list[str]:
     """The same for many claims of one template: (user, n-th) each."""
     start, prefix = _of_template(realm, template_id)
+    if are_plain(user_id for user_id, _ in claims):
+        return [prefix + _letters(f"{start}{user_id}/{nth}") for user_id, nth in claims]
     return [prefix + _letters(f"{start}{escape(user_id)}/{nth}") for user_id, nth in claims]
 
 
@@ -44,6 +46,8 @@ def guard_key(name: str, *parts: str) -> str:
 def guard_keys(name: str, part: str, lasts: Sequence[str]) -> list[str]:
     """The keys ``guard_key(name, part, last)`` of many counters that differ in their last part only."""
     start = guard_key(name, part, "")
+    if are_plain(lasts) and ":" not in "".join(lasts):
+        return [start + last for last in lasts]
     return [start + (last if last.isalnum() else escape(last).replace(":", "%3A")) for last in lasts]
 
 

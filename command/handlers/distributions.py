@@ -1,6 +1,7 @@
 """Distributions: one template to many users, a chunk of rows in one decision."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from command.domain import coupon as coupons
 from command.domain import distribution as distributions
@@ -56,10 +57,15 @@ def issue_chunk(uow: UnitOfWork, command: IssueDistributionChunk) -> Data:
     if distributions.is_decided(state, command.first_row, len(command.user_ids)):
         return _data(state)
     template = uow.load(TEMPLATE, state.template_id)
-    holdings = _holdings(uow, template, command.user_ids)
+    keys = _keys_of(uow, template, command.user_ids)
+    holdings = Holdings(*({user: uow.count(key) for user, key in each.items()} for each in keys))
     allotment = distributions.allot(template, command.user_ids, holdings, command.first_row, now=uow.now)
     if allotment.claims:
         _issue(uow, template, allotment.claims, command.distribution_id)
+        for user_id, _ in allotment.claims:
+            uow.add(keys.claimed[user_id], 1)
+            if keys.in_period:
+                uow.add(keys.in_period[user_id], 1)
     return _recorded(uow, command.distribution_id, distributions.advance(state, len(command.user_ids), allotment))
 
 
@@ -68,46 +74,34 @@ def counters(uow: UnitOfWork, command: IssueDistributionChunk) -> list[str]:
     state = uow.load(DISTRIBUTION, command.distribution_id)
     if state.status != "running":
         return []
-    template = uow.load(TEMPLATE, state.template_id)
-    users = list(dict.fromkeys(command.user_ids))
-    keys = guard_keys("claims", state.template_id, users)
-    if template.reserved:
-        keys += guard_keys("reserved", state.template_id, users)
-    if period := templates.limit_period(template, uow.now):
-        keys += [guard_key("claims", state.template_id, user_id, period) for user_id in users]
-    return keys
+    keys = _keys_of(uow, uow.load(TEMPLATE, state.template_id), command.user_ids)
+    return [key for each in keys for key in each.values()]
 
 
-def _holdings(uow: UnitOfWork, template: Template, user_ids: Sequence[str]) -> Holdings:
-    """What the users hold and have reserved: each counter once, however often a user is listed."""
+class _Keys(NamedTuple):
+    """The guard counters of a chunk, by user: each once, however often a user is listed."""
+
+    claimed: dict[str, str]
+    reserved: dict[str, str]
+    in_period: dict[str, str]
+
+
+def _keys_of(uow: UnitOfWork, template: Template, user_ids: Sequence[str]) -> _Keys:
+    """What counts towards the limits; nothing where nobody has reserved, or the terms limit no period."""
     users, template_id = list(dict.fromkeys(user_ids)), template.template_id
-    reserved = in_period = {}
-    claimed = _counts(uow, users, guard_keys("claims", template_id, users))
-    if template.reserved:
-        reserved = _counts(uow, users, guard_keys("reserved", template_id, users))
-    if period := templates.limit_period(template, uow.now):
-        in_period = _counts(uow, users, [guard_key("claims", template_id, user_id, period) for user_id in users])
-    return Holdings(claimed, reserved, in_period)
-
-
-def _counts(uow: UnitOfWork, users: Sequence[str], keys: Sequence[str]) -> dict[str, int]:
-    return {user_id: uow.count(key) for user_id, key in zip(users, keys, strict=True)}
+    claimed = dict(zip(users, guard_keys("claims", template_id, users), strict=True))
+    reserved = dict(zip(users, guard_keys("reserved", template_id, users), strict=True)) if template.reserved else {}
+    period = templates.limit_period(template, uow.now)
+    in_period = {user: guard_key("claims", template_id, user, period) for user in users} if period else {}
+    return _Keys(claimed, reserved, in_period)
 
 
 def _issue(uow: UnitOfWork, template: Template, claims: Sequence[tuple[str, int]], distribution_id: str) -> None:
-    """One event on the template for all of them, one on each coupon's own new stream, and the counters."""
-    template_id = template.template_id
-    uow.record(TEMPLATE, template_id, templates.issue_many(template, len(claims), distribution_id))
-    ids = coupon_ids(uow.realm, template_id, claims)
+    """One event on the template for all of them, one on each coupon's own new stream."""
+    uow.record(TEMPLATE, template.template_id, templates.issue_many(template, len(claims), distribution_id))
+    ids = coupon_ids(uow.realm, template.template_id, claims)
     origin = Origin("distribution", distribution_id)
-    for coupon_id, events in coupons.claim_each(template, ids, claims, origin, now=uow.now):
-        uow.create(COUPON, coupon_id, events)
-    users = [user_id for user_id, _ in claims]
-    for key in guard_keys("claims", template_id, users):
-        uow.add(key, 1)
-    if period := templates.limit_period(template, uow.now):
-        for user_id in users:
-            uow.add(guard_key("claims", template_id, user_id, period), 1)
+    uow.create_each(COUPON, coupons.claim_each(template, ids, claims, origin, now=uow.now))
 
 
 def _recorded(uow: UnitOfWork, distribution_id: str, events: Sequence[Event]) -> Data:

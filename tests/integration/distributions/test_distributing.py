@@ -10,7 +10,19 @@ from time import monotonic, sleep
 import psycopg
 import pytest
 
-from contracts.commands import CancelDistribution, ClaimCoupon, PauseDistribution, ResumeDistribution
+from command.domain.ids import coupon_id
+from command.engine import Engine, EngineSettings
+from command.handlers import HANDLERS
+from contracts.commands import (
+    CancelDistribution,
+    ClaimCoupon,
+    IssueDistributionChunk,
+    LockCoupon,
+    PauseDistribution,
+    ReleaseCoupon,
+    ResumeDistribution,
+)
+from contracts.envelope import CommandEnvelope
 from contracts.refusals import AlreadyExists
 from infra.postgres import distributions
 from infra.postgres.connections import transaction
@@ -235,4 +247,28 @@ def test_nobody_gets_two_and_nobody_is_left_out_however_often_the_runner_is_kill
     refused = shop.refusals()
     assert Counter(code for _, code in refused.values()) == {"user_limit_reached": 1_000, "template_exhausted": 3_000}
     assert [user for user, code in refused.values() if code == "user_limit_reached"] == users(1_000)
+    assert shop.broken() == []
+
+
+@pytest.mark.parametrize("batch_commands_max", [1, 500], ids=["of the next batch", "of its batch"])
+def test_a_coupon_of_a_chunk_can_be_used_by_the_very_next_commands(shop: Shop, batch_commands_max: int) -> None:
+    shop.template()
+    shop.start(users(2_000))
+    coupons = [coupon_id(ACME, "t1", user, 1) for user in (users(1)[0], users(2_000)[-1])]
+    told = [
+        IssueDistributionChunk(distribution_id="d1", first_row=1, user_ids=tuple(users(1_000))),
+        LockCoupon(coupon_id=coupons[0], order_id="o1"),
+        IssueDistributionChunk(distribution_id="d1", first_row=1_001, user_ids=tuple(users(2_000)[1_000:])),
+        LockCoupon(coupon_id=coupons[1], order_id="o2"),
+        ClaimCoupon(template_id="t1", user_id=users(2_000)[-1]),
+        ReleaseCoupon(coupon_id=coupons[0], order_id="o1"),
+    ]
+    envelopes = [CommandEnvelope(ACME, f"c{n}", command, "key:m", "c") for n, command in enumerate(told)]
+    engine = Engine(shop.log, HANDLERS, EngineSettings(batch_commands_max=batch_commands_max))
+    engine.start()
+    answers = [future.result(30) for future in engine.submit_many(envelopes)]
+    engine.stop()
+    assert [answer.code for answer in answers] == ["ok", "ok", "ok", "ok", "user_limit_reached", "ok"]
+    again = shop.do(LockCoupon(coupon_id=coupons[0], order_id="o3"))
+    assert again.accepted
     assert shop.broken() == []
