@@ -1,6 +1,6 @@
 """One batch of decisions: a command sees what earlier ones of its batch decided; a refused one leaves no trace."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -15,6 +15,7 @@ from contracts.events import Event
 from contracts.identity import REALMS_REMEMBERED_MAX, Realm, escape, stream_id
 
 S = TypeVar("S")
+Merge = Callable[[Event, Event], Event | None]
 
 CLOCK_KEY = "main"
 
@@ -68,6 +69,7 @@ class BatchView:
         self.counts: dict[str, int] = {}
         self._changed_counts: set[str] = set()
         self.events: list[NewEvent] = []
+        self._latest: dict[str, int] = {}  # Of streams whose events may be merged: where the latest one is.
 
     @property
     def store_now(self) -> datetime:
@@ -179,7 +181,28 @@ class BatchView:
             self.entries[stream] = begun[stream].entry()
         self.counts.update(counts)
         self._changed_counts.update(counts)
-        self.events.extend(events)
+        for event in events:
+            if (merge := entries[event.stream].kind.merge) is None:
+                self.events.append(event)
+            else:
+                self._keep_or_merge(event, merge)
+
+    def _keep_or_merge(self, event: NewEvent, merge: Merge) -> None:
+        """Append an event, or make it part of the latest one of its stream in this batch."""
+        stream = event.stream
+        if (place := self._latest.get(stream)) is not None:
+            before = self.events[place]
+            both = None
+            if before.metadata.occurred_at == event.metadata.occurred_at:
+                both = merge(before.event, event.event)
+            if both is not None:
+                self.events[place] = before._replace(event=both)
+                entry = self.entries[stream]
+                self.entries[stream] = entry._replace(version=entry.version - 1)
+                return
+            event = event._replace(version=before.version + 1)
+        self._latest[stream] = len(self.events)
+        self.events.append(event)
 
     def changed_counts(self) -> dict[str, int]:
         """The counters to store."""

@@ -20,12 +20,16 @@ class Kind(Generic[S]):
 
     ``evolve`` never raises and ignores events that it does not know. States are frozen dataclasses that pydantic
     can write and read as JSON (snapshots).
+
+    ``merge`` makes one event of two that follow each other in a stream within one batch, or refuses with None. Both
+    ways must lead to the same state: ``evolve(evolve(s, a), b) == evolve(s, merge(a, b))``.
     """
 
     name: str
     state: type[S]
     initial: S
     evolve: Callable[[S, Event], S]
+    merge: Callable[[Event, Event], Event | None] | None = None
 
 
 class UnitOfWork(Protocol):

@@ -134,7 +134,28 @@ def evolve(template: Template, event: Event) -> Template:  # noqa: C901, PLR0911
     return template
 
 
-TEMPLATE: Final = Kind("template", Template, Template(), evolve)
+def merge(first: Event, second: Event) -> Event | None:
+    """Coupons that were taken out of the stock in one batch are one event, however many claims a rush brings."""
+    if not isinstance(second, TemplateCouponIssued) or second.reservation_id is not None:
+        return None
+    match first:
+        case TemplateCouponIssued(reservation_id=None):
+            quantity = 2
+        case TemplateCouponsIssued(distribution_id=None):
+            quantity = first.quantity + 1
+        case _:
+            return None
+    if first.terms_version != second.terms_version:
+        return None
+    return TemplateCouponsIssued(
+        template_id=second.template_id,
+        terms_version=second.terms_version,
+        quantity=quantity,
+        claimed=second.claimed,
+    )
+
+
+TEMPLATE: Final = Kind("template", Template, Template(), evolve, merge)
 
 
 # Life cycle -----------------------------------------------------------------------------------------------------------

@@ -106,7 +106,10 @@ class TemplateCouponIssued(Event):
 
 
 class TemplateCouponsIssued(Event):
-    """Many coupons left the stock at once, one ``coupon.claimed`` each. ``claimed`` is the total after it."""
+    """Many coupons left the stock at once, one ``coupon.claimed`` each. ``claimed`` is the total after it.
+
+    A chunk of a distribution, or claims that were decided in one batch: then it bears the first one's command id.
+    """
 
     type: ClassVar[str] = "template.coupons_issued.v1"
 
