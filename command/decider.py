@@ -20,7 +20,7 @@ from command.ports import (
 from command.refusal_counts import count_refusals
 from command.states import SnapshotFormats, StateCache
 from command.tickets import Ticket
-from command.unit_of_work import HISTORY
+from command.unit_of_work import HISTORY, NotYet
 from contracts.envelope import CommandEnvelope
 from contracts.identity import Realm
 from contracts.refusals import CommandIdReused, Refusal
@@ -227,7 +227,7 @@ class Decider:
         decision = self._decision(view, envelope)
         try:
             status, code, detail, data = self._handle(decision, envelope)
-        except HandlerFailed as failure:
+        except (HandlerFailed, NotYet) as failure:
             return Verdict(ticket, error=failure)
         if status == "accepted":
             self._note_history(decision)
@@ -267,7 +267,7 @@ class Decider:
             return "accepted", "ok", "", self._handler(envelope).handle(decision, envelope.command)
         except Refusal as refusal:
             return "refused", refusal.code, refusal.detail, refusal.data
-        except (StoreUnavailable, StreamConflict):
+        except (StoreUnavailable, StreamConflict, NotYet):
             raise
         except UnknownEventType as failure:
             raise StreamClosed(str(failure)) from failure

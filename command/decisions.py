@@ -214,7 +214,8 @@ class BatchView:
         for stream in dict.fromkeys(event.stream for event in self.events):
             if (entry := self.entries.get(stream)) is None:
                 continue  # It only just began.
-            if entry.version - entry.snapshot_version >= every:
+            grown = entry.version - entry.snapshot_version
+            if grown >= every and grown >= entry.kind.size(entry.state):
                 snapshots.append(self._formats.of(entry.kind).write(stream, entry))
                 self.entries[stream] = Entry(entry.kind, entry.state, entry.version, entry.version)
         return snapshots

@@ -14,6 +14,10 @@ S = TypeVar("S")
 HISTORY: Final = "history"
 
 
+def _small(_state: object) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[S]):
     """A kind of stream: its name in stream ids, the state of an empty one, and how an event changes it.
@@ -22,7 +26,8 @@ class Kind(Generic[S]):
     can write and read as JSON (snapshots).
 
     ``merge`` makes one event of two that follow each other in a stream within one batch, or refuses with None. Both
-    ways must lead to the same state: ``evolve(evolve(s, a), b) == evolve(s, merge(a, b))``.
+    ways must lead to the same state: ``evolve(evolve(s, a), b) == evolve(s, merge(a, b))``. ``size`` tells how many
+    parts a state has that grows: a snapshot of a large one is taken less often, so that it costs each event the same.
     """
 
     name: str
@@ -30,6 +35,11 @@ class Kind(Generic[S]):
     initial: S
     evolve: Callable[[S, Event], S]
     merge: Callable[[Event, Event], Event | None] | None = None
+    size: Callable[[S], int] = _small
+
+
+class NotYet(Exception):
+    """A handler cannot decide now and may later. Nothing of the command is stored: retry with the same command id."""
 
 
 class UnitOfWork(Protocol):

@@ -17,6 +17,7 @@ from starlette.types import Scope as AsgiScope
 
 from command.engine import Busy, EngineStopped, HandlerFailed, StreamClosed
 from command.ports import StoreUnavailable
+from command.unit_of_work import NotYet
 from contracts.access import Caller, Door, Scope
 from contracts.registry import UnknownEventType
 from infra.http.access import KeyRing, require_scope
@@ -152,6 +153,8 @@ def problem_for(error: Exception) -> Problem:
             return error
         case Busy():
             return Problem("busy", "too many commands are waiting; retry with the same Idempotency-Key")
+        case NotYet():
+            return Problem("busy", f"{error}; retry with the same Idempotency-Key")
         case EngineStopped():
             return Problem("stopping", "this process is shutting down; retry with the same Idempotency-Key")
         case StoreUnavailable():

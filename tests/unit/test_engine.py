@@ -11,7 +11,7 @@ import pytest
 from command.engine import Busy, Engine, EngineSettings, EngineStopped, HandlerFailed
 from command.handlers.handler import Handler, Handlers
 from command.ports import CommandKey, StoreUnavailable
-from command.unit_of_work import Kind, UnitOfWork
+from command.unit_of_work import Kind, NotYet, UnitOfWork
 from contracts.commands import Command
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.events import Event, RefusalsCounted
@@ -193,6 +193,43 @@ def test_a_handler_that_breaks_fails_alone_and_is_not_final(engine: Engine, log:
         broken.result(10)
     assert engine.execute(asks("2")).data == {"glass": 3}
     assert glasses(log) == [1, 2, 3]
+
+
+def test_a_command_that_cannot_be_decided_yet_stores_nothing_and_may_come_again(log: InMemoryEventLog) -> None:
+    ready = ThreadEvent()
+
+    def when_ready(uow: UnitOfWork, command: Pour) -> dict[str, Any]:
+        answer = pour(uow, command)
+        if not ready.is_set():
+            raise NotYet("the barrel is being changed")
+        return answer
+
+    engine = Engine(log, {Pour: Handler(when_ready, lambda _: [])})
+    engine.start()
+    with pytest.raises(NotYet, match="being changed"):
+        engine.execute(asks("1"))
+    assert glasses(log) == []
+    ready.set()
+    assert engine.execute(asks("1")).data == {"glass": 1}
+    engine.stop()
+
+
+def test_a_large_state_is_written_down_less_often(log: InMemoryEventLog) -> None:
+    large = replace(BARREL, size=lambda barrel: 3)
+
+    def fill(uow: UnitOfWork, command: Pour) -> dict[str, Any]:
+        barrel = uow.load(large, command.barrel)
+        uow.record(large, command.barrel, (Poured(glass=barrel.poured + 1),))
+        return {}
+
+    engine = Engine(log, {Pour: Handler(fill, lambda _: [])}, EngineSettings(snapshot_every_events=2))
+    engine.start()
+    snapshots = []
+    for number in range(6):
+        engine.execute(asks(str(number)))
+        snapshots.append([snapshot.version for snapshot in log._state.snapshots.values()])
+    assert snapshots == [[], [], [3], [3], [3], [6]]
+    engine.stop()
 
 
 @pytest.mark.parametrize("landed", [True, False])
