@@ -6,6 +6,7 @@ from struct import Struct, pack
 from typing import ClassVar
 
 from psycopg import adapters
+from psycopg.abc import AdaptContext
 from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 
@@ -62,24 +63,29 @@ def _packed(values: Sequence[bytes], oid: int) -> bytes:
 
 
 class _Packed(Dumper):
-    """Sends what is encoded already."""
+    """Sends what is encoded already. Its type is the instance's: a class with one would be taken for lists, too."""
 
     format: ClassVar[Format] = Format.BINARY  # type: ignore[misc]
+    array_oid: ClassVar[int]
+
+    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
+        super().__init__(cls, context)
+        self.oid = self.array_oid
 
     def dump(self, obj: bytes) -> Buffer:
         return obj
 
 
 class _Texts(_Packed):
-    oid = 1009
+    array_oid = 1009
 
 
 class _Bytes(_Packed):
-    oid = 1001
+    array_oid = 1001
 
 
 class _Integers(_Packed):
-    oid = 1016
+    array_oid = 1016
 
 
 for _packed_type, _dumper in ((PackedTexts, _Texts), (PackedBytes, _Bytes), (PackedIntegers, _Integers)):
