@@ -182,7 +182,8 @@ class BatchView:
         self.counts.update(counts)
         self._changed_counts.update(counts)
         for event in events:
-            if (merge := entries[event.stream].kind.merge) is None:
+            entry = entries.get(event.stream)  # None: it only just began, so there is nothing to merge with.
+            if entry is None or (merge := entry.kind.merge) is None:
                 self.events.append(event)
             else:
                 self._keep_or_merge(event, merge)
