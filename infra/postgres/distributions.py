@@ -12,7 +12,6 @@ import psycopg
 from contracts.commands.distribution import CHUNK_USERS_MAX
 from contracts.identity import Realm, stream_id
 from contracts.refusals import AlreadyExists
-from infra.postgres.arrays import texts
 
 # Whoever works on a distribution holds a lock of this class and the job's number for as long as its session lasts.
 LOCK_CLASS: Final = 7_305_463
@@ -114,7 +113,7 @@ def stage(cursor: psycopg.Cursor[Any], new: NewJob, user_ids: Sequence[str]) -> 
     with cursor.copy("COPY distribution_chunks (job, first_row, user_ids) FROM STDIN (FORMAT BINARY)") as copy:
         copy.set_types(["int4", "int4", "text[]"])
         for start in range(0, len(user_ids), CHUNK_USERS_MAX):
-            copy.write_row((row[0], start + 1, texts(user_ids[start : start + CHUNK_USERS_MAX])))
+            copy.write_row((row[0], start + 1, list(user_ids[start : start + CHUNK_USERS_MAX])))
 
 
 def discard_unstarted(cursor: psycopg.Cursor[Any], realm: Realm, distribution_id: str) -> None:
