@@ -150,11 +150,28 @@ class _Unasked:
 
 def serve_bare(port: int) -> None:
     """Run the bare server as ours is run."""
-    _serve(bare, port, lifespan="off")
+    import uvicorn
+
+    uvicorn.run(
+        bare,
+        host=LOOPBACK,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=4_096,
+    )
 
 
 def serve_no_op(port: int) -> None:
     """Run our edge, put together as always, over a queue that answers at once."""
+    from infra import memory
+    from infra.bootstrap import run_server
     from infra.http.access import KeyRing
     from infra.http.app import HttpParts, create_app
     from infra.http.health import Readiness
@@ -172,30 +189,13 @@ def serve_no_op(port: int) -> None:
         }
         needed: dict[str, Any] = {each.name: unasked for each in fields(HttpParts) if _is_required(each)}
         parts = HttpParts(**{**needed, **given})
-        _serve(create_app(parts), port, lifespan="on")
+        app = create_app(parts)
+        memory.settle()  # As `tessera serve` does.
+        run_server(app, LOOPBACK, port)
 
 
 def _is_required(part: "Field[Any]") -> bool:
     return part.default is MISSING and part.default_factory is MISSING
-
-
-def _serve(app: Any, port: int, *, lifespan: Any) -> None:
-    import uvicorn
-
-    uvicorn.run(
-        app,
-        host=LOOPBACK,
-        port=port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan=lifespan,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        backlog=4_096,
-    )
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ def run_server(app: "Application", host: str, port: int, *, shared_port: bool = 
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,  # Nothing here asks who the peer is, so nobody needs to be believed about it.
         backlog=BACKLOG,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
