@@ -1,6 +1,7 @@
 """``python -m benchmarks``: measure the targets, print one table of ratios, write JSON."""
 
 import argparse
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -117,4 +118,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    for each in (signal.SIGINT, signal.SIGTERM):  # Also where a shell has told us to ignore them, in the background.
+        signal.signal(each, signal.default_int_handler)
     sys.exit(main())

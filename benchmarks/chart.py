@@ -6,10 +6,10 @@ from math import ceil, floor, log10
 from typing import Final
 from xml.etree import ElementTree as Xml
 
-WIDTH: Final = 760
+WIDTH: Final = 820
 HEIGHT: Final = 420
 LEFT: Final = 70
-RIGHT: Final = 190
+RIGHT: Final = 250
 TOP: Final = 24
 BOTTOM: Final = 56
 COLOURS: Final = ("#1b6ca8", "#c8553d", "#3a7d44", "#8e6c8a", "#b8860b", "#555555")

@@ -90,7 +90,7 @@ def test_a_chart_is_well_formed_and_keeps_its_lines_inside() -> None:
     for line in root.iter("{http://www.w3.org/2000/svg}polyline"):
         for place in line.attrib["points"].split():
             x, y = map(float, place.split(","))
-            assert 0 <= x <= 760
+            assert 0 <= x <= 820
             assert 0 <= y <= 420
     with pytest.raises(ValueError, match="points"):
         svg("t", "x", "y", [])
