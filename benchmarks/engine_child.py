@@ -17,17 +17,18 @@ from benchmarks.garbage import GarbageWatch
 from benchmarks.loops import BatchSizes, closed_loop, open_loop
 from benchmarks.sampler import Sampler
 from benchmarks.workloads import WORKLOADS, Workload, distribute
-from command.engine import Engine
 from infra import memory
-from infra.bootstrap import write_side
+from infra.bootstrap import WriteSide, write_side
 from infra.settings import Settings
 
 
 class EngineChild:
     """Carries out orders; ``workload`` is made once for each kind, so that users and orders stay new."""
 
-    def __init__(self, engine: Engine, batches: BatchSizes, name: str) -> None:
-        self._engine = engine
+    def __init__(self, side: WriteSide, dsn: str, batches: BatchSizes, name: str) -> None:
+        self._side = side
+        self._engine = side.engine
+        self._dsn = dsn
         self._batches = batches
         self._name = name
         self._workloads: dict[str, Workload] = {}
@@ -66,15 +67,15 @@ class EngineChild:
     def _distribute(self, name: str, template_id: str, users: int) -> dict[str, Any]:
         """Seconds that it took."""
         started = time.perf_counter()
-        distribute(self._engine, name, template_id, users)
+        distribute(self._side, self._dsn, name, template_id, users)
         return {"seconds": time.perf_counter() - started}
 
-    def _profile(self, **closed: Any) -> dict[str, Any]:
-        """A closed loop under the sampler: its rate is no figure, its shares are."""
+    def _profile(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Another order under the sampler: its rate is no figure, its shares are."""
         sampler = Sampler()
         sampler.start()
         try:
-            self._closed(**closed)
+            self.carry_out(order)
         finally:
             sampler.stop()
         return sampler.result()
@@ -105,7 +106,7 @@ def main() -> None:
     with ExitStack() as stack:
         side = stack.enter_context(write_side(settings, batches))
         memory.settle()  # As server processes do.
-        child = EngineChild(side.engine, batches, name)
+        child = EngineChild(side, dsn, batches, name)
         print(json.dumps({"ready": True, "threads": threading.active_count()}), flush=True)
         for line in sys.stdin:
             try:

@@ -52,8 +52,14 @@ class Engines:
 
     def profile(self, workload: str, clients: int) -> dict[str, Any]:
         """Shares of the first process's processor time, by part and function."""
-        told = order_all(self._children[:1], "profile", workload=workload, clients=clients, **self._window(None))
-        return told[0]
+        return self._profile({"do": "closed", "workload": workload, "clients": clients, **self._window(None)})
+
+    def profile_bulk(self, name: str, template_id: str, users: int) -> dict[str, Any]:
+        """The same of a bulk issue."""
+        return self._profile({"do": "distribute", "name": name, "template_id": template_id, "users": users})
+
+    def _profile(self, order: dict[str, Any]) -> dict[str, Any]:
+        return self._children[0].order("profile", order=order)
 
     def _measure(self, do: str, *, total_clients: int, **arguments: Any) -> Figure:
         roots = {f"engine {number + 1}": child.pid for number, child in enumerate(self._children)}

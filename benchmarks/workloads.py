@@ -1,8 +1,6 @@
 """What callers ask for in a benchmark: real commands, each with a new id, against stores prepared by real commands."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice
 from typing import Final, Protocol
@@ -13,15 +11,18 @@ from contracts.commands import (
     ClaimCoupon,
     Command,
     CreateTemplate,
-    IssueDistributionChunk,
     LockCoupon,
     ReleaseCoupon,
     StartDistribution,
 )
-from contracts.commands.distribution import CHUNK_USERS_MAX
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.terms import PercentOff, Terms, ValidityAfterClaim
+from infra.bootstrap import WriteSide
+from infra.distributions.runner import DistributionRunner
+from infra.distributions.starting import Starting
+from infra.postgres import distributions
+from infra.postgres.connections import transaction
 from infra.telemetry.ids import new_id
 
 REALM: Final = Realm("bench", "shop")
@@ -30,7 +31,6 @@ SPREAD_TEMPLATES: Final = 1_000
 STOCK: Final = 100_000_000
 HOT: Final = "hot"
 SETUP_CHUNK: Final = 1_000
-CHUNKS_UNDER_WAY: Final = 4
 SETUP_TIMEOUT_SECONDS: Final = 60.0
 
 
@@ -124,25 +124,25 @@ WORKLOADS: Final[dict[str, Callable[[str], Workload]]] = {
 }
 
 
-def distribute(engine: Engine, name: str, template_id: str, users: int) -> None:
-    """Give one template to so many new users, chunk by chunk, a few chunks under way at a time."""
-    make_templates(engine, (template_id,))
-    carry_out(engine, [StartDistribution(distribution_id=name, template_id=template_id, users=users)])
-    firsts = range(1, users + 1, CHUNK_USERS_MAX)
-    chunks = (
-        IssueDistributionChunk(
-            distribution_id=name,
-            first_row=first,
-            user_ids=tuple(f"{name}-u{row}" for row in range(first, min(first + CHUNK_USERS_MAX, users + 1))),
-        )
-        for first in firsts
-    )
-    waiting: deque[Future[Answer]] = deque()
-    for chunk in chunks:
-        waiting.append(engine.submit(envelope(chunk)))
-        if len(waiting) == CHUNKS_UNDER_WAY:
-            require_accepted([waiting.popleft().result(SETUP_TIMEOUT_SECONDS)])
-    require_accepted([each.result(SETUP_TIMEOUT_SECONDS) for each in waiting])
+def distribute(side: WriteSide, dsn: str, name: str, template_id: str, users: int) -> None:
+    """Give one template to so many new users as production does: list staged, started, carried out by the runner.
+
+    Raises SetupRefused when not everybody got a coupon.
+    """
+    make_templates(side.engine, (template_id,))
+    starting = Starting(dsn, side.engine.dry_run, side.engine.execute)
+    start = StartDistribution(distribution_id=name, template_id=template_id, users=users)
+    require_accepted([starting.start(envelope(start), [f"{name}-u{row}" for row in range(users)])])
+    runner = DistributionRunner(dsn, side.log, side.engine)
+    try:
+        while runner.run_once():
+            pass
+    finally:
+        runner.close()
+    with transaction(dsn, name="bench") as cursor:
+        job = distributions.find(cursor, REALM, name)
+    if job is None or job.issued != users:
+        raise SetupRefused(f"the distribution stands at {job}")
 
 
 def spread_template(number: int) -> str:

@@ -88,8 +88,8 @@ def _issue(ours: Engines, copies: Copies, name: str, users: int) -> Figure:
 TARGET = Target(
     key="p3",
     title="bulk issue events/s ÷ COPY of the same rows",
-    how="in process: a distribution in chunks of 1,000 users through the engine ÷ COPY (binary, one transaction) of "
-    "the events, counters and answers that it stored, into the same tables with the same indexes",
+    how="in process: a list staged, started and carried out by the runner in chunks of 1,000 users ÷ COPY (binary, one "
+    "transaction) of the events, counters and answers that it stored, into the same tables with the same indexes",
     run=run,
     target=0.5,
     moonshot=0.8,

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from benchmarks.bench import Bench, Outcome, Side, Target
+from benchmarks.bench import Bench, Figure, Outcome, Side, Target
 from benchmarks.parts import engines
+from benchmarks.workloads import HOT
 
 WORKLOADS: Final = (("claims_hot", 64), ("claims_hot", 1_024), ("locks", 256))
+BULK: Final = "bulk issue, per coupon"
+BULK_USERS_PER_SECOND: Final = 10_000
 FUNCTIONS_SHOWN: Final = 15
 
 
@@ -16,20 +19,22 @@ def run(bench: Bench) -> Outcome:
     functions: dict[str, Any] = {}
     sides: list[Side] = []
     with bench.postgres.database() as dsn, engines(bench, dsn) as ours:
+
+        def note(name: str, figure: Figure, told: dict[str, Any]) -> None:
+            sides.append(Side(name, "/s", [figure]))
+            micros = figure.details["micros_each"]
+            rows.extend(part_rows(name, told["parts"], micros["engine 1"]))
+            rows.append({"of": name, "part": "PostgreSQL", "micros": round(micros["PostgreSQL"], 1)})
+            functions[name] = told["functions"]
+
         for workload, clients in WORKLOADS:
             name = f"{workload}, {clients} clients"
-            bench.say(f"{name}: cost")
+            bench.say(name)
             ours.prepare(workload, clients)
-            figure = ours.closed(workload, clients)
-            bench.say(f"{name}: shares")
-            told = ours.profile(workload, clients)
-            sides.append(Side(name, "/s", [figure]))
-            micros = figure.details["micros_each"]["engine 1"]
-            rows += part_rows(name, told["parts"], micros)
-            rows.append(
-                {"of": name, "part": "PostgreSQL", "micros": round(figure.details["micros_each"]["PostgreSQL"], 1)}
-            )
-            functions[name] = told["functions"]
+            note(name, ours.closed(workload, clients), ours.profile(workload, clients))
+        bench.say(BULK)
+        users = round(BULK_USERS_PER_SECOND * bench.effort.seconds)
+        note(BULK, ours.distribute("plain", HOT, users), ours.profile_bulk("sampled", HOT, users))
     outcome = Outcome(sides[0].values[0], [], sides, {"rows": rows, "functions": functions})
     outcome.notes += [top(name, told) for name, told in functions.items()]
     return outcome
