@@ -42,7 +42,7 @@ ifneq ($(shell $(PYTHON) -c '$(PYTHON_VERSION)' 2>/dev/null),$(shell $(BIN)/pyth
 endif
 endif
 
-.PHONY: help setup demo up test lint fmt types unit integration test-long bench lock clean
+.PHONY: help setup demo up test lint fmt types unit integration test-long mutants bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | while IFS=$$'\t' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
@@ -104,6 +104,10 @@ integration: setup ## Tests on embedded engines
 test-long: setup ## The suite with many more generated examples (minutes)
 	@echo "==> Long tests"
 	@TESSERA_TEST_EFFORT=long $(BIN)/pytest --timeout=1800 $(PARALLEL) $(PYTEST_ARGS)
+
+mutants: setup ## Plant each kept defect in a copy of the tree; its test must fail (minutes)
+	@echo "==> Mutants"
+	@$(BIN)/python -m tests.mutants.run
 
 bench: setup ## Benchmarks (ratios measured side by side; never part of the tests)
 	@echo "==> Benchmarks"

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from command.engine import Busy, Engine, EngineSettings, EngineStopped, HandlerFailed
+from command.engine import Busy, Engine, EngineSettings, EngineStopped, HandlerFailed, NobodyWatches
 from command.handlers import HANDLERS
 from command.handlers.handler import Handlers
 from command.unit_of_work import UnitOfWork
@@ -194,6 +194,34 @@ def test_a_stop_with_a_full_queue_answers_everybody_or_says_that_nothing_was_sto
     assert all(answer.replayed is (command_id in answered) for command_id, answer in again.items())
     assert audit(shop, [*told(answered), *told(again)]) == []
     assert violations(shop) == []
+
+
+CONTENT_BYTES = len(claims(1)[0].content())
+
+
+@pytest.mark.parametrize(
+    ("bounds", "largest"),
+    [(EngineSettings(batch_commands_max=7), 7), (EngineSettings(batch_bytes_max=3 * CONTENT_BYTES), 3)],
+    ids=["commands", "bytes"],
+)
+def test_a_batch_keeps_to_its_bounds_however_many_wait(shop: str, bounds: EngineSettings, largest: int) -> None:
+    class Batches(NobodyWatches):
+        """Remembers how large they were."""
+
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+
+        def batch_committed(
+            self, tickets: int, events: int, outcomes: Mapping[tuple[str, str], int], seconds: float
+        ) -> None:
+            self.sizes.append(tickets)
+
+    batches, waiting = Batches(), [sent(f"same-{number}", claim("u0", "wide")) for number in range(60)]
+    with engine_on(shop, settings=bounds, observer=batches) as engine:
+        for future in engine.submit_many(waiting):
+            future.result(30)
+    assert max(batches.sizes) == largest
+    assert sum(batches.sizes) == len(waiting)
 
 
 async def test_callers_of_a_full_queue_are_told_when_to_come_back_and_then_are_served(shop: str) -> None:

@@ -18,7 +18,7 @@ from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresAppend, PostgresEventLog
 from infra.postgres.recorder import datastore
 from tests.contract.event_log import ACME, CLOCK, NOON, accepted, at, everything, refused, store
-from tests.integration.postgres.cutting_proxy import CuttingProxy
+from tests.faults.wire import Wire
 
 KEY = CommandKey(ACME, "c1")
 QUICK = Timeouts(connect_seconds=2, lock_seconds=0.5, statement_seconds=5.0, answer_seconds=6.0)
@@ -82,9 +82,11 @@ def test_a_connection_that_dies_in_the_middle_of_its_commit_leaves_nothing(
 
 
 def test_a_commit_whose_answer_was_lost_has_landed_and_the_command_log_says_so(postgres_dsn: str) -> None:
-    with CuttingProxy(postgres_dsn) as wire, closing(PostgresEventLog(wire.dsn, timeouts=QUICK)) as log:
+    mark = at(1).event.type
+    with Wire(postgres_dsn, mark) as wire, closing(PostgresEventLog(wire.dsn, timeouts=QUICK)) as log:
+        wire.cut_after_next_commit()
         with pytest.raises(StoreUnavailable, match="unknown"):
-            append_one(log, and_then=lambda tx: wire.cut_at_next_answer())
+            append_one(log)
         with closing(PostgresEventLog(postgres_dsn)) as other:
             assert is_answered(other)
             assert [event.version for event in everything(other)] == [1]
