@@ -130,21 +130,22 @@ class Decider:
         self._cache.put_all(plan.view.loaded)
         self._with_history.clear()
 
-    def follow(self, transaction: AppendTransaction, seen_offset: int | None) -> int:
-        """Take in what others appended after ``seen_offset`` (None: anything may have changed); returns how much."""
-        if seen_offset is None or transaction.last_offset - seen_offset > TAIL_EVENTS_MAX:
+    def follow(self, transaction: AppendTransaction, seen_offset: int | None) -> bool:
+        """Take in what others appended after ``seen_offset`` (None: anything may have changed); whether they did."""
+        if seen_offset is None:
             self.forget()
-            return 0
-        if transaction.last_offset == seen_offset:
-            return 0
+            return False
+        news = transaction.last_offset - seen_offset
+        if news > TAIL_EVENTS_MAX:
+            self.forget()
+        if news == 0 or news > TAIL_EVENTS_MAX:
+            return news > 0
         try:
-            tail = transaction.events_after(seen_offset, TAIL_EVENTS_MAX)
-            for recorded in tail:
+            for recorded in transaction.events_after(seen_offset, TAIL_EVENTS_MAX, self._cache.__contains__):
                 self._cache.follow(recorded)
         except UnknownEventType:  # A newer version writes, too. Only its own streams are closed to this one.
             self.forget()
-            return 1
-        return len(tail)
+        return True
 
     def decide(
         self, view: ReadView, tickets: Sequence[Ticket], *, ahead: bool = False, after: Plan | None = None

@@ -1,6 +1,6 @@
 """What the write side needs of a store: one append path that hands out a consistent view while nobody else writes."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -111,8 +111,10 @@ class ReadView(Protocol):
         """The offset of the last event in the log, 0 when it is empty."""
         ...
 
-    def events_after(self, offset: int, limit: int) -> Sequence[Recorded]:
-        """The log after an offset, in order."""
+    def events_after(
+        self, offset: int, limit: int, concerning: Callable[[str], bool] | None = None
+    ) -> Sequence[Recorded]:
+        """The log after an offset, in order; of ``limit`` events those whose streams concern the caller."""
         ...
 
     def answers(self, keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:

@@ -80,6 +80,9 @@ class StateCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, stream: str) -> bool:
+        return stream in self._entries
+
     def get(self, stream: str) -> Entry | None:
         """The state, if it is known."""
         if (entry := self._entries.get(stream)) is not None:

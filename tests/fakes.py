@@ -125,8 +125,11 @@ class _View:
     def last_offset(self) -> int:
         return self.state.last_offset
 
-    def events_after(self, offset: int, limit: int) -> Sequence[Recorded]:
-        return self.state.events[offset : offset + limit]
+    def events_after(
+        self, offset: int, limit: int, concerning: Callable[[str], bool] | None = None
+    ) -> Sequence[Recorded]:
+        found = self.state.events[offset : offset + limit]
+        return [event for event in found if concerning is None or concerning(event.stream)]
 
     def answers(self, keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
         return {key: answer for key in keys if (answer := self.state.answers.get(key)) is not None}
@@ -172,8 +175,10 @@ class _Glance:
     def last_offset(self) -> int:
         return self._latest.last_offset
 
-    def events_after(self, offset: int, limit: int) -> Sequence[Recorded]:
-        return self._again().events_after(offset, limit)
+    def events_after(
+        self, offset: int, limit: int, concerning: Callable[[str], bool] | None = None
+    ) -> Sequence[Recorded]:
+        return self._again().events_after(offset, limit, concerning)
 
     def answers(self, keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
         return self._again().answers(keys)

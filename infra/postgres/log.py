@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import psycopg
 from eventsourcing.postgres import PostgresDatastore
@@ -298,11 +298,18 @@ class PostgresView:
         return self._head.last_offset
 
     @translated()
-    def events_after(self, offset: int, limit: int) -> Sequence[Recorded]:
-        """The log after an offset, in order. Raises UnknownEventType, UnreadableEvent."""
+    def events_after(
+        self, offset: int, limit: int, concerning: Callable[[str], bool] | None = None
+    ) -> Sequence[Recorded]:
+        """The log after an offset, in order; of ``limit`` events those whose streams concern the caller.
+
+        What concerns nobody is not even parsed. Raises UnknownEventType, UnreadableEvent.
+        """
+        rows = self._store.events.select_log(self._cursor, offset, limit)
         return [
             self._store.mapper.to_domain_event(row)
-            for row in self._store.events.select_log(self._cursor, offset, limit)
+            for row in rows
+            if concerning is None or concerning(cast(str, row.originator_id))
         ]
 
     @translated()

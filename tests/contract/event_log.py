@@ -105,6 +105,12 @@ class EventLogContract:
             assert list(view.events_after(offsets[-1], 10)) == []
             assert view.last_offset == offsets[-1]
 
+    def test_the_log_of_some_streams_leaves_out_the_others(self, log: EventLog) -> None:
+        offsets = store(log, at(1), at(1, stream=OTHER), at(2), at(3))
+        with log.reading() as view:
+            found = view.events_after(offsets[0], 2, lambda stream: stream == CLOCK)
+        assert [(event.stream, event.version) for event in found] == [(CLOCK, 2)]
+
     def test_names_that_need_escaping_come_back_and_do_not_meet(self, log: EventLog) -> None:
         one, two = (
             stream_id(Realm(*realm), "clock", "a/b%2F{c}") for realm in [("acme", "shop:1"), ("acme:shop", "1")]
