@@ -8,6 +8,7 @@ import orjson
 from starlette.responses import Response
 
 from contracts.refusals import CommandIdReused, Conflict, Malformed, NotFound, Refusal
+from infra.http.reply import JsonReply
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:tessera:problem:"
@@ -101,7 +102,12 @@ class Problem(Exception):
             headers = {"retry-after": str(RETRY_AFTER_SECONDS), **headers}
         if self.status == HTTPStatus.UNAUTHORIZED:
             headers = {"www-authenticate": 'Bearer realm="tessera"', **headers}
-        return Response(orjson.dumps(self.body(request_id)), self.status, headers, MEDIA_TYPE)
+        raw = {name.lower().encode("latin-1"): value.encode("latin-1") for name, value in headers.items()}
+        return _ProblemReply(orjson.dumps(self.body(request_id)), self.status, raw)
+
+
+class _ProblemReply(JsonReply):
+    kind = (b"content-type", MEDIA_TYPE.encode())
 
 
 def status_of(code: str) -> tuple[HTTPStatus, bool]:

@@ -48,6 +48,7 @@ class Metrics:
         self._commands = Counter("tessera_commands", "Commands answered.", ("type", "outcome"), registry=here)
         self._refusals = Counter("tessera_refusals", "Commands refused, by reason.", ("type", "code"), registry=here)
         self._problems = Counter("tessera_http_problems", "Requests answered with a problem.", ("code",), registry=here)
+        self._problem_children: dict[str, Counter] = {}
         self._hints = Counter("tessera_claim_hints", "Claims answered with a hint.", ("code",), registry=here)
         self._hint_failures = Counter(
             "tessera_claim_hint_store_failures", "Times that Redis did not answer about hints.", registry=here
@@ -127,7 +128,10 @@ class Metrics:
 
     def command_answered_with(self, code: str) -> None:
         """A problem left: a refusal, or one of the edge's own."""
-        self._problems.labels(code).inc()
+        # Looking a labelled child up costs more than counting. Codes are few: each is written down somewhere.
+        if (child := self._problem_children.get(code)) is None:
+            child = self._problem_children[code] = self._problems.labels(code)
+        child.inc()
 
     # What hints tell.
 
