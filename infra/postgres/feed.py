@@ -1,7 +1,7 @@
 """The store feed: the log in batches after an offset, woken by LISTEN, guaranteed by the caller's poll."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 
@@ -51,6 +51,19 @@ class StoreFeed:
         with _translated():
             rows = self._opened().read_notifications(after, limit, topics)
         return self._readable(rows)
+
+    def read_on(self, after: int, limit: int, unheeded: Collection[str]) -> tuple[Sequence[Recorded], int]:
+        """As ``read``, but without events of these types, which are not even parsed; and up to where that was.
+
+        For followers of which some types are none of their business, by name: all others are read, known or not.
+        """
+        with _translated():
+            rows = self._opened().read_notifications(after, limit)
+        heeded = [row for row in rows if row.topic not in unheeded]
+        events = self._readable(heeded)
+        if len(events) < len(heeded):
+            return events, heeded[len(events)].id - 1  # Right before what cannot be read.
+        return events, rows[-1].id if rows else after
 
     def wait(self, timeout_seconds: float) -> bool:
         """Return early (True) when something was appended, or might have been, else False after the time-out.

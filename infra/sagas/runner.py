@@ -7,6 +7,7 @@ from typing import Final
 
 from command.ports import Batch
 from contracts.envelope import Recorded
+from contracts.events import SagaHeard
 from infra.postgres import dead_letters, outbox, positions, timers
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 FOLLOWER: Final = "sagas"
 PARKED_MAX: Final = 1_000
+_OWN: Final = frozenset({SagaHeard.type})  # What sagas remember is no news to them.
 
 
 class SagaRunner:
@@ -69,15 +71,15 @@ class SagaRunner:
     def _run_once(self) -> int:
         offset = self._start()
         retried = self._retry_requeued(offset)
-        batch = self._feed.read(offset, self._settings.facts_max)
-        if not batch:
+        batch, until = self._feed.read_on(offset, self._settings.facts_max, _OWN)
+        if until == offset:
             return retried
         self._checkpoint(At.FACTS_READ)
         hearing = self._hear(batch, self._parked)
         self._checkpoint(At.FACTS_DECIDED)
-        self._store(hearing, expected=offset, offset=batch[-1].offset)
+        self._store(hearing, expected=offset, offset=until)
         self._checkpoint(At.MEMORY_COMMITTED)
-        return retried + len(batch)
+        return retried + max(len(batch), 1)
 
     def _start(self) -> int:
         if self._offset is None:
@@ -166,12 +168,13 @@ class SagaRunner:
 def _write(cursor: tables.Cursor, hearing: Hearing, done: Sequence[dead_letters.ParkedEvent]) -> None:
     if hearing.is_empty and not done:
         return
-    outbox.add(cursor, hearing.commands())
-    timers.clear(cursor, hearing.timers_cleared())
-    timers.put(cursor, hearing.timers_set())
-    tables.put_standings(cursor, hearing.standings())
-    tables.put_clocks(cursor, hearing.clocks)
-    for fact, reason in hearing.failures:
-        dead_letters.park(cursor, FOLLOWER, fact, reason=reason, attempts=1)
-    dead_letters.park_behind(cursor, FOLLOWER, hearing.behind)
-    dead_letters.remove(cursor, done)
+    with cursor.connection.pipeline():  # One exchange: whoever decides waits for the lock meanwhile.
+        outbox.add(cursor, hearing.commands())
+        timers.clear(cursor, hearing.timers_cleared())
+        timers.put(cursor, hearing.timers_set())
+        tables.put_standings(cursor, hearing.standings())
+        tables.put_clocks(cursor, hearing.clocks)
+        for fact, reason in hearing.failures:
+            dead_letters.park(cursor, FOLLOWER, fact, reason=reason, attempts=1)
+        dead_letters.park_behind(cursor, FOLLOWER, hearing.behind)
+        dead_letters.remove(cursor, done)

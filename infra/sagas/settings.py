@@ -14,7 +14,7 @@ class SagaSettings:
     commands_max: int = 500  # Sent together.
     timers_max: int = 1_000  # Fired together.
     realms_max: int = 1_000  # With due timers, looked at together.
-    gather_seconds: float = 0.02  # After hearing something: what comes meanwhile is heard together.
+    gather_seconds: float = 0.05  # After hearing something: what comes meanwhile is heard together.
     poll_seconds: float = 0.025  # What guarantees the feed; notifications only make it quicker.
     timer_poll_seconds: float = 0.2
     answer_wait_seconds: float = 30.0

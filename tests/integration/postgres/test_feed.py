@@ -51,6 +51,16 @@ def test_a_feed_is_read_in_batches_after_a_position(log: PostgresEventLog, feed:
     assert feed.head() == offsets[-1]
 
 
+def test_what_is_not_heeded_is_passed_over_without_being_read(log: PostgresEventLog, postgres_dsn: str) -> None:
+    events = [at(version) for version in range(1, 4)]
+    offsets = store(log, *events)
+    with closing(StoreFeed(postgres_dsn, registry=EventRegistry(()))) as knows_nothing:
+        assert knows_nothing.read_on(0, 2, {ClockAdvanced.type}) == ([], offsets[1])
+        assert knows_nothing.read_on(offsets[-1], 2, {ClockAdvanced.type}) == ([], offsets[-1])
+        with pytest.raises(UnknownEventType):
+            knows_nothing.read_on(0, 2, {"saga.heard.v1"})
+
+
 def test_an_empty_log_has_head_zero_and_an_epoch_once_it_was_opened(log: PostgresEventLog, feed: StoreFeed) -> None:
     assert feed.head() == 0
     with pytest.raises(StoreUnavailable, match="no epoch"):
