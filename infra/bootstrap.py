@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from infra.http.app import Application, HttpParts, Lifespan
     from infra.http.health import Check
     from infra.http.hints import ClaimHints
+    from infra.leases.books import Store as LeaseStore
     from infra.postgres.distributions import Job
     from infra.projections.ports import FollowerStatus
     from infra.redis.hints import RedisHints
@@ -55,6 +56,9 @@ SAGAS: Final = "tessera_sagas"
 DISTRIBUTIONS: Final = "tessera_distributions"
 DISTRIBUTION_ROWS_LEFT: Final = "tessera_distribution_rows_left"
 DEAD_LETTERS: Final = "tessera_dead_letters"
+LEASES_OUT: Final = "tessera_budget_leases_out"
+LEASE_OVERDUE: Final = "tessera_budget_lease_overdue_seconds"
+HOLDER_AWAY: Final = "tessera_budget_holder_away"
 WORKER_STOP_SECONDS: Final = 20.0
 WORKER_POLL_SECONDS: Final = 0.1
 
@@ -410,6 +414,62 @@ def run_distributions(settings: Settings) -> None:
                 time.sleep(WORKER_POLL_SECONDS)
         finally:
             runner.stop(WORKER_STOP_SECONDS)
+
+
+def run_leases(settings: Settings) -> None:
+    """Keep the leases of budgets that live on this shard until SIGTERM or SIGINT. Several such processes may run."""
+    from infra.leases.keeper import KeeperSettings, KeeperThread, LeaseKeeper
+
+    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    metrics = Metrics()
+    bounds = KeeperSettings(term_seconds=settings.lease_term_seconds)
+    with _asked_to_stop() as stop, lease_books(settings, metrics) as sides, _metrics_served(settings, metrics):
+        keeper = LeaseKeeper(*sides, bounds)
+        thread = KeeperThread(keeper, bounds)
+        metrics.add_source(lambda: [Sample(HOLDER_AWAY, (("holder", name),), 1.0) for name in keeper.away])
+        metrics.add_source(lambda: _lease_samples(settings))
+        thread.start()
+        try:
+            while not stop.is_set():
+                time.sleep(WORKER_POLL_SECONDS)
+        finally:
+            thread.stop(WORKER_STOP_SECONDS)
+
+
+@contextmanager
+def lease_books(
+    settings: Settings, observer: EngineObserver | None = None
+) -> Iterator[tuple["LeaseStore", dict[str, "LeaseStore"]]]:
+    """This shard's side of leased budgets, and each other shard's by its number, every one with an engine that runs."""
+    from infra.leases.books import Store
+
+    with ExitStack() as stack:
+        stores = {}
+        for shard in settings.stores:
+            at_shard = settings.at_shard(shard)
+            side = stack.enter_context(write_side(at_shard, observer if shard == settings.shard else None))
+            stores[str(shard)] = Store(at_shard.postgres_dsn, side.log, side.engine)
+            stack.callback(stores[str(shard)].close)
+        yield stores.pop(str(settings.shard)), stores
+
+
+def _lease_samples(settings: Settings) -> list[Sample]:
+    """What home has lent, by holder: whoever does not settle after a lease's end shows by its age."""
+    from infra.leases.books import Store, accounts
+
+    log = PostgresEventLog(settings.postgres_dsn, shard=settings.shard)
+    home = Store(settings.postgres_dsn, log)
+    with closing(home), closing(log):
+        found = accounts(home, {})
+    holders = sorted({account.holder for account in found})
+    out = {holder: [it for it in found if it.holder == holder and it.reserved_minor] for holder in holders}
+    return [
+        *(Sample(LEASES_OUT, (("holder", holder),), len(leases)) for holder, leases in out.items()),
+        *(
+            Sample(LEASE_OVERDUE, (("holder", holder),), max((it.overdue_seconds for it in leases), default=0.0))
+            for holder, leases in out.items()
+        ),
+    ]
 
 
 def run_projections(settings: Settings) -> None:

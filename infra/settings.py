@@ -75,6 +75,7 @@ class Settings(BaseSettings):
         0, ge=0, le=10_000, description="How long a refused claim lets like ones be told so by a hint; 0: never."
     )
     lock_ttl_seconds: int = Field(900, ge=1, description="How long a coupon stays locked for an unpaid order.")
+    lease_term_seconds: int = Field(900, ge=30, le=86_400, description="How long a shard may spend leased budget.")
     order_wait_ms: int = Field(2_000, ge=0, le=60_000, description="How long placing an order waits for its locks.")
     min_position_wait_ms: int = Field(2_000, ge=0, le=60_000, description="How long a read waits for `min_position`.")
     command_log_days: int = Field(90, ge=1, description="How long answers to commands are kept.")

@@ -9,6 +9,7 @@ def register(group: typer.Typer) -> None:
     """Add the commands."""
     command(group, "sagas", example="tessera worker sagas")(_sagas)
     command(group, "distributions", example="tessera worker distributions")(_distributions)
+    command(group, "leases", example="tessera worker leases")(_leases)
     command(group, "projections", example="tessera worker projections")(_projections)
 
 
@@ -24,6 +25,13 @@ def _distributions(session: Session) -> None:
     from infra import bootstrap
 
     bootstrap.run_distributions(session.settings)
+
+
+def _leases(session: Session) -> None:
+    """Lease this shard's shared budgets to the other shards, and take back what they leave, until SIGTERM or Ctrl-C."""
+    from infra import bootstrap
+
+    bootstrap.run_leases(session.settings)
 
 
 def _projections(session: Session) -> None:

@@ -34,6 +34,9 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "tessera_dead_letters": ("Events and commands parked for an operator.", ("source",)),
     "tessera_distributions": ("Distributions that are not over, by status.", ("status",)),
     "tessera_distribution_rows_left": ("Rows of distributions that are not decided yet.", ()),
+    "tessera_budget_leases_out": ("Leases whose money is still with their holder.", ("holder",)),
+    "tessera_budget_lease_overdue_seconds": ("Since the end of the oldest lease that is not settled.", ("holder",)),
+    "tessera_budget_holder_away": ("1 when a holder's store cannot be reached.", ("holder",)),
     "tessera_engine_queue_commands": ("Commands that wait for their batch.", ()),
 }
 

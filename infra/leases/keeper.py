@@ -1,0 +1,174 @@
+"""The keeper of budget leases: looks at both sides of every shared budget and sends what brings them together."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic
+from typing import Final
+
+from command.domain.leases import purses
+from command.engine import Busy, EngineStopped, HandlerFailed
+from command.ports import StoreUnavailable
+from contracts.envelope import CommandEnvelope
+from contracts.identity import parse_stream
+from infra.leases.books import Side, Store, holders_of, home_books
+from sagas.leases import Step, command_id, next_steps
+
+logger = logging.getLogger(__name__)
+
+ACTOR: Final = "leases"
+# Nothing final is known after these; the next look finds out how far it came.
+PASSING: Final = (Busy, StoreUnavailable, HandlerFailed, TimeoutError)
+
+
+class At(StrEnum):
+    """Where a keeper can die."""
+
+    LOOKED = "looked"
+    SENDING = "sending"
+    ANSWERED = "answered"
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperSettings:
+    """Bounds of a keeper. ``look_seconds``: how often it looks at what did not change, for ends that came near."""
+
+    term_seconds: int = 900
+    poll_seconds: float = 0.25
+    look_seconds: float = 5.0
+    rounds_max: int = 10
+    backoff_seconds_max: float = 5.0
+
+
+class LeaseKeeper:
+    """Steps over all budgets that live in one store and are shared with holders in others.
+
+    It remembers only what it need not look at again: several keepers may run, and any of them may die anywhere.
+    """
+
+    def __init__(
+        self,
+        home: Store,
+        holders: Mapping[str, Store],
+        settings: KeeperSettings | None = None,
+        *,
+        checkpoint: Callable[[At], None] = lambda _at: None,
+    ) -> None:
+        self._home = home
+        self._holders = holders
+        self._settings = settings or KeeperSettings()
+        self._checkpoint = checkpoint
+        self._seen: dict[
+            tuple[str, str], tuple[int, int, float]
+        ] = {}  # Versions of both sides, and when to look again.
+        self.away: dict[str, str] = {}  # Holders that cannot be reached, and why.
+
+    def run_once(self) -> int:
+        """Look at what changed and send what is to be done; returns how many commands that were (0: all is well).
+
+        A holder whose store is away keeps what it has. Raises StoreUnavailable when home is away, and EngineStopped.
+        """
+        streams = self._home.shared_budgets()
+        at_home = self._home.versions(streams)
+        self.away = {}
+        sent = 0
+        for holder, store in self._holders.items():
+            try:
+                there = store.versions(streams)
+                for stream in streams:
+                    if self._is_due(stream, holder, at_home.get(stream, 0), there.get(stream, 0)):
+                        sent += self._keep(stream, holder, store)
+            except PASSING as error:
+                self.away[holder] = f"{type(error).__name__}: {error}"
+                logger.warning("lease_holder_away", extra={"holder": holder, "error": self.away[holder]})
+                store.close()
+        return sent
+
+    def close(self) -> None:
+        """Give all connections back."""
+        for store in (self._home, *self._holders.values()):
+            store.close()
+
+    def _is_due(self, stream: str, holder: str, home_version: int, holder_version: int) -> bool:
+        seen = self._seen.get((stream, holder))
+        return seen is None or seen[:2] != (home_version, holder_version) or monotonic() >= seen[2]
+
+    def _keep(self, stream: str, holder: str, store: Store) -> int:
+        """Until both sides of one budget are at rest, or for some rounds."""
+        sent = 0
+        for _ in range(self._settings.rounds_max):
+            home, there = self._home.side(stream), store.side(stream)
+            if holder not in holders_of(home):
+                return sent
+            books = home_books(home, holder)
+            term = self._settings.term_seconds
+            steps = next_steps(books, purses(there.budget), now=home.now, term_seconds=term)
+            if steps:
+                self._checkpoint(At.LOOKED)
+            for step in steps:
+                if not self._send(stream, step, home, there, store):
+                    return sent
+                sent += 1
+            if not steps:
+                again = monotonic() + self._settings.look_seconds
+                self._seen[stream, holder] = (home.version, there.version, again)
+                return sent
+        return sent
+
+    def _send(self, stream: str, step: Step, home: Side, there: Side, holder: Store) -> bool:
+        """Send one step and wait for its answer. What is refused was overtaken by somebody: look again later."""
+        name = command_id(step.command, home.version, there.version)
+        realm = parse_stream(stream).realm
+        envelope = CommandEnvelope(realm, name, step.command, ACTOR, name)
+        self._checkpoint(At.SENDING)
+        answer = (self._home if step.side == "home" else holder).execute(envelope)
+        self._checkpoint(At.ANSWERED)
+        if not answer.accepted:
+            about = {"stream": stream, "command_type": step.command.type, "code": answer.code, "detail": answer.detail}
+            logger.warning("lease_step_refused", extra=about)
+        return answer.accepted
+
+
+class KeeperThread:
+    """Runs a keeper until it is stopped; waits a little longer after each time that home is away."""
+
+    def __init__(self, keeper: LeaseKeeper, settings: KeeperSettings | None = None) -> None:
+        self._keeper = keeper
+        self._settings = settings or KeeperSettings()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 20.0) -> None:
+        """Finish the step that is under way and stop."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_seconds)
+        self._keeper.close()
+
+    def _run(self) -> None:
+        backoff = self._settings.poll_seconds
+        while not self._stopping.is_set():
+            try:
+                self._keeper.run_once()
+            except EngineStopped:
+                return
+            except Exception as error:
+                passing = isinstance(error, PASSING)
+                logger.log(
+                    logging.WARNING if passing else logging.ERROR,
+                    "leases_interrupted",
+                    exc_info=not passing,
+                    extra={"error": f"{type(error).__name__}: {error}"},
+                )
+                self._keeper.close()
+                self._stopping.wait(backoff)
+                backoff = min(2 * backoff, self._settings.backoff_seconds_max)
+            else:
+                backoff = self._settings.poll_seconds
+                self._stopping.wait(self._settings.poll_seconds)

@@ -1,0 +1,197 @@
+"""Leases over two real databases: never overspent and settled to the cent, whoever dies, stops or is away."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from threading import Event
+from time import monotonic
+
+import orjson
+import pytest
+
+from command.engine import Engine, EngineSettings
+from command.handlers import HANDLERS
+from contracts.commands import CloseBudgetLease, UnshareBudget
+from infra.embedded import Endpoints
+from infra.leases import books
+from infra.leases.keeper import At, LeaseKeeper
+from infra.postgres.log import PostgresEventLog
+from tests.integration.leases.shards import HOLDER, OFF_MINOR, SETTINGS, TERM_SECONDS, Died, Shards
+from tests.integration.sagas.world import LOCK_SECONDS
+
+LIMIT_MINOR = 10_500
+PATIENCE_SECONDS = 60.0
+
+
+def spend_all(shards: Shards, keep: Callable[[], object]) -> list[str]:
+    """Twelve orders at the holder and two at home, on a budget for ten and a half; what became of each."""
+    statuses = [shards.order(shards.home, f"h{nth}") for nth in range(2)]
+    for nth in range(12):
+        shards.order(shards.holder, f"o{nth}")
+        keep()
+    return statuses
+
+
+def assert_settled(shards: Shards, held: int) -> None:
+    home, branch = shards.budget(shards.home), shards.budget(shards.holder)
+    lent = home.lending.to(HOLDER, "")
+    assert len(branch.holds) + len(home.holds) == held
+    assert home.available_minor("") + branch.available_minor("") == LIMIT_MINOR - held * OFF_MINOR
+    assert lent.out_minor == branch.available_minor("") + branch.totals("").reserved_minor
+    assert branch.branch.waiting == ()
+    assert shards.violations() == []
+
+
+def ready(shards: Shards) -> None:
+    shards.share(LIMIT_MINOR)
+    shards.keep()
+    shards.spend_here(shards.home)
+    shards.spend_here(shards.holder)
+
+
+def test_a_budget_on_two_stores_is_spent_to_the_last_coupon_and_not_beyond(shards: Shards) -> None:
+    ready(shards)
+    assert spend_all(shards, shards.keep) == ["held", "held"]
+    assert_settled(shards, held=10)
+    for nth in range(8):
+        shards.pay(shards.holder, f"o{nth}")
+    shards.keep()
+    totals = shards.budget(shards.home).totals("")
+    assert (totals.committed_minor, totals.announced_percent) == (8_000, 100)
+    assert shards.violations() == []
+
+
+@pytest.mark.parametrize("at", list(At))
+def test_a_keeper_may_die_at_every_step(shards: Shards, at: At) -> None:
+    deaths = count(1)
+
+    def die_every_other_time(here: At) -> None:
+        if here is at and next(deaths) % 2:
+            raise Died
+
+    ready(shards)
+    spend_all(shards, lambda: shards.keep(die_every_other_time))
+    shards.do(shards.home, UnshareBudget(budget_id="b1", holder=HOLDER))
+    shards.keep(die_every_other_time)
+    assert shards.deaths > 3
+    assert_settled(shards, held=10)
+    assert shards.budget(shards.holder).available_minor("") == 0
+
+
+def test_two_keepers_at_once_do_each_step_once(shards: Shards) -> None:
+    ready(shards)
+    keepers = [shards.keeper(), shards.keeper()]
+    with ThreadPoolExecutor(2) as threads:
+        for nth in range(9):
+            shards.order(shards.holder, f"o{nth}")
+            for done in [threads.submit(keeper.run_once) for keeper in keepers]:
+                done.result(60)
+    for keeper in keepers:
+        keeper.close()
+    shards.keep()
+    assert_settled(shards, held=9)
+    branch = shards.budget(shards.holder).branch.tenure("")
+    assert branch.number == shards.budget(shards.home).lending.to(HOLDER, "").number
+
+
+def test_a_holder_that_is_away_keeps_its_lease_and_is_named(shards: Shards) -> None:
+    ready(shards)
+    before = shards.budget(shards.home)
+    shards.wait(2 * TERM_SECONDS)
+    home = books.Store(shards.home.dsn, shards.home.log, shards.home.engine)
+    nowhere = "postgresql://nobody@127.0.0.1:1/none"
+    gone = books.Store(nowhere, PostgresEventLog(nowhere), shards.holder.engine)
+    keeper = LeaseKeeper(home, {HOLDER: gone}, SETTINGS)
+    assert keeper.run_once() == 0
+    assert list(keeper.away) == [HOLDER]
+    assert shards.budget(shards.home).available_minor("") == before.available_minor("")
+    (account,) = [it for it in books.accounts(home, {HOLDER: gone}) if it.realm == shards.realm]
+    assert (account.purse, account.reserved_minor > 0, account.overdue_seconds) == (None, True, float(TERM_SECONDS))
+    keeper.close()
+    shards.keep()  # It is back: what it has not spent comes home.
+    assert shards.budget(shards.home).available_minor("") == LIMIT_MINOR
+
+
+def test_a_process_that_was_stopped_while_its_lease_was_closed_spends_nothing_when_it_goes_on(shards: Shards) -> None:
+    shards.share(100_000)
+    shards.keep()
+    shards.spend_here(shards.holder)
+    assert shards.order(shards.holder, "before") == "held"  # Its engine now knows the branch by heart.
+    log = PostgresEventLog(shards.holder.dsn)
+    other = Engine(log, HANDLERS, EngineSettings(lock_ttl_seconds=LOCK_SECONDS))
+    other.start()
+    stopped, shards.holder.engine = shards.holder.engine, other
+    shards.do(shards.home, UnshareBudget(budget_id="b1", holder=HOLDER))
+    shards.keep()
+    assert shards.budget(shards.home).available_minor("") == 100_000 - OFF_MINOR
+    shards.holder.engine = stopped
+    assert shards.order(shards.holder, "after") == "refused"
+    other.stop()
+    log.close()
+    assert shards.violations() == []
+
+
+def test_a_lease_that_never_came_is_closed_for_ever_and_home_has_it_again(shards: Shards) -> None:
+    shards.share(100_000)
+
+    def die_before_the_holder_hears(at: At) -> None:
+        if at is At.ANSWERED:
+            raise Died
+
+    keeper = shards.keeper(die_before_the_holder_hears)
+    with pytest.raises(Died):
+        keeper.run_once()
+    keeper.close()
+    assert shards.budget(shards.home).available_minor("") == 95_000
+    shards.do(shards.home, UnshareBudget(budget_id="b1", holder=HOLDER))
+    shards.keep()
+    assert shards.budget(shards.home).available_minor("") == 100_000
+    assert shards.budget(shards.holder).branch.tenure("").opened_minor == 0
+    assert CloseBudgetLease.type in {row["command_type"] for row in commands_at(shards)}
+
+
+def commands_at(shards: Shards) -> list[dict[str, str]]:
+    sql = "SELECT command_type FROM command_log WHERE tenant_id = %s"
+    return shards.holder.connection.execute(sql, (shards.realm.tenant_id,)).fetchall()
+
+
+@pytest.mark.faults
+def test_keeper_processes_that_are_killed_lose_nothing(shards: Shards, endpoints: Endpoints, tmp_path: Path) -> None:
+    ready(shards)
+    addresses = {
+        "TESSERA_POSTGRES_DSN": shards.home.dsn,
+        "TESSERA_REDIS_URL": endpoints.redis_url,
+        "TESSERA_CLICKHOUSE_URL": endpoints.clickhouse_url,
+        "TESSERA_SHARD_DSNS": orjson.dumps({HOLDER: shards.holder.dsn}).decode(),
+        "TESSERA_LEASE_TERM_SECONDS": str(TERM_SECONDS),
+    }
+
+    def start() -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "infra.cli", "worker", "leases"]
+        with (tmp_path / "keeper.log").open("ab") as output:
+            return subprocess.Popen(argv, env={**os.environ, **addresses}, stdout=output, stderr=subprocess.STDOUT)
+
+    def opened() -> int:
+        return shards.budget(shards.holder).branch.tenure("").number
+
+    for nth in range(3):
+        number, process = opened(), start()
+        assert shards.order(shards.holder, f"k{nth}") == "waiting"
+        wait_until(opened, number + 1, process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(30) == -signal.SIGKILL
+    shards.keep()
+    assert_settled(shards, held=3)
+
+
+def wait_until(count_of: Callable[[], int], wanted: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = monotonic() + PATIENCE_SECONDS
+    while count_of() < wanted:
+        assert process.poll() is None, f"the keeper ended with {process.returncode}"
+        assert monotonic() < deadline, "the keeper did nothing"
+        Event().wait(0.02)
