@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
-    targets = _chosen(asked.only)
+    targets = list(TARGETS) if asked.all else _chosen(asked.only)
     with console.status("starting PostgreSQL") as status, Instance() as postgres:
         bench = Bench(postgres, _effort(asked), lambda text: None)
         result = report.head(bench)
@@ -107,6 +107,7 @@ def _list(console: Console) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", metavar="P1,P5", help="these targets instead of all")
+    parser.add_argument("--all", action="store_true", help="every target, and what only the documentation needs")
     parser.add_argument("--list", action="store_true", help="say what each target measures")
     parser.add_argument("--quick", action="store_true", help="few short rounds: to see that it runs")
     parser.add_argument("--rounds", type=int, help="interleaved rounds (5)")
