@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from infra.embedded.postgres import EmbeddedPostgres
 from tests.faults.fleet import wait_for
@@ -43,6 +44,13 @@ class OwnServer(EmbeddedPostgres):
 
 
 @contextmanager
+def own_folder() -> Iterator[Path]:
+    """A folder that the server may be let into. (pytest closes its own to other users whenever another run begins.)"""
+    with TemporaryDirectory(prefix="tessera-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def own_server(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[OwnServer]:
     """A running server with an empty database."""
     server = OwnServer(folder, settings)
@@ -60,7 +68,6 @@ class NoSmallDisk(Exception):
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     """A disk in memory of so many MB, mounted on the folder. Raises NoSmallDisk, where that needs rights we lack."""
-    folder.mkdir(parents=True)
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(folder)],
         capture_output=True,

@@ -20,7 +20,7 @@ from tests.audit import Acknowledged, audit, violations
 from tests.builders import REALM, claim
 from tests.faults.conftest import IMPATIENT, engine_on
 from tests.faults.fleet import Load, LocalEngine, wait_for
-from tests.faults.own_server import NoSmallDisk, OwnServer, fill, own_server, small_disk
+from tests.faults.own_server import NoSmallDisk, OwnServer, fill, own_folder, own_server, small_disk
 from tests.faults.shop import customers, open_shop
 
 pytestmark = pytest.mark.faults
@@ -32,9 +32,9 @@ DISK_MB = 150  # A fresh cluster takes some sixty.
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
-    """A server of our own, with an open shop; a test leaves it running."""
-    with own_server(tmp_path_factory.mktemp("server")) as server:
+def server() -> Iterator[OwnServer]:
+    """A server of our own; a test leaves it running."""
+    with own_folder() as folder, own_server(folder) as server:
         yield server
 
 
@@ -74,9 +74,9 @@ def fresh_shop(server: OwnServer, name: str) -> str:
     return dsn
 
 
-def test_a_full_disk_is_named_to_callers_and_costs_nothing_but_time(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_to_callers_and_costs_nothing_but_time() -> None:
     try:
-        with small_disk(tmp_path / "disk", DISK_MB) as disk, own_server(disk) as server:
+        with own_folder() as folder, small_disk(folder, DISK_MB) as disk, own_server(disk) as server:
             dsn = fresh_shop(server, "small")
             with loaded(dsn) as (load, engine):
                 ballast = fill(disk)
@@ -133,9 +133,9 @@ def test_a_vacuum_that_takes_for_ever_stands_in_nobodys_way(shop: str, vacuum: s
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LONG, reason="takes half a minute: TESSERA_TEST_EFFORT=long")
-def test_a_vacuum_against_wraparound_stands_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_vacuum_against_wraparound_stands_in_nobodys_way() -> None:
     hurry = {"autovacuum_naptime": "1s", "autovacuum_freeze_max_age": "100000", "autovacuum_vacuum_cost_delay": "100ms"}
-    with own_server(tmp_path, {**hurry, "autovacuum_vacuum_cost_limit": "1"}) as server:
+    with own_folder() as folder, own_server(folder, {**hurry, "autovacuum_vacuum_cost_limit": "1"}) as server:
         dsn = fresh_shop(server, "old")
         with loaded(dsn) as (load, _), psycopg.connect(dsn, autocommit=True) as admin:
             load.wait_for_more(40 * CALLERS)

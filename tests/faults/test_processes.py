@@ -75,6 +75,7 @@ def test_a_process_stopped_with_the_append_lock_blocks_nobody_for_long_and_wakes
             if LONG:
                 sleep(max(0.0, stopped_at + STOPPED_SECONDS - monotonic()))
             gap = load.longest_gap(others, stopped_at, monotonic())
+            print(f"stopped for {monotonic() - stopped_at:.1f} s; the others waited for at most {gap:.1f} s")
             sleeper.signal(signal.SIGCONT)
             begin(load, sleeper) if elsewhere else load.wait_for_more(2 * CALLERS, sleeper)
             assert gap < BLOCKED_SECONDS_MAX, f"the others waited for {gap:.1f} s"
