@@ -132,14 +132,12 @@ class Decider:
 
     def follow(self, transaction: AppendTransaction, seen_offset: int | None) -> bool:
         """Take in what others appended after ``seen_offset`` (None: anything may have changed); whether they did."""
-        if seen_offset is None:
+        news = 0 if seen_offset is None else transaction.last_offset - seen_offset
+        if seen_offset is None or not 0 <= news <= TAIL_EVENTS_MAX:
             self.forget()
-            return False
-        news = transaction.last_offset - seen_offset
-        if news > TAIL_EVENTS_MAX:
-            self.forget()
-        if news == 0 or news > TAIL_EVENTS_MAX:
             return news > 0
+        if news == 0:
+            return False
         try:
             for recorded in transaction.events_after(seen_offset, TAIL_EVENTS_MAX, self._cache.__contains__):
                 self._cache.follow(recorded)

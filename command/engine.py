@@ -114,6 +114,7 @@ class Engine:
         self._wake = threading.Event()
         self._stopping = False
         self._seen_offset: int | None = None  # What the decider remembers holds up to here; None: it must forget.
+        self._seen_epoch: str | None = None  # The history that it holds of.
         self._goes_ahead = False
         self._writer = _Writer(self._store_ahead, self._answer, self._wake.set)
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
@@ -214,6 +215,8 @@ class Engine:
 
     def _decide_ahead(self, tickets: list[Ticket]) -> Plan | None:
         """Decide on top of what is being stored. None when that cannot be done: under the lock it will show why."""
+        if self._log.epoch != self._seen_epoch:
+            return None
         try:
             return self._decider.decide(self._log.glancing(), tickets, ahead=True, after=self._writer.plan)
         except Exception as failure:
@@ -274,6 +277,7 @@ class Engine:
         """Decide and store under the append lock."""
         started = monotonic()
         with self._log.appending() as transaction:
+            self._notice_restore()
             others_appended = self._decider.follow(transaction, self._seen_offset)
             plan = self._decider.decide(transaction, tickets)
             offsets: Sequence[int] = transaction.append(plan.batch) if plan.stores_something else ()
@@ -289,6 +293,12 @@ class Engine:
         for ticket in tickets:
             ticket.sent_before = True
         self._observer.batch_failed(len(tickets), failure)
+
+    def _notice_restore(self) -> None:
+        """The log tells of a new epoch once, and maybe not us but whoever reads beside us."""
+        if self._log.epoch != self._seen_epoch:
+            self._decide_from_scratch()
+            self._seen_epoch = self._log.epoch
 
     def _decide_from_scratch(self) -> None:
         self._decider.forget()
@@ -401,13 +411,16 @@ class _Writer:
             self._write(plan)
 
     def _write(self, plan: Plan) -> None:
+        error: Exception | None = None
         try:
             self._store(plan)
-        except Exception as error:  # noqa: BLE001 - the committer decides what becomes of it.
-            self._error = error
+        except Exception as failure:  # noqa: BLE001 - the committer decides what becomes of it.
+            error = failure
+        self._error = error
         self._done.set()
         self._wake()
-        if self._error is None:
+        # From here on the committer may have taken the plan back, or stored the next: `self._error` is no longer ours.
+        if error is None:
             self._answer(plan.verdicts)
 
 

@@ -1,11 +1,14 @@
 """What has to hold at every interleaving: tried at the very moment at which it would break."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 
-from command.engine import Engine
+from command.engine import Engine, _Writer
+from command.ports import StoreUnavailable
 from contracts.commands import Command, NoteOrder, PauseTemplate
 from contracts.envelope import CommandEnvelope
 from infra.postgres.epoch import bump_epoch
@@ -27,6 +30,9 @@ def publish(engine: Engine, template_id: str, **terms: Any) -> None:
         assert engine.execute(sent(f"{template_id}-{number}", command)).accepted
 
 
+# Several processes.
+
+
 def test_what_was_only_looked_at_voids_a_decision_when_another_process_changed_it(shop: str) -> None:
     with engine_on(shop) as engine, engine_on(shop) as other:
         publish(engine, "strict", claimed_stay_valid=False)
@@ -39,7 +45,8 @@ def test_what_was_only_looked_at_voids_a_decision_when_another_process_changed_i
         assert held.result(30).data["status"] == "refused"
 
 
-def test_after_a_restore_nothing_is_decided_on_what_was_remembered(shop: str) -> None:
+@pytest.mark.parametrize("reader_first", [False, True], ids=["engine_first", "reader_first"])
+def test_after_a_restore_nothing_is_decided_on_what_was_remembered(shop: str, *, reader_first: bool) -> None:
     with engine_on(shop) as engine:
         publish(engine, "rare", stock=1)
         assert engine.execute(sent("1", claim("first", "rare"))).accepted
@@ -49,6 +56,9 @@ def test_after_a_restore_nothing_is_decided_on_what_was_remembered(shop: str) ->
             assert other.execute(sent("3", claim("third", "unknown"))).code == "unknown_template"
             for order_id in ("o1", "o2"):
                 assert other.execute(sent(order_id, NoteOrder(order_id=order_id, status="shipped"))).accepted
+        if reader_first:
+            with pytest.raises(StoreUnavailable, match="restored"):
+                engine.dry_run(sent("look", claim("look", "rare")))
         assert engine.execute(sent("4", claim("fourth", "rare"))).code == "ok"
         assert engine.execute(sent("5", claim("fifth", "rare"))).code == "template_exhausted"
 
@@ -66,3 +76,39 @@ def restore_to_before(dsn: str, claimed: str, refused: str) -> None:
         admin.execute("DELETE FROM command_log WHERE command_id IN (%s, %s)", (claimed, refused))
         admin.execute("DELETE FROM guard_counts WHERE key LIKE '%rare%'")
     bump_epoch(dsn, 0)
+
+
+# The two threads of one engine.
+
+
+def plan(name: str) -> Any:
+    """As much of a plan as a writer looks at."""
+    return SimpleNamespace(verdicts=name)
+
+
+def writer_of(outcomes: dict[str, Exception | None], on_wake: Callable[[_Writer], None]) -> tuple[_Writer, list[str]]:
+    """A writer whose plans end as told, and what the other thread does as soon as it is woken."""
+    answered: list[str] = []
+
+    def store(each: Any) -> None:
+        if (error := outcomes[each.verdicts]) is not None:
+            raise error
+
+    writer = _Writer(store, lambda verdicts: answered.append(str(verdicts)), lambda: on_wake(writer))
+    return writer, answered
+
+
+def test_a_plan_that_was_not_stored_is_not_answered_however_fast_it_is_taken_back() -> None:
+    writer, answered = writer_of({"lost": StoreUnavailable("gone")}, _Writer.forget)
+    writer.write(plan("lost"), here=True)
+    assert answered == []
+
+
+def test_a_plan_that_was_stored_is_answered_whatever_becomes_of_the_next_one() -> None:
+    def the_next_fails(writer: _Writer) -> None:
+        if writer.wait() is None:
+            writer.write(plan("lost"), here=True)
+
+    writer, answered = writer_of({"stored": None, "lost": StoreUnavailable("gone")}, the_next_fails)
+    writer.write(plan("stored"), here=True)
+    assert answered == ["stored"]
