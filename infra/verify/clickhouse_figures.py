@@ -36,7 +36,7 @@ _QUERIES: Final[dict[str, str]] = {
 
 _BUDGETS: Final = """
     SELECT tenant_id, app_id, budget_id, period, sum(limit_delta_minor), sum(reserved_delta_minor),
-        sum(committed_delta_minor), sum(credited_delta_minor), countIf(order_id != '')
+        sum(committed_delta_minor), sum(credited_delta_minor), countIf(order_id != '' OR kind LIKE 'lease%')
     FROM budget_facts FINAL GROUP BY tenant_id, app_id, budget_id, period
 """
 
