@@ -179,7 +179,12 @@ def _as_created(event: BudgetBranched) -> BudgetCreated:
     )
 
 
-BUDGET: Final = Kind("budget", Budget, Budget(), evolve)
+def _size(budget: Budget) -> int:
+    """What grows: open holds, accounts of holders, and commands that wait for money."""
+    return len(budget.holds) + len(budget.lending.lent) + len(budget.branch.waiting)
+
+
+BUDGET: Final = Kind("budget", Budget, Budget(), evolve, size=_size)
 
 
 def create(budget: Budget, budget_id: str, command: CreateBudget) -> tuple[Event, ...]:

@@ -10,6 +10,7 @@ from typing import Final
 from command.domain import budget as budgets
 from command.domain.budget import Budget
 from command.domain.lending import Waiting
+from command.unit_of_work import NotYet
 from contracts.commands import CloseBudgetLease, GrantBudgetLease, OpenBudgetLease
 from contracts.events import (
     BudgetBranched,
@@ -32,7 +33,7 @@ CHUNKS_PER_LIMIT: Final = 20
 WAITING_MAX: Final = 1_000
 
 
-class TooManyWait(Exception):
+class TooManyWait(NotYet):
     """So many orders wait for a budget's lease that this one must be sent again later."""
 
 

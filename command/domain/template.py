@@ -155,7 +155,11 @@ def merge(first: Event, second: Event) -> Event | None:
     )
 
 
-TEMPLATE: Final = Kind("template", Template, Template(), evolve, merge)
+def _size(template: Template) -> int:
+    return len(template.reservations)
+
+
+TEMPLATE: Final = Kind("template", Template, Template(), evolve, merge, size=_size)
 
 
 # Life cycle -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ import redis
 from clickhouse_connect.driver.client import Client
 
 from command.handlers import KINDS
+from contracts.commands import CloseBudgetLease, GrantBudgetLease, OpenBudgetLease, SettleBudgetLease, ShareBudget
 from contracts.envelope import Answer
+from contracts.leases import BranchTerms, Statement
 from infra.clickhouse.connection import connect as connect_clickhouse
 from infra.postgres.feed import StoreFeed
 from infra.projections.coordination import PostgresCoordination
@@ -145,7 +147,22 @@ def a_bit_of_everything(business: Business) -> None:
     world.refund("r1", "refunded", 1_000).refund("r2", "refunded", 4_000).settle()
     world.place("cancelled", "d", user="dee").settle().cancel("cancelled").settle()
     world.place("lapsed", "e", user="ann").settle().later(minutes=20).settle()
+    _lend(world)
     business.follow()
+
+
+def _lend(world: World) -> None:
+    """Some of the pot is lent to another shard, which spends of it; and something of another shard's is lent here."""
+    lease: dict[str, Any] = {"budget_id": "pot", "holder": "1", "period": ""}
+    world.tell(ShareBudget(budget_id="pot", holder="1"))
+    world.tell(GrantBudgetLease(**lease, number=1, need_minor=700, free_minor=0, term_seconds=900))
+    spent = Statement(number=1, opened_minor=700, committed_minor=300, credited_minor=100)
+    world.tell(SettleBudgetLease(**lease, statement=spent))
+    terms = BranchTerms(name="Far", currency="GBP", recurs=None, zone="UTC", when_short="refuse")
+    far: dict[str, Any] = {"budget_id": "far", "period": "", "number": 1, "terms": terms}
+    until = datetime(2026, 3, 1, 18, tzinfo=UTC)
+    world.tell(OpenBudgetLease(**far, amount_minor=500, left_minor=0, until=until))
+    world.tell(CloseBudgetLease(**far))
 
 
 @pytest.fixture(scope="module")

@@ -202,6 +202,21 @@ def a_budget_overdrawn(business: Business) -> str:
     return append(business, "budget", "pot", "budget.reserved.v1", data)
 
 
+def money_lent_that_was_not_reserved(business: Business) -> str:
+    data = {
+        "budget_id": "pot",
+        "currency": "GBP",
+        "holder": "1",
+        "period": "",
+        "number": 2,
+        "amount_minor": 900,
+        "reserved_delta_minor": 0,
+        "left_minor": 0,
+        "until": "2026-03-01T18:00:00Z",
+    }
+    return append(business, "budget", "pot", "budget.lease_granted.v1", data)
+
+
 IN_THE_LOG = [
     ("I1", oversold),
     ("I1", over_the_user_limit),
@@ -220,6 +235,7 @@ IN_THE_LOG = [
     ("I11", a_coupon_used_without_a_lock),
     ("I11", a_coupon_that_left_no_stock),
     ("I12", a_budget_overdrawn),
+    ("I12", money_lent_that_was_not_reserved),
     ("I4", two_answers_to_one_command),  # Last: it drops a constraint that is not put back.
 ]
 
