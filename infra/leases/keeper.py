@@ -11,6 +11,7 @@ from typing import Final
 from command.domain.leases import purses
 from command.engine import Busy, EngineStopped, HandlerFailed
 from command.ports import StoreUnavailable
+from command.unit_of_work import NotYet
 from contracts.envelope import CommandEnvelope
 from contracts.identity import parse_stream
 from infra.leases.books import Side, Store, holders_of, home_books
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 ACTOR: Final = "leases"
 # Nothing final is known after these; the next look finds out how far it came.
-PASSING: Final = (Busy, StoreUnavailable, HandlerFailed, TimeoutError)
+PASSING: Final = (Busy, StoreUnavailable, HandlerFailed, NotYet, TimeoutError)
 
 
 class At(StrEnum):

@@ -7,13 +7,14 @@ from typing import Protocol
 
 from command.engine import Busy, EngineStopped, HandlerFailed
 from command.ports import StoreUnavailable
+from command.unit_of_work import NotYet
 from contracts.envelope import Answer, CommandEnvelope
 from infra.sagas.checkpoints import At, Checkpoint
 
 Outcome = Answer | Exception
 
 # Nothing final is known after these: the same command may be sent again.
-NO_ANSWER = (TimeoutError, Busy, EngineStopped, HandlerFailed, StoreUnavailable)
+NO_ANSWER = (TimeoutError, Busy, EngineStopped, HandlerFailed, NotYet, StoreUnavailable)
 
 
 class Submits(Protocol):

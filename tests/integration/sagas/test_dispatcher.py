@@ -8,6 +8,7 @@ import pytest
 
 from command.engine import Busy, EngineStopped, HandlerFailed
 from command.ports import StoreUnavailable
+from command.unit_of_work import NotYet
 from contracts.envelope import Answer, CommandEnvelope
 from infra.sagas import tables
 from infra.sagas.dispatcher import Dispatcher
@@ -60,7 +61,9 @@ def dispatcher(world: World, engine: Submits, settings: SagaSettings = PATIENT) 
     return Dispatcher(world.store.dsn, engine, settings)
 
 
-@pytest.mark.parametrize("failure", [HandlerFailed("bug"), StoreUnavailable("gone"), EngineStopped("bye")])
+@pytest.mark.parametrize(
+    "failure", [HandlerFailed("bug"), NotYet("later"), StoreUnavailable("gone"), EngineStopped("bye")]
+)
 def test_a_command_without_an_answer_is_sent_again_before_any_later_one_of_its_saga(
     world: World, failure: Exception
 ) -> None:

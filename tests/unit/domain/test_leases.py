@@ -8,6 +8,7 @@ import pytest
 from command.domain import leases
 from command.domain.budget import BUDGET
 from command.domain.leases import chunk_minor
+from command.unit_of_work import NotYet
 from contracts.commands import (
     CloseBudgetLease,
     EndOrderLock,
@@ -253,6 +254,15 @@ def test_a_command_waits_once_and_a_payment_waits_behind_its_hold() -> None:
     assert len(there.holder.events(BudgetLeaseWanted)) == 2
     there.keep()
     assert there.branch.totals("").committed_minor == OFF_MINOR
+
+
+def test_beyond_a_bound_the_sender_waits_and_not_the_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "WAITING_MAX", 1)
+    there = pair(limit_minor=10_000)
+    there.send(*order(1))
+    with pytest.raises(NotYet):
+        there.send(*order(2))
+    assert len(there.branch.branch.waiting) == 1
 
 
 def test_exhausted_is_said_only_when_home_has_nothing_left_and_the_last_cent_was_lent() -> None:
