@@ -56,7 +56,7 @@ def alone(kind: str, folder: Path) -> Iterator[Running]:
 def api(dsn: str, folder: Path, *, shares: Path | None = None) -> Iterator[Running]:
     """``tessera serve`` over a store. Redis and ClickHouse are not asked by commands, and are not there.
 
-    ``shares``: run it under the sampler, which writes there when the server has ended.
+    ``shares``: run it under the sampler, which writes there (see ``profiled_serve``).
     """
     port = free_port()
     settings = settings_for(dsn, http_port=port)

@@ -1,24 +1,41 @@
-"""``tessera serve`` under the sampler; settings come from the environment, shares go to the file that is named."""
+"""``tessera serve`` under the sampler, for as long as a file says so; settings come from the environment."""
 
 import json
 import sys
+import threading
 from pathlib import Path
+from time import sleep
+from typing import Final
 
 from benchmarks.sampler import Sampler
 from infra.bootstrap import serve
 from infra.settings import Settings
 
+POLL_SECONDS: Final = 0.1
+
+
+def switch(shares: Path) -> Path:
+    """The file that whoever measures makes to begin, and removes to have the shares written."""
+    return shares.with_suffix(".on")
+
 
 def main() -> None:
-    """Serve until SIGTERM, then write. Start-up is not of interest: sampling begins once a file ``….go`` is there."""
-    go = Path(f"{sys.argv[1]}.go")
-    sampler = Sampler(go.exists)
+    """Serve until SIGTERM; a thread beside waits for the switch."""
+    threading.Thread(target=_sample, args=(Path(sys.argv[1]),), name="switch", daemon=True).start()
+    serve(Settings.load())
+
+
+def _sample(shares: Path) -> None:
+    on, sampler = switch(shares), Sampler()
+    while not on.exists():
+        sleep(POLL_SECONDS)
     sampler.start()
-    try:
-        serve(Settings.load())
-    finally:
-        sampler.stop()
-        Path(sys.argv[1]).write_text(json.dumps(sampler.result()))
+    while on.exists():
+        sleep(POLL_SECONDS)
+    sampler.stop()
+    unfinished = shares.with_suffix(".part")
+    unfinished.write_text(json.dumps(sampler.result()))
+    unfinished.rename(shares)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any, Final, TypeVar
 
@@ -62,14 +62,10 @@ def part_of(filenames: list[str]) -> str:
 
 
 class Sampler(threading.Thread):
-    """Runs until it is stopped, and looks only while ``gate`` is open.
+    """Runs until it is stopped. ``result`` tells shares of the processor time seen, by thread, part and function."""
 
-    ``result`` tells shares of the processor time seen, by thread, part and function.
-    """
-
-    def __init__(self, gate: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self) -> None:
         super().__init__(name="sampler", daemon=True)
-        self._gate = gate
         self._stop_asked = threading.Event()
         self._parts: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._functions: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -80,8 +76,7 @@ class Sampler(threading.Thread):
         sys.setswitchinterval(SWITCH_SECONDS)
         try:
             while not self._stop_asked.wait(EVERY_SECONDS):
-                if self._gate():
-                    self._sample()
+                self._sample()
         finally:
             sys.setswitchinterval(former)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import count
-from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -15,12 +14,14 @@ from benchmarks.bench import Bench, Figure, Outcome, Side, Target, in_turn, rati
 from benchmarks.http_client import closed_loop, post
 from benchmarks.http_servers import BARE, NO_OP, Running, alone, api
 from benchmarks.processor import Meter, ProcessorTime, micros_each
+from benchmarks.profiled_serve import switch
 from benchmarks.targets.profile import part_rows, top
 from benchmarks.verification import verify
 from benchmarks.workloads import HOT, terms
-from infra.processes import LOOPBACK
+from infra.processes import LOOPBACK, wait_until
 
 CONNECTIONS: Final = 64
+SHARES_SECONDS: Final = 30.0
 _SHARED: Final = "http"
 _HELLO: Final = b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n"
 
@@ -114,8 +115,11 @@ def _shares(bench: Bench) -> dict[str, Any]:
             make_template(running)
             server = Server(bench, running, claims(running.token), stores=True)
             server.measure()
-            Path(f"{path}.go").touch()
+            switch(path).touch()
             server.measure()
+            switch(path).unlink()
+            if not wait_until(path.exists, timeout_seconds=SHARES_SECONDS):
+                raise TimeoutError(f"the sampler wrote nothing within {SHARES_SECONDS:.0f} s")
         told: dict[str, Any] = json.loads(path.read_text())
     return told
 
