@@ -207,8 +207,8 @@ class Decider:
             (waiting if missing else ready).append(ticket)
         keys = [ticket.key for ticket in tickets if ticket.key not in pending]
         logged = view.look(targets, keys, self._count_keys(view, ready))
-        if waiting:
-            view.look((), (), self._count_keys(view, waiting))
+        if waiting and (counted := self._count_keys(view, waiting)):
+            view.look((), (), counted)
         return logged
 
     def _count_keys(self, view: BatchView, tickets: Sequence[Ticket]) -> list[str]:
