@@ -85,6 +85,9 @@ _BATCH_ONLY: Final[dict[type[Command], Scope]] = {
     c.ReleaseForOrder: Scope.PROCESSES_WRITE,
     c.EndOrderLock: Scope.PROCESSES_WRITE,
     c.RefundForOrder: Scope.PROCESSES_WRITE,
+    c.LendCoupons: Scope.PROCESSES_WRITE,
+    c.AnswerLoan: Scope.PROCESSES_WRITE,
+    c.TellLender: Scope.PROCESSES_WRITE,
 }
 
 SCOPE_OF_COMMAND: Final[Mapping[type[Command], Scope]] = MappingProxyType(

@@ -264,6 +264,12 @@ class OrderWasCancelled(Conflict):
     code = "order_cancelled"
 
 
+class CouponsOutOfReach(Conflict):
+    """The shard where some of the coupons lie did not answer in time."""
+
+    code = "coupons_out_of_reach"
+
+
 class OrderWasRefunded(Conflict):
     """All of the order's money went back before it was redeemed."""
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from contracts.commands import CloseTemplate, Command, EndCouponLock, EndOrderLock, ExpireCoupon, OpenTemplate
 from contracts.envelope import Recorded
 from contracts.events import (
+    BorrowingBegan,
     CheckoutCompleted,
     CheckoutCompletedUnredeemed,
     CheckoutReady,
@@ -153,6 +154,11 @@ def _gone(event: CouponRedeemed | CouponExpired | CouponRevoked) -> tuple[TimerC
     return (ClearTimer("coupon_expiry", event.coupon_id), ClearTimer("coupon_lock_end", event.coupon_id))
 
 
+def _asking(event: BorrowingBegan) -> tuple[TimerChange, ...]:
+    """An order over several shards does not wait for ever for one that is away."""
+    return (SetTimer("order_lock_end", event.order_id, event.until),)
+
+
 def _held(event: CheckoutReady) -> tuple[TimerChange, ...]:
     return (SetTimer("order_lock_end", event.order_id, event.lock_until),)
 
@@ -174,6 +180,7 @@ _CHANGES: Final[dict[type[Event], Callable[[Any], tuple[TimerChange, ...]]]] = {
     CouponRedeemed: _gone,
     CouponExpired: _gone,
     CouponRevoked: _gone,
+    BorrowingBegan: _asking,
     CheckoutReady: _held,
     CheckoutReleased: _unheld,
     CheckoutCompleted: _unheld,

@@ -214,7 +214,7 @@ def quote(placed: OrderPlaced, books: Books, *, now: datetime) -> Quote:
     candidates: list[Candidate] = []
     for coupon_id in placed.coupon_ids:
         try:
-            candidates.append(_candidate(coupon_id, placed, books, now))
+            candidates.append(candidate(coupon_id, placed, books, now))
         except Refusal as refusal:
             refused[coupon_id] = coupon_refusal(coupon_id, refusal)
     need_max_minor = sum(line.amount_minor for line in placed.lines)
@@ -224,7 +224,7 @@ def quote(placed: OrderPlaced, books: Books, *, now: datetime) -> Quote:
     return Quote(priced, tuple(refused[key] for key in placed.coupon_ids if key in refused))
 
 
-def _candidate(coupon_id: str, placed: OrderPlaced, books: Books, now: datetime) -> Candidate:
+def candidate(coupon_id: str, placed: OrderPlaced, books: Books, now: datetime) -> Candidate:
     coupon = books.coupons.get(coupon_id, Coupon())
     if coupon.status == "none":
         raise UnknownCoupon
@@ -264,7 +264,7 @@ def hold(order: Order, checkout: Checkout, books: Books, attempt: int, *, now: d
     lock_until = now + lock_ttl
     held = tuple(_held_coupon(applied, books, now) for applied in quoted.priced.applied)
     _require_money_here(held, books, now)
-    lapsed = _lapsed(checkout, held, books, now)
+    lapsed = lapsed_holds(checkout, held, books, now)
     ready = CheckoutReady(
         order_id=placed.order_id,
         attempt=attempt,
@@ -278,7 +278,7 @@ def hold(order: Order, checkout: Checkout, books: Books, attempt: int, *, now: d
         coupons=held,
         lock_until=lock_until,
     )
-    ledger = _Ledger(placed.order_id, books, lapsed)
+    ledger = Ledger(placed.order_id, books, lapsed)
     for it in held:
         ledger.lock(it, lock_until, now)
     return Plan((*ledger.steps(), Step(CHECKOUT, placed.order_id, (ready,))), lapsed)
@@ -311,7 +311,7 @@ def _shares(budget_ids: Iterable[str], discount_minor: int, books: Books, now: d
     )
 
 
-def _lapsed(checkout: Checkout, held: Sequence[HeldCoupon], books: Books, now: datetime) -> tuple[str, ...]:
+def lapsed_holds(checkout: Checkout, held: Sequence[HeldCoupon], books: Books, now: datetime) -> tuple[str, ...]:
     """Orders whose ended holds stand in the way: this order's own, those on its coupons, those on its budgets."""
     orders: dict[str, None] = {checkout.order_id: None} if checkout.lock_has_ended(now) else {}
     for it in held:
@@ -367,13 +367,13 @@ def redeem(
     if checkout.status in {"none", "completed", "unredeemed"}:
         return NOTHING
     frozen = _unpriced(placed, checkout) if checkout.status == "refused" else checkout
-    payment_id = _require_payment(placed, payment, frozen.payable_minor)
+    payment_id = require_payment(placed, payment, frozen.payable_minor)
     if order.cancelled:
-        return _give_up(frozen, books, payment_id, (coupon_refusal(None, OrderWasCancelled()),), now)
+        return abandon(frozen, books, payment_id, (coupon_refusal(None, OrderWasCancelled()),), now)
     if checkout.fully_refunded:
-        return _give_up(frozen, books, payment_id, (coupon_refusal(None, OrderWasRefunded()),), now)
+        return abandon(frozen, books, payment_id, (coupon_refusal(None, OrderWasRefunded()),), now)
     if checkout.is_held(now):
-        ledger = _Ledger(placed.order_id, books)
+        ledger = Ledger(placed.order_id, books)
         for held in checkout.coupons:
             ledger.redeem(held, now)
         ledger.credit_pending(checkout.pending, checkout.coupons)
@@ -393,11 +393,11 @@ def _redeem_late(
     refusals = _late_refusals(placed, held, books, now)
     honoured = {key for key, refusal in refusals.items() if _may_honour(key, refusal, books)}
     if honoured != set(refusals):
-        return _give_up(checkout, books, payment_id, tuple(refusals.values()), now)
+        return abandon(checkout, books, payment_id, tuple(refusals.values()), now)
     anew = [it for it in held if it.coupon_id not in honoured]
     _require_money_here(anew, books, now)
-    lapsed = _lapsed(checkout, anew, books, now)
-    ledger = _Ledger(placed.order_id, books, lapsed)
+    lapsed = lapsed_holds(checkout, anew, books, now)
+    ledger = Ledger(placed.order_id, books, lapsed)
     for it in held:
         if it.coupon_id in honoured:
             ledger.honour(it, now)
@@ -408,7 +408,7 @@ def _redeem_late(
     return Plan((*ledger.steps(), _completed(checkout, payment_id, held, honoured=bool(honoured))), lapsed)
 
 
-def _give_up(
+def abandon(
     checkout: Checkout, books: Books, payment_id: str | None, refusals: tuple[CouponRefusal, ...], now: datetime
 ) -> Plan:
     """Nothing is redeemed for this payment; whatever is still held is released. Unpaid, it is a release only."""
@@ -435,7 +435,7 @@ def _late_refusals(
     refusals: dict[str, CouponRefusal] = {}
     for it in held:
         try:
-            _candidate(it.coupon_id, placed, books, now)
+            candidate(it.coupon_id, placed, books, now)
             _take(rooms, it)
         except Refusal as refusal:
             refusals[it.coupon_id] = coupon_refusal(it.coupon_id, refusal)
@@ -454,7 +454,7 @@ def _may_honour(coupon_id: str, refusal: CouponRefusal, books: Books) -> bool:
     return terms.on_late_payment == "honour" and refusal.code in HONOURABLE
 
 
-def _require_payment(placed: OrderPlaced, payment: Payment | None, payable_minor: int) -> str | None:
+def require_payment(placed: OrderPlaced, payment: Payment | None, payable_minor: int) -> str | None:
     if payment is None:
         if payable_minor > 0:
             raise PaymentRequired
@@ -535,16 +535,21 @@ def _release(
     for held in checkout.coupons:
         steps.append(Step(COUPON, held.coupon_id, give_up(held_coupons[held.coupon_id])))
         for share in held.budgets:
-            back = BudgetReleased(
-                budget_id=share.budget_id,
-                currency=checkout.currency,
-                period=share.period,
-                order_id=checkout.order_id,
-                coupon_id=held.coupon_id,
-                amount_minor=share.amount_minor,
-            )
+            back = released_share(checkout.order_id, held, share)
             steps.append(Step(BUDGET, share.budget_id, (back,)))
     return Plan((*steps, Step(CHECKOUT, checkout.order_id, (released,))))
+
+
+def released_share(order_id: str, held: HeldCoupon, share: BudgetShare) -> BudgetReleased:
+    """What one budget gets back of one coupon's reservation."""
+    return BudgetReleased(
+        budget_id=share.budget_id,
+        currency=held.about.currency,
+        period=share.period,
+        order_id=order_id,
+        coupon_id=held.coupon_id,
+        amount_minor=share.amount_minor,
+    )
 
 
 # Refund ---------------------------------------------------------------------------------------------------------------
@@ -576,7 +581,7 @@ def refund(
         paid_left_minor=paid_left,
     )
     redeemed = checkout.status == "completed"
-    ledger = _Ledger(placed.order_id, Books(coupons=held_coupons))
+    ledger = Ledger(placed.order_id, Books(coupons=held_coupons))
     if redeemed:
         ledger.credit(told.refund_id, outcome.credits, frozen.coupons)
     returned = [it.coupon_id for it in frozen.coupons if it.on_full_refund == "return"]
@@ -612,7 +617,7 @@ def _unpriced(placed: OrderPlaced, checkout: Checkout) -> Checkout:
 # The streams of one decision ------------------------------------------------------------------------------------------
 
 
-class _Ledger:
+class Ledger:
     """Collects one decision's events by stream, each decided on the state that the earlier ones lead to."""
 
     def __init__(self, order_id: str, books: Books, lapsed: Sequence[str] = ()) -> None:
@@ -633,6 +638,23 @@ class _Ledger:
         for share in held.budgets:
             budget = self._budgets[share.budget_id]
             self._on_budget(share, budgets.reserve(budget, self._order_id, held.coupon_id, share, lock_until))
+
+    def refit(self, before: Sequence[HeldCoupon], after: Sequence[HeldCoupon], lock_until: datetime) -> None:
+        """Reserve other amounts of the budgets than before: all is given back first, so that coupons may share."""
+        for it in before:
+            for share in it.budgets:
+                self._on_budget(share, (released_share(self._order_id, it, share),))
+        for it in after:
+            for share in it.budgets:
+                budget = self._budgets[share.budget_id]
+                self._on_budget(share, budgets.reserve(budget, self._order_id, it.coupon_id, share, lock_until))
+
+    def release(self, held: HeldCoupon, cause: ReleaseCause, now: datetime) -> None:
+        """Unlock a coupon and give its budgets back what was reserved."""
+        coupon = self._coupons[held.coupon_id]
+        self._on_coupon(coupon, coupons.release(coupon, self._order_id, cause, now=now))
+        for share in held.budgets:
+            self._on_budget(share, (released_share(self._order_id, held, share),))
 
     def redeem(self, held: HeldCoupon, now: datetime) -> None:
         """Redeem a locked coupon, commit its budgets and write its settlement."""

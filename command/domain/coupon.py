@@ -24,6 +24,7 @@ from contracts.events import (
     Event,
 )
 from contracts.events.coupon import Channel, ReleaseCause
+from contracts.lending import LENT_UNTIL
 from contracts.refusals import (
     AlreadyLocked,
     AlreadyRedeemed,
@@ -56,6 +57,11 @@ class Coupon:
     lock_until: datetime = NO_INSTANT
     external: bool = False
     released: ReleaseCause | None = None  # Why the last order lost it.
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether an order of several shards holds it: only that order's shard says when that ends."""
+        return self.status == "locked" and self.lock_until == LENT_UNTIL
 
     def lock_has_ended(self, now: datetime) -> bool:
         """Whether somebody's lock is over without being released yet."""
@@ -267,6 +273,8 @@ def revoke(coupon: Coupon, reason: str, *, now: datetime) -> tuple[Event, ...]:
     """Take the coupon away; a lock is released first."""
     if coupon.status == "revoked":
         return ()
+    if coupon.is_lent:
+        raise AlreadyLocked(f"Order {coupon.order_id} holds coupons of several shards: cancel it first.")
     locked = coupon.status == "locked"
     if not locked or coupon.lock_has_ended(now):
         _require_unused(coupon, now)

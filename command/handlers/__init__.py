@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+from command.domain.borrowing import BORROWING
 from command.domain.breaks import BREAK
 from command.domain.budget import BUDGET
 from command.domain.checkout import CHECKOUT
@@ -10,6 +11,7 @@ from command.domain.clock import CLOCK, MAIN
 from command.domain.coupon import COUPON
 from command.domain.distribution import DISTRIBUTION
 from command.domain.imports import IMPORT
+from command.domain.loans import LOAN
 from command.domain.orders import ADJUSTMENT, ORDER, PAYMENT, REFUND
 from command.domain.settlement import SETTLEMENT
 from command.domain.template import TEMPLATE
@@ -18,8 +20,10 @@ from command.handlers import (
     checkouts,
     claims,
     coupons,
+    crossing,
     distributions,
     leases,
+    loans,
     operations,
     templates,
     upstream,
@@ -34,7 +38,7 @@ KINDS: Final[dict[str, Kind[Any]]] = {
     for kind in (
         *(TEMPLATE, COUPON, BUDGET, DISTRIBUTION),
         *(ORDER, PAYMENT, REFUND, ADJUSTMENT),
-        *(CHECKOUT, SETTLEMENT),
+        *(CHECKOUT, SETTLEMENT, BORROWING, LOAN),
         *(CLOCK, BREAK, IMPORT),
     )
 }
@@ -121,6 +125,10 @@ HANDLERS: Final[Handlers] = {
     c.ReleaseForOrder: Handler(checkouts.release, _by(CHECKOUT, "order_id")),
     c.EndOrderLock: Handler(checkouts.end_lock, _by(CHECKOUT, "order_id")),
     c.RefundForOrder: Handler(checkouts.refund, _by(CHECKOUT, "order_id", (ORDER, "order_id"), (REFUND, "refund_id"))),
+    # One order over several shards (what an order's own shard decides then: crossing.handlers_at)
+    c.LendCoupons: Handler(loans.lend, lambda command: [(COUPON, key) for key in command.coupon_ids]),
+    c.AnswerLoan: Handler(crossing.answer, _by(BORROWING, "order_id", (ORDER, "order_id"), (CHECKOUT, "order_id"))),
+    c.TellLender: Handler(loans.obey, lambda command: [(COUPON, it.coupon_id) for it in command.told.held]),
     # Operations
     c.AdvanceClock: Handler(operations.advance_clock, lambda _: [(CLOCK, MAIN)]),
     c.OpenBreak: Handler(operations.open_break, _by(BREAK, "break_id")),

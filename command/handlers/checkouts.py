@@ -71,7 +71,7 @@ def _or_wait(decide: Callable[[UnitOfWork, C], Data]) -> Callable[[UnitOfWork, C
         except MoneyIsElsewhere as elsewhere:
             for budget_id, needed_minor in elsewhere.needed.items():
                 _wait(uow, command, budget_id, needed_minor)
-            return _answer(uow, command.order_id) | {"status": "waiting"}
+            return answer_of(uow, command.order_id) | {"status": "waiting"}
 
     return handle
 
@@ -96,7 +96,7 @@ def decide_waiting(uow: UnitOfWork, waiting: Iterable[Waiting]) -> None:
 def hold(uow: UnitOfWork, command: HoldForOrder) -> Data:
     """Lock, reserve and freeze; or refuse with every reason. ``checkout`` is what this very command decided."""
     decided = _hold(uow, command.order_id, command.attempt)
-    answer = _answer(uow, command.order_id)
+    answer = answer_of(uow, command.order_id)
     outcome = None if decided is None else outcome_of(decided)
     return answer if outcome is None else {**answer, "checkout": outcome}
 
@@ -106,19 +106,19 @@ def redeem(uow: UnitOfWork, command: RedeemForOrder) -> Data:
     """Redeem, commit and settle; anew when the hold is gone and it is still possible."""
     order = uow.load(ORDER, command.order_id)
     if order.placed is None:  # Sent along with a payment that overtook its order: the saga asks again once it is known.
-        return _answer(uow, command.order_id)
+        return answer_of(uow, command.order_id)
     checkout = _held_first(uow, command.order_id)
     payment = uow.load(PAYMENT, command.payment_id) if command.payment_id is not None else None
     books = books_of(uow, checkout.coupon_ids)
     ttl = timedelta(seconds=uow.lock_ttl_seconds)
     carry_out(uow, checkouts.redeem(order, checkout, books, payment, now=uow.now, lock_ttl=ttl))
-    return _answer(uow, command.order_id)
+    return answer_of(uow, command.order_id)
 
 
 def release(uow: UnitOfWork, command: ReleaseForOrder) -> Data:
     """Give back everything that is held."""
     release_order(uow, command.order_id, command.cause)
-    return _answer(uow, command.order_id)
+    return answer_of(uow, command.order_id)
 
 
 def end_lock(uow: UnitOfWork, command: EndOrderLock) -> Data:
@@ -126,7 +126,7 @@ def end_lock(uow: UnitOfWork, command: EndOrderLock) -> Data:
     checkout = uow.load(CHECKOUT, command.order_id)
     held = coupons_of(uow, checkout.coupon_ids)
     carry_out(uow, checkouts.end_lock(checkout, held, command.lock_until, now=uow.now))
-    return _answer(uow, command.order_id)
+    return answer_of(uow, command.order_id)
 
 
 @_or_wait
@@ -138,7 +138,7 @@ def refund(uow: UnitOfWork, command: RefundForOrder) -> Data:
     checkout = _held_first(uow, command.order_id)
     held = coupons_of(uow, checkout.coupon_ids)
     carry_out(uow, checkouts.refund(uow.load(ORDER, command.order_id), checkout, held, told, now=uow.now))
-    return _answer(uow, command.order_id)
+    return answer_of(uow, command.order_id)
 
 
 def release_order(uow: UnitOfWork, order_id: str, cause: ReleaseCause) -> None:
@@ -193,7 +193,8 @@ def _held_first(uow: UnitOfWork, order_id: str) -> Checkout:
     return uow.load(CHECKOUT, order_id)
 
 
-def _answer(uow: UnitOfWork, order_id: str) -> Data:
+def answer_of(uow: UnitOfWork, order_id: str) -> Data:
+    """What a command's answer says of the order."""
     checkout = uow.load(CHECKOUT, order_id)
     status = "released" if checkout.lock_has_ended(uow.now) else checkout.status  # True before a timer records it.
     return {"order_id": order_id, "status": status, "attempt": checkout.attempt}

@@ -36,6 +36,11 @@ from contracts.commands.lease import (
     ShareBudget,
     UnshareBudget,
 )
+from contracts.commands.lending import (
+    AnswerLoan,
+    LendCoupons,
+    TellLender,
+)
 from contracts.commands.operations import (
     AdvanceClock,
     CloseBreak,
@@ -115,6 +120,9 @@ ALL_COMMANDS: tuple[type[Command], ...] = (
     ReleaseForOrder,
     EndOrderLock,
     RefundForOrder,
+    LendCoupons,
+    AnswerLoan,
+    TellLender,
     AdvanceClock,
     OpenBreak,
     CloseBreak,
@@ -125,6 +133,7 @@ __all__ = [
     "ALL_COMMANDS",
     "ActivateTemplate",
     "AdvanceClock",
+    "AnswerLoan",
     "CancelDistribution",
     "CancelOrder",
     "CancelTemplateReservation",
@@ -143,6 +152,7 @@ __all__ = [
     "HoldForOrder",
     "IncreaseTemplateStock",
     "IssueDistributionChunk",
+    "LendCoupons",
     "LockCoupon",
     "NoteOrder",
     "OpenBreak",
@@ -171,6 +181,7 @@ __all__ = [
     "ShareBudget",
     "ShortenTemplate",
     "StartDistribution",
+    "TellLender",
     "TerminateTemplate",
     "TopUpBudget",
     "UnshareBudget",

@@ -23,9 +23,17 @@ class Dispatcher:
     """The sagas' voice. Sending twice is safe: the engine answers a command id once. For one thread."""
 
     def __init__(
-        self, dsn: str, engine: Submits, settings: SagaSettings | None = None, *, checkpoint: Checkpoint = pass_by
+        self,
+        dsn: str,
+        engine: Submits,
+        settings: SagaSettings | None = None,
+        *,
+        checkpoint: Checkpoint = pass_by,
+        letters: bool = False,
     ) -> None:
+        """``letters``: sends only what goes between shards, instead of everything else."""
         self._engine = engine
+        self._letters = letters
         self._settings = settings or SagaSettings()
         self._checkpoint = checkpoint
         self._session = Session(dsn, name="saga-outbox")
@@ -36,7 +44,7 @@ class Dispatcher:
         Raises Busy and StoreUnavailable, after which it may be called again, and EngineStopped.
         """
         with self._session.looking() as cursor:
-            owed = tables.next_commands(cursor, self._settings.commands_max)
+            owed = tables.next_commands(cursor, self._settings.commands_max, letters=self._letters)
         if not owed:
             return 0
         self._checkpoint(At.COMMANDS_READ)

@@ -13,7 +13,7 @@ from contracts.events import ClockAdvanced, Event, SagaHeard
 from contracts.identity import Realm, stream_id
 from infra.postgres.outbox import PendingCommand
 from infra.sagas.tables import Standing
-from sagas import checkout
+from sagas import checkout, lending
 from sagas.process import COMMAND_ID_PREFIX, KIND, Process, saga_key
 from sagas.timers import ClearTimer, DueTimer, SetTimer, changes_of, changes_timers
 
@@ -64,6 +64,7 @@ class Hearing:
     parked: Collection[str]
     sagas: dict[str, Saga] = field(default_factory=dict)
     heard: list[HeardFact] = field(default_factory=list)
+    letters: list[PendingCommand] = field(default_factory=list)
     timers: dict[TimerKey, DueTimer | ClearTimer] = field(default_factory=dict)
     clocks: dict[Realm, datetime] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
@@ -91,16 +92,18 @@ class Hearing:
     @property
     def is_empty(self) -> bool:
         """Whether nothing needs to be stored but the position."""
-        return not (self.heard or self.timers or self.clocks or self.failures or self.behind)
+        return not (self.heard or self.letters or self.timers or self.clocks or self.failures or self.behind)
 
     def _hear(self, fact: Recorded) -> None:
         heard = self._tell_saga(fact)
         changes = changes_of(fact)
+        letters = [_letter(fact, letter) for letter in lending.letters_of(fact)] if lending.carries(fact.event) else []
         # Nothing below fails: a fact takes effect as a whole or not at all.
         if heard is not None:
             self.heard.append(heard)
             saga = self._saga(heard.stream)
             self.sagas[heard.stream] = Saga(saga.process, saga.process.evolve(saga.memory, heard.heard), heard.version)
+        self.letters += letters
         for change in changes:
             self.timers[fact.realm, change.kind, change.key] = _timer(fact, change)
         if isinstance(fact.event, ClockAdvanced):
@@ -132,7 +135,8 @@ class Hearing:
         command's id proves that it was accepted. What is not proven is sent, and answered once by its id.
         """
         owed = (command for heard in self.heard for command in _commands(heard))
-        return [command for command in owed if (command.realm, command.command_id) not in self._answered]
+        sent = [command for command in owed if (command.realm, command.command_id) not in self._answered]
+        return [*sent, *self.letters]
 
     def standings(self) -> list[Standing]:
         """Where each saga stands that heard something."""
@@ -149,7 +153,8 @@ class Hearing:
 
 def concerns_sagas(event: Event) -> bool:
     """Whether a saga, a timer or a clock depends on this event."""
-    return isinstance(event, ClockAdvanced) or changes_timers(event) or checkout.route(event) is not None
+    routed = checkout.route(event) is not None
+    return routed or changes_timers(event) or lending.carries(event) or isinstance(event, ClockAdvanced)
 
 
 def saga_stream(fact: Recorded) -> str | None:
@@ -215,6 +220,22 @@ def _commands(heard: HeardFact) -> list[PendingCommand]:
         )
         for sent in heard.heard.sends
     ]
+
+
+def _letter(fact: Recorded, letter: lending.Letter) -> PendingCommand:
+    about = fact.metadata
+    return PendingCommand(
+        saga_key=letter.thread,
+        realm=fact.realm,
+        command_id=letter.command_id,
+        command_type=letter.command.type,
+        payload=letter.command.model_dump(mode="json"),
+        actor=ACTOR,
+        correlation_id=about.correlation_id,
+        causation_id=about.event_id,
+        traceparent=about.traceparent,
+        created_offset=fact.offset,
+    )
 
 
 def _standing(heard: HeardFact) -> Standing:

@@ -136,7 +136,7 @@ class SagaRunner:
         while len(self._memories) > self._settings.memories_max:
             self._memories.popitem(last=False)
         self._parked |= {failure.fact.stream for failure in hearing.failures}
-        if any(heard.heard.sends for heard in hearing.heard):
+        if hearing.letters or any(heard.heard.sends for heard in hearing.heard):
             self._on_commands()
 
     # Parked facts that an operator wants to be tried again.

@@ -9,6 +9,7 @@ import psycopg
 
 from contracts.identity import Realm
 from infra.postgres.outbox import PendingCommand
+from sagas.lending import LETTERS
 from sagas.timers import DueTimer
 
 Cursor = psycopg.Cursor[Any]
@@ -53,12 +54,13 @@ class Owed:
     command: PendingCommand
 
 
-def next_commands(cursor: Cursor, limit: int) -> list[Owed]:
+def next_commands(cursor: Cursor, limit: int, *, letters: bool = False) -> list[Owed]:
     """The first pending command of each saga that is not waiting for its retry, oldest first.
 
+    ``letters``: those between shards instead, whose shard may be away without hindering what stays here.
     Only the first: a saga's commands reach the engine in their order, whatever fails in between.
     """
-    cursor.execute(_SELECT_HEADS, (limit,))
+    cursor.execute(_SELECT_HEADS, (LETTERS, letters, limit))
     return [_owed(row) for row in cursor]
 
 
@@ -146,7 +148,7 @@ _SELECT_HEADS = """
     SELECT id, attempts, saga_key, tenant_id, app_id, command_id, command_type, payload, actor,
            correlation_id, causation_id, traceparent, created_offset
     FROM saga_outbox AS head
-    WHERE refused_code IS NULL
+    WHERE refused_code IS NULL AND starts_with(saga_key, %s) = %s
     AND (retry_at IS NULL OR retry_at <= clock_timestamp())
     AND NOT EXISTS (
         SELECT FROM saga_outbox AS earlier

@@ -115,22 +115,27 @@ class SagaWorker:
         settings: SagaSettings | None = None,
         *,
         checkpoint: Checkpoint = pass_by,
+        router: Submits | None = None,
     ) -> None:
+        """``router``: where there are several shards, what brings letters to them."""
         self._settings = settings or SagaSettings()
         self._stopping = threading.Event()
         self._owed = threading.Event()  # There is something to send.
+        self._letters = threading.Event()  # … to another shard.
         self._feed = StoreFeed(dsn, shard=log.shard)
-        self.runner = SagaRunner(
-            dsn, log, self._feed, self._settings, checkpoint=checkpoint, on_commands=self._owed.set
-        )
+        self.runner = SagaRunner(dsn, log, self._feed, self._settings, checkpoint=checkpoint, on_commands=self._wake)
         self.dispatcher = Dispatcher(dsn, engine, self._settings, checkpoint=checkpoint)
         self.timers = TimerService(dsn, engine, self._settings, checkpoint=checkpoint)
+        self.courier = Dispatcher(dsn, router or engine, self._settings, checkpoint=checkpoint, letters=True)
         bounds = self._settings
         self._parts = {
             "runner": Part("runner", self._hear, self._await_facts, self._stopping, bounds),
             "dispatcher": Part("dispatcher", self.dispatcher.run_once, self._await_debts, self._stopping, bounds),
             "timers": Part("timers", self.timers.run_once, self._await_time, self._stopping, bounds),
         }
+        if router is not None:
+            courier = Part("courier", self.courier.run_once, self._await_letters, self._stopping, bounds)
+            self._parts["courier"] = courier
 
     def start(self) -> None:
         """Start all parts."""
@@ -140,11 +145,12 @@ class SagaWorker:
     def stop(self, timeout_seconds: float = 30.0) -> bool:
         """Let every part finish its step and stop; says whether all did in time. Safe to call twice."""
         self._stopping.set()
-        self._owed.set()
+        self._wake()
         ended = all(part.join(timeout_seconds) for part in self._parts.values())
         if ended:
             self.runner.close()
             self.dispatcher.close()
+            self.courier.close()
             self.timers.close()
             self._feed.close()
         return ended
@@ -186,6 +192,14 @@ class SagaWorker:
         """Woken by the runner of this process; the wait's end finds retries and what another process left behind."""
         self._owed.wait(self._settings.timer_poll_seconds)
         self._owed.clear()
+
+    def _await_letters(self) -> None:
+        self._letters.wait(self._settings.timer_poll_seconds)
+        self._letters.clear()
+
+    def _wake(self) -> None:
+        self._owed.set()
+        self._letters.set()
 
     def _await_time(self) -> None:
         self._stopping.wait(self._settings.timer_poll_seconds)

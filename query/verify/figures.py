@@ -67,11 +67,19 @@ def fact_figures(books: Books) -> Figures:
     return figures
 
 
-# Events that no analyst asks for: clocks, the memory of sagas, and how far a distribution has come.
+# Events that no analyst asks for: clocks, the memory of sagas, how far a distribution has come, and what shards tell
+# each other of an order (what comes of it is in coupons, budgets and checkouts).
 NOT_FACTS: Final = frozenset(
     {
         "clock.advanced.v1",
         "saga.heard.v1",
+        "borrowing.began.v1",
+        "borrowing.asked.v1",
+        "borrowing.answered.v1",
+        "borrowing.postponed.v1",
+        "borrowing.told.v1",
+        "loan.answered.v1",
+        "loan.changed.v1",
         "distribution.started.v1",
         "distribution.advanced.v1",
         "distribution.paused.v1",

@@ -1,5 +1,6 @@
 """Logs for tests of projections: streams written by hand, with every event type in one story."""
 
+import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -88,7 +89,9 @@ from contracts.orders import (
     OrderLine,
     RefundLine,
 )
+from contracts.registry import EVENTS
 from contracts.terms import AmountOff, CouponRef, Terms, ValidityAfterClaim
+from tests.golden.release import FOLDER as GOLDEN
 
 ACME = Realm("acme", "shop")
 NOON = datetime(2026, 3, 31, 12, tzinfo=UTC)
@@ -186,6 +189,8 @@ def everything(realm: Realm = ACME, *, first_offset: int = 1, began: datetime = 
     """A log in which every event type happens at least once, in an order that could have been."""
     story = Story(realm, began, first_offset)
     _templates(story)
+    _distribution(story)
+    _lending(story)
     _budgets(story)
     _bought_and_returned(story)
     _other_ends(story)
@@ -230,6 +235,17 @@ def _templates(story: Story) -> None:
     tell("template", "t2", TemplateCreated(template_id="t2", terms=terms(name="Endless", stock=None, shop_id="s1")))
     ended = TemplateEnded(template_id="t2", cause="terminated", reason="no use", ended_at=NOON)
     tell("template", "t2", ended)
+
+
+def _lending(story: Story) -> None:
+    """What shards tell each other of one order, as the golden examples have it."""
+    for kind, key, names in (
+        ("borrowing", "o-1001", ("began", "asked", "answered", "postponed", "told")),
+        ("loan", "o-1001@1", ("answered", "changed")),
+    ):
+        for name in names:
+            stored = f"{kind}.{name}.v1"
+            story.tell(kind, key, EVENTS.load(stored, json.loads((GOLDEN / f"{stored}.json").read_text())))
 
 
 def _distribution(story: Story) -> None:

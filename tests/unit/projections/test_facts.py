@@ -14,6 +14,8 @@ from tests.unit.projections.stories import Story, everything, placed
 NO_FACTS = {"saga.heard.v1", "clock.advanced.v1"} | {
     f"distribution.{name}.v1" for name in ("started", "advanced", "paused", "resumed", "cancelled", "completed")
 }
+NO_FACTS |= {f"borrowing.{name}.v1" for name in ("began", "asked", "answered", "postponed", "told")}
+NO_FACTS |= {"loan.answered.v1", "loan.changed.v1"}
 
 
 def stored(events: Sequence[Recorded]) -> dict[tuple[str, str, int], Row]:

@@ -29,6 +29,13 @@ SHOWN_NOWHERE = {
     "distribution.resumed.v1",
     "distribution.started.v1",
     "distribution.users_refused.v1",
+    "borrowing.answered.v1",
+    "borrowing.asked.v1",
+    "borrowing.began.v1",
+    "borrowing.postponed.v1",
+    "borrowing.told.v1",
+    "loan.answered.v1",
+    "loan.changed.v1",
 }
 
 
