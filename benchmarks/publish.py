@@ -28,7 +28,7 @@ class NotFromHere(ValueError):
 
 
 def merged(results: Sequence[Result]) -> dict[str, Any]:
-    """The latest result, with the targets of all of them in the order of the table."""
+    """The largest new result, with the targets of all of them in the order of the table."""
     if not results:
         raise ValueError("nothing to publish")
     ordered = sorted(results, key=lambda result: str(result["at"]))
@@ -40,7 +40,10 @@ def merged(results: Sequence[Result]) -> dict[str, Any]:
     }
     places = {target.key: place for place, target in enumerate(TARGETS)}
     known = sorted((key for key in targets if key in places), key=places.__getitem__)
-    return {**ordered[-1], "targets": {key: _trimmed(targets[key]) for key in known}}
+    # What is told of machine and effort is that of the run which measured most, of those that are new.
+    new = [result for result in ordered if not result.get("merged")] or ordered
+    largest = max(new, key=lambda result: (len(result["targets"]), str(result["at"])))
+    return {**largest, "merged": True, "targets": {key: _trimmed(targets[key]) for key in known}}
 
 
 def rewritten(document: str, result: Result) -> str:
@@ -63,6 +66,10 @@ def fill_sections(document: str, sections: Mapping[str, Iterable[str]]) -> str:
 def machine_section(result: Result) -> Iterable[str]:
     """What it was measured on."""
     yield from (f"- {line}" for line in heading(result))
+    load, cores = result["machine"]["load_before"], result["machine"]["cores"]
+    if load > cores / 2:
+        busy = f"{load:g} processes wanted {cores} cores"
+        yield f"- **The machine was busy with other work** ({busy}): rates are low on both sides."
 
 
 def ratios_section(result: Result) -> Iterable[str]:

@@ -26,7 +26,7 @@ def test_of_a_target_measured_twice_the_later_figure_counts_and_failures_do_not(
     late = result("2026-01-02T00:00:00+00:00", p5=told(6.0), p4={"title": "", "error": "it broke"})
     both = merged([late, early])
     assert {key: each["value"] for key, each in both["targets"].items()} == {"p1": 1.0, "p5": 6.0}
-    assert both["at"] == late["at"]
+    assert merged([both, result("2026-01-03T00:00:00+00:00", p2=told(1.0))])["at"] == "2026-01-03T00:00:00+00:00"
     assert both["targets"]["p1"]["at"] == early["at"]
     assert merged([both, result("2026-01-03T00:00:00+00:00")])["targets"]["p1"]["at"] == early["at"]
 
