@@ -19,14 +19,17 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from command.engine import Engine, EngineObserver, EngineSettings, EngineStopped
 from command.handlers import HANDLERS
+from command.handlers.crossing import handlers_at
 from command.ports import CommandKey, LoggedAnswer
 from contracts.identity import Realm
+from contracts.position import Position
 from infra import memory
 from infra.postgres import api_keys, dead_letters, distributions, positions
 from infra.postgres.connections import DEFAULT_TIMEOUTS, transaction, translated
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
 from infra.settings import Settings
+from infra.shards.router import Router
 from infra.telemetry.logs import configure_logs
 from infra.telemetry.metrics import Metrics, Sample
 from infra.telemetry.tracing import Tracing, make_provider
@@ -80,12 +83,30 @@ def write_side(settings: Settings, observer: EngineObserver | None = None) -> It
         queue_commands_max=settings.queue_commands_max,
         lock_ttl_seconds=settings.lock_ttl_seconds,
     )
-    engine = Engine(log, HANDLERS, limits, observer)
+    handlers = handlers_at(settings.shard, settings.placement, HANDLERS) if settings.is_placed else HANDLERS
+    engine = Engine(log, handlers, limits, observer)
     with ExitStack() as stack:
         stack.callback(log.close)
         engine.start()
         stack.callback(engine.stop, ENGINE_STOP_SECONDS)
         yield WriteSide(log, engine)
+
+
+@contextmanager
+def router_beside(settings: Settings, own: WriteSide) -> Iterator[Router | None]:
+    """Where tenants are placed on several shards: the engines of all of them as one, the own one among them."""
+    if not settings.is_placed:
+        yield None
+        return
+    with ExitStack() as stack:
+        sides = {
+            shard: own if shard == settings.shard else stack.enter_context(write_side(settings.at_shard(shard)))
+            for shard in settings.stores
+        }
+        # Of a shard that is away nobody needs to know the epoch: it is only shown with refusals that no shard gives.
+        home = Position(settings.shard, own.log.epoch, 0)
+        positions = {shard: home if shard == settings.shard else Position(shard, "", 0) for shard in sides}
+        yield Router({shard: side.engine for shard, side in sides.items()}, positions, settings.placement)
 
 
 @contextmanager
@@ -380,9 +401,14 @@ def run_sagas(settings: Settings) -> None:
 
     configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
     metrics = Metrics()
-    with _asked_to_stop() as stop, write_side(settings, metrics) as side, _metrics_served(settings, metrics):
+    with (
+        _asked_to_stop() as stop,
+        write_side(settings, metrics) as side,
+        router_beside(settings, side) as router,
+        _metrics_served(settings, metrics),
+    ):
         bounds = SagaSettings(facts_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000)
-        worker = SagaWorker(settings.postgres_dsn, side.log, side.engine, bounds)
+        worker = SagaWorker(settings.postgres_dsn, side.log, side.engine, bounds, router=router)
         housekeeper = Housekeeper(settings.postgres_dsn, keep_days=settings.command_log_days)
         metrics.add_source(lambda: [Sample(HALTED, (("follower", "sagas"),), 1.0 if worker.halted else 0.0)])
         worker.start()
@@ -555,6 +581,9 @@ def migrate(settings: Settings) -> dict[str, list[str]]:
     from infra.postgres import migrations as postgres
 
     applied = {"postgres": postgres.migrate(settings.postgres_dsn)}
+    for shard, dsn in settings.stores.items() if settings.is_placed else ():
+        if shard != settings.shard:
+            applied[f"postgres of shard {shard}"] = postgres.migrate(dsn)
     with _clickhouse(settings) as client:
         applied["clickhouse"] = clickhouse.migrate(client)
     return applied

@@ -134,6 +134,13 @@ class Settings(BaseSettings):
             self.stores, default=self.default_shard, tenants=self.tenant_shards, spread=self.spread_tenants
         )
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether tenants were told apart by shard: then a process brings each command where it belongs."""
+        return len(self.stores) > 1 and bool(
+            self.tenant_shards or self.spread_tenants or self.default_shard is not None
+        )
+
     def at_shard(self, shard: int) -> Self:
         """The same settings as seen from one of the stores."""
         stores = self.stores
