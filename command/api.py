@@ -70,6 +70,11 @@ _BATCH_ONLY: Final[dict[type[Command], Scope]] = {
     c.OpenBreak: Scope.RECONCILIATION_WRITE,
     c.CloseBreak: Scope.RECONCILIATION_WRITE,
     c.SetRowsAside: Scope.RECONCILIATION_WRITE,
+    c.GenerateCodes: Scope.PROCESSES_WRITE,  # With whichever key; the edge's own route takes the present one.
+    c.AssignCodes: Scope.PROCESSES_WRITE,
+    c.UseCode: Scope.PROCESSES_WRITE,  # Without the code's text: only the edge, who opened it, may say so.
+    c.VoidCode: Scope.PROCESSES_WRITE,
+    c.VoidCodes: Scope.PROCESSES_WRITE,
     c.StartDistribution: Scope.PROCESSES_WRITE,
     c.IssueDistributionChunk: Scope.PROCESSES_WRITE,
     c.OpenTemplate: Scope.PROCESSES_WRITE,
@@ -145,6 +150,65 @@ def command_router(endpoints: CommandEndpoints) -> APIRouter:
     add(start.type, D, endpoints.start_distribution, given, "Give one template to a list of users.", **stated)
     upstream, body = "Report an event under the upstream's own name.", {"x-body": "UpstreamEvent"}
     add("report_upstream_event", "/v1/upstream-events", endpoints.upstream_event, _ORDERS, upstream, **body)
+    return router
+
+
+class CodeEndpoints(Protocol):
+    """What the edge supplies for codes: only there is a code's text opened or written."""
+
+    async def generate(self, request: Any) -> Any:
+        """A batch of codes."""
+        ...
+
+    async def show(self, request: Any) -> Any:
+        """Where a batch's codes stand."""
+        ...
+
+    async def export(self, request: Any) -> Any:
+        """Every code of a batch, as a stream."""
+        ...
+
+    async def assign(self, request: Any) -> Any:
+        """Codes for a list of users."""
+        ...
+
+    async def use(self, request: Any) -> Any:
+        """Claim a code's coupon."""
+        ...
+
+    async def void(self, request: Any) -> Any:
+        """One code, a range, or the whole batch."""
+        ...
+
+
+def code_router(endpoints: CodeEndpoints) -> APIRouter:
+    """All routes of codes. No code is ever part of an address."""
+    router = APIRouter(tags=["codes"])
+    batch = "/v1/code-batches/{batch_id}"
+    for command, path, endpoint, scope, stated in (
+        (c.GenerateCodes, "/v1/code-batches", endpoints.generate, Scope.CODES_WRITE, {"x-body": "BatchToGenerate"}),
+        (c.AssignCodes, "/v1/codes/assign", endpoints.assign, Scope.CODES_WRITE, {"x-body": "AssignCodes"}),
+        (c.UseCode, "/v1/codes/use", endpoints.use, Scope.CODES_USE, {"x-body": "CodeToUse"}),
+        (c.VoidCodes, f"{batch}/void", endpoints.void, Scope.CODES_WRITE, {"x-body": "CodesToVoid"}),
+    ):
+        extra: dict[str, Any] = {"x-scope": scope.value, "x-keyed": True, **stated}
+        name, summary = command.type, summary_of(command)
+        router.add_api_route(path, endpoint, methods=["POST"], operation_id=name, summary=summary, openapi_extra=extra)
+    shown = {"x-scope": Scope.CODES_READ.value, "x-view": True}
+    summary = "How many codes of a batch are assigned, used and void."
+    router.add_api_route(
+        batch, endpoints.show, methods=["GET"], operation_id="get_code_batch", summary=summary, openapi_extra=shown
+    )
+    file = {"x-scope": Scope.CODES_EXPORT.value, "x-file": True, "x-formats": ["csv", "ndjson"]}
+    summary = "Every code of a batch: index and code, the same every time."
+    router.add_api_route(
+        f"{batch}/codes",
+        endpoints.export,
+        methods=["GET"],
+        operation_id="export_codes",
+        summary=summary,
+        openapi_extra=file,
+    )
     return router
 
 

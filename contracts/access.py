@@ -16,6 +16,10 @@ class Scope(StrEnum):
     COUPONS_READ = "coupons:read"
     COUPONS_CLAIM = "coupons:claim"
     COUPONS_DISTRIBUTE = "coupons:distribute"  # Give coupons to lists of users, and see who was refused.
+    CODES_READ = "codes:read"  # How many are assigned, used and void; not the codes.
+    CODES_WRITE = "codes:write"  # Generate, assign (which tells codes) and void.
+    CODES_EXPORT = "codes:export"  # Every code of a batch.
+    CODES_USE = "codes:use"
     COUPONS_USE = "coupons:use"  # Lock, redeem and release for an order.
     COUPONS_REVOKE = "coupons:revoke"
     ORDERS_READ = "orders:read"
@@ -40,6 +44,7 @@ _READS = frozenset(
     {
         Scope.TEMPLATES_READ,
         Scope.COUPONS_READ,
+        Scope.CODES_READ,
         Scope.ORDERS_READ,
         Scope.BUDGETS_READ,
         Scope.REPORTS_READ,
@@ -54,6 +59,7 @@ ROLES: Final[dict[str, frozenset[Scope]]] = {
             Scope.COUPONS_READ,
             Scope.COUPONS_CLAIM,
             Scope.COUPONS_USE,
+            Scope.CODES_USE,
             Scope.ORDERS_READ,
             Scope.ORDERS_WRITE,
         }
@@ -66,6 +72,9 @@ ROLES: Final[dict[str, frozenset[Scope]]] = {
             Scope.COUPONS_CLAIM,
             Scope.COUPONS_DISTRIBUTE,
             Scope.COUPONS_REVOKE,
+            Scope.CODES_READ,
+            Scope.CODES_WRITE,
+            Scope.CODES_EXPORT,
             Scope.BUDGETS_READ,
             Scope.BUDGETS_WRITE,
             Scope.REPORTS_READ,

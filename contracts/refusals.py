@@ -90,6 +90,18 @@ class UnknownBreak(NotFound):
     code = "unknown_break"
 
 
+class UnknownCode(NotFound):
+    """There is no such code."""
+
+    code = "unknown_code"
+
+
+class UnknownCodeBatch(NotFound):
+    """There is no such batch of codes."""
+
+    code = "unknown_code_batch"
+
+
 class CommandIdReused(Malformed):
     """This command id was used before, with other content."""
 
@@ -202,6 +214,24 @@ class CouponWasRevoked(Conflict):
     """The coupon was taken away."""
 
     code = "coupon_revoked"
+
+
+class CodeWasUsed(Conflict):
+    """The code was used."""
+
+    code = "code_used"
+
+
+class CodesExhausted(Conflict):
+    """The batch has not so many codes left to give."""
+
+    code = "codes_exhausted"
+
+
+class CodeKeyGone(Conflict):
+    """The key of these codes was deleted: nobody can write or read them any more."""
+
+    code = "code_key_gone"
 
 
 class BudgetExhausted(Conflict):

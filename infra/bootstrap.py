@@ -24,7 +24,7 @@ from command.ports import CommandKey, LoggedAnswer
 from contracts.identity import Realm
 from contracts.position import Position
 from infra import memory
-from infra.postgres import api_keys, dead_letters, distributions, positions
+from infra.postgres import api_keys, code_keys, dead_letters, distributions, positions
 from infra.postgres.connections import DEFAULT_TIMEOUTS, transaction, translated
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
@@ -194,9 +194,11 @@ def http_application(
 
 
 def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: ExitStack) -> "HttpParts":
+    from infra.codes.ring import CodeRing
     from infra.distributions.starting import Starting
     from infra.http.access import KeyRing
     from infra.http.app import HttpParts
+    from infra.http.codes import CodeParts
     from infra.http.commands import CommandLimits
     from infra.http.distributions import StoredDistributions
     from infra.http.health import Readiness
@@ -243,6 +245,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
         histories=histories,
         distributions=StoredDistributions(settings.postgres_dsn, blocking),
         start_distribution=Starting(settings.postgres_dsn, side.engine.dry_run, side.engine.execute).start,
+        codes=CodeParts(CodeRing(lookups.code_secrets, door), side.log, lookups.present_code_key, blocking, metrics),
         positions={
             "models": reads.models.position,
             "facts": reads.reports.position,
@@ -337,6 +340,16 @@ class StoreLookups:
         """The key with this prefix. Raises StoreUnavailable."""
         with translated(), self._pool.connection() as connection, connection.cursor() as cursor:
             return api_keys.find(cursor, prefix)
+
+    def code_secrets(self, realm: Realm) -> dict[str, bytes]:
+        """The secrets that a realm's codes are sealed with, by key id, the latest first. Raises StoreUnavailable."""
+        with translated(), self._pool.connection() as connection, connection.cursor() as cursor:
+            return {key.key_id: key.secret for key in code_keys.every(cursor, realm) if key.secret is not None}
+
+    def present_code_key(self, realm: Realm) -> str:
+        """The key that new codes are sealed with; a realm's first one is made here. Raises StoreUnavailable."""
+        with translated(), self._pool.connection() as connection, connection.cursor() as cursor:
+            return code_keys.present(cursor, realm)
 
     def samples(self) -> list[Sample]:
         """How far followers are behind, where sagas stand, what is parked. Raises StoreUnavailable."""

@@ -8,6 +8,7 @@ from command.domain.breaks import BREAK
 from command.domain.budget import BUDGET
 from command.domain.checkout import CHECKOUT
 from command.domain.clock import CLOCK, MAIN
+from command.domain.code import CODE, CODE_BATCH
 from command.domain.coupon import COUPON
 from command.domain.distribution import DISTRIBUTION
 from command.domain.imports import IMPORT
@@ -19,6 +20,7 @@ from command.handlers import (
     budgets,
     checkouts,
     claims,
+    codes,
     coupons,
     crossing,
     distributions,
@@ -31,12 +33,14 @@ from command.handlers import (
 from command.handlers.handler import Handler, Handlers, Touches
 from command.unit_of_work import Kind
 from contracts import commands as c
+from contracts.codes import code_key_of
 
 # Every kind of stream that commands decide upon, by the name in its stream ids.
 KINDS: Final[dict[str, Kind[Any]]] = {
     kind.name: kind
     for kind in (
         *(TEMPLATE, COUPON, BUDGET, DISTRIBUTION),
+        *(CODE_BATCH, CODE),
         *(ORDER, PAYMENT, REFUND, ADJUSTMENT),
         *(CHECKOUT, SETTLEMENT, BORROWING, LOAN),
         *(CLOCK, BREAK, IMPORT),
@@ -58,8 +62,13 @@ _template = _by(TEMPLATE, "template_id")
 _coupon = _by(COUPON, "coupon_id")
 _budget = _by(BUDGET, "budget_id")
 _order = _by(ORDER, "order_id")
+_code_batch = _by(CODE_BATCH, "batch_id")
 _distribution = _by(DISTRIBUTION, "distribution_id")
 _checkout = _by(CHECKOUT, "order_id", (ORDER, "order_id"))
+
+
+def _code(command: c.UseCode | c.VoidCode) -> Touches:
+    return [(CODE_BATCH, command.batch_id), (CODE, code_key_of(command.batch_id, command.index))]
 
 
 def _order_and_its_hold(command: c.PlaceOrder) -> Touches:
@@ -92,6 +101,12 @@ HANDLERS: Final[Handlers] = {
     c.RevokeCoupon: Handler(coupons.revoke, _coupon),
     c.ExpireCoupon: Handler(coupons.expire, _coupon),
     c.EndCouponLock: Handler(coupons.end_lock, _coupon),
+    # Code: generated -> assigned -> used, voided
+    c.GenerateCodes: Handler(codes.generate, _template),
+    c.AssignCodes: Handler(codes.assign, _code_batch),
+    c.UseCode: Handler(codes.use, _code, codes.counters),
+    c.VoidCode: Handler(codes.void_one, _code),
+    c.VoidCodes: Handler(codes.void_many, _code_batch),
     # Distribution: running <-> paused -> completed, cancelled
     c.StartDistribution: Handler(distributions.start, _by(DISTRIBUTION, "distribution_id", (TEMPLATE, "template_id"))),
     c.IssueDistributionChunk: Handler(distributions.issue_chunk, _distribution, distributions.counters),

@@ -13,17 +13,22 @@ from contracts.events import CouponClaimed
 
 
 def claim(uow: UnitOfWork, command: ClaimCoupon) -> Data:
-    """Take one coupon of a template for a user: within window, stock and limits."""
-    template, now = uow.load(TEMPLATE, command.template_id), uow.now
+    """Take one coupon of a template for a user."""
+    return take_coupon(uow, command.template_id, command.user_id, Origin(command.channel, command.reference))
+
+
+def take_coupon(uow: UnitOfWork, template_id: str, user_id: str, origin: Origin) -> Data:
+    """A user's next coupon of a template, however they came to claim it: within window, stock and limits."""
+    template, now = uow.load(TEMPLATE, template_id), uow.now
     templates.require_claimable(template, now=now)
     templates.require_stock(template)
-    templates.require_within_limits(template, taken_by(uow, template, command.user_id))
-    claimed = issue_coupon(uow, command.template_id, command.user_id, Origin(command.channel, command.reference))
-    count_in_period(uow, template, command.user_id, templates.limit_period(template, now), 1)
+    templates.require_within_limits(template, taken_by(uow, template, user_id))
+    claimed = issue_coupon(uow, template_id, user_id, origin)
+    count_in_period(uow, template, user_id, templates.limit_period(template, now), 1)
     return {
         "coupon_id": claimed.coupon_id,
-        "template_id": command.template_id,
-        "user_id": command.user_id,
+        "template_id": template_id,
+        "user_id": user_id,
         "valid_from": claimed.valid_from.isoformat(),
         "valid_until": claimed.valid_until.isoformat(),
     }
@@ -31,14 +36,19 @@ def claim(uow: UnitOfWork, command: ClaimCoupon) -> Data:
 
 def counters(uow: UnitOfWork, command: ClaimCoupon | ReserveTemplateStock) -> list[str]:
     """The guard counters that a claim or a reservation will look at; none when it will be refused before."""
-    template, now = uow.load(TEMPLATE, command.template_id), uow.now
+    return claim_counters(uow, command.template_id, command.user_id)
+
+
+def claim_counters(uow: UnitOfWork, template_id: str, user_id: str) -> list[str]:
+    """As :func:`counters`, however it is claimed."""
+    template, now = uow.load(TEMPLATE, template_id), uow.now
     if template.status != "active" or templates.is_over(template, now) or template.remaining == 0:
         return []
-    keys = [guard_key("claims", command.template_id, command.user_id)]
+    keys = [guard_key("claims", template_id, user_id)]
     if template.reserved:
-        keys.append(guard_key("reserved", command.template_id, command.user_id))
+        keys.append(guard_key("reserved", template_id, user_id))
     if period := templates.limit_period(template, now):
-        keys.append(guard_key("claims", command.template_id, command.user_id, period))
+        keys.append(guard_key("claims", template_id, user_id, period))
     return keys
 
 

@@ -12,6 +12,13 @@ from contracts.commands.checkout import (
     RefundForOrder,
     ReleaseForOrder,
 )
+from contracts.commands.code import (
+    AssignCodes,
+    GenerateCodes,
+    UseCode,
+    VoidCode,
+    VoidCodes,
+)
 from contracts.commands.coupon import (
     ClaimCoupon,
     EndCouponLock,
@@ -94,6 +101,11 @@ ALL_COMMANDS: tuple[type[Command], ...] = (
     RevokeCoupon,
     ExpireCoupon,
     EndCouponLock,
+    GenerateCodes,
+    AssignCodes,
+    UseCode,
+    VoidCode,
+    VoidCodes,
     StartDistribution,
     IssueDistributionChunk,
     PauseDistribution,
@@ -134,6 +146,7 @@ __all__ = [
     "ActivateTemplate",
     "AdvanceClock",
     "AnswerLoan",
+    "AssignCodes",
     "CancelDistribution",
     "CancelOrder",
     "CancelTemplateReservation",
@@ -148,6 +161,7 @@ __all__ = [
     "EndCouponLock",
     "EndOrderLock",
     "ExpireCoupon",
+    "GenerateCodes",
     "GrantBudgetLease",
     "HoldForOrder",
     "IncreaseTemplateStock",
@@ -185,4 +199,7 @@ __all__ = [
     "TerminateTemplate",
     "TopUpBudget",
     "UnshareBudget",
+    "UseCode",
+    "VoidCode",
+    "VoidCodes",
 ]

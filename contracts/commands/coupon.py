@@ -1,13 +1,14 @@
 """What users, order systems with a checkout of their own, operators and timers ask of coupons."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from contracts.commands.base import Command
-from contracts.events.coupon import Channel
 from contracts.values import AmountMinor, Id, Instant, Text
 
+# How coupons are claimed by this command; a code's coupon is claimed by using the code.
+ClaimChannel = Literal["direct", "queue", "distribution", "import", "reservation"]
 LockSeconds = Annotated[int, Field(gt=0, le=7 * 86_400)]
 
 
@@ -18,7 +19,7 @@ class ClaimCoupon(Command):
 
     template_id: Id
     user_id: Id
-    channel: Channel = "direct"
+    channel: ClaimChannel = "direct"
     reference: Id | None = None
 
 

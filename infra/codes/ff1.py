@@ -15,7 +15,7 @@ Numerals = Sequence[int]
 
 
 class Ff1:
-    """The permutation for one key, radix and tweak. Safe to share: an encryption leaves nothing behind.
+    """The permutation for one key, radix and tweak. For one thread at a time: so is the AES of the library.
 
     ``key``: 16, 24 or 32 bytes. A numeral is an integer in ``[0, radix)``, the most significant one first.
     Variable names are the standard's, section 5.2.

@@ -4,14 +4,14 @@
 
     80 bits = 32 zeros | 24 bits batch number | 24 bits index    (encrypted as one: FF1, AES-256, tweak = the realm)
 
-A code is found by decrypting it: there is no table of codes. A guess decrypts to anything with the same chance, so it is
-a living code with a chance of (living codes) / 2^80; docs/decisions has the arithmetic.
+A code is found by decrypting it: there is no table of codes. A guess decrypts to anything with the same chance, so it
+is a living code with a chance of (living codes) / 2^80; docs/decisions has the arithmetic.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final
 
 from contracts.codes import BATCH_NUMBER_MAX, CODES_PER_BATCH_MAX
 from contracts.identity import Realm
@@ -28,7 +28,8 @@ assert CODES_PER_BATCH_MAX <= 2**INDEX_BITS
 assert BATCH_NUMBER_MAX < 2**BATCH_BITS
 
 
-class Opened(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Opened:
     """What a code says, to who has its key: the number of its batch under that key, and its index in the batch."""
 
     number: int
@@ -37,7 +38,7 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Sealer:
-    """Writes and opens the codes of one realm's one key."""
+    """Writes and opens the codes of one realm's one key, in one thread at a time."""
 
     key_id: str
     _cipher: Ff1

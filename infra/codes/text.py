@@ -1,6 +1,6 @@
 """How a code reads: sixteen symbols and a check symbol of an alphabet in which no letter looks like another one.
 
-The alphabet is Douglas Crockford's base 32: no I, L, O and U. A reader who types O for 0, or I or L for 1, is understood;
+The alphabet is Douglas Crockford's base 32: no I, L, O and U. Whoever types O for 0, or I or L for 1, is understood;
 case, blanks and hyphens do not matter.
 
 The check symbol makes the sum of ``x^i * symbol_i`` zero in the field of 32 elements, x being a generator of it. No two

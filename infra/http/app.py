@@ -15,10 +15,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from command.api import command_router
+from command.api import code_router, command_router
 from contracts.access import Door, Scope
 from infra.http.access import KeyRing
 from infra.http.bridge import AnswerBridge, CommandQueue
+from infra.http.codes import CodeParts, HttpCodes
 from infra.http.commands import (
     CheckoutOutcomes,
     CommandLimits,
@@ -57,6 +58,7 @@ class HttpParts:
     histories: Histories
     distributions: Distributions
     start_distribution: StartsDistributions
+    codes: CodeParts
     positions: Positions
     readiness: Readiness
     metrics: Metrics
@@ -88,6 +90,7 @@ class Application(FastAPI):
         self._reads = HttpReads(parts.positions, parts.read_limits)
         # Straight into one flat list: nothing here needs what nested routers can do.
         self.router.routes.extend(command_router(self._commands).routes)
+        self.router.routes.extend(code_router(HttpCodes(parts.codes, self._commands)).routes)
         self.router.routes.extend(
             query_router(self._reads, parts.models, parts.reports, parts.histories, parts.distributions).routes
         )

@@ -211,6 +211,16 @@ class HttpCommands:
         answers = [await self._item_answer(exchange, item) for item in items]
         return JsonReply({"answers": answers}, HTTPStatus.OK, {b"idempotency-key": batch_id.encode()})
 
+    async def ask(self, exchange: Exchange, command: Command) -> tuple[CommandEnvelope, Answer]:
+        """The accepted answer to a command that another endpoint made. Raises Problem for a refusal."""
+        envelope = _envelope(exchange, command, _command_id(exchange))
+        answer, _ = await self._answer_of(envelope)
+        return envelope, answer
+
+    def answered(self, envelope: CommandEnvelope, answer: Answer, status: HTTPStatus, **members: Any) -> Response:
+        """The response that tells an accepted answer."""
+        return _accepted(envelope, answer, status, **members)
+
     # One command.
 
     async def _send(self, envelope: CommandEnvelope, created: HTTPStatus) -> Response:

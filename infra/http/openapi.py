@@ -13,6 +13,7 @@ from contracts.access import Door
 from contracts.commands import ALL_COMMANDS, Command
 from contracts.commands.distribution import DISTRIBUTION_USERS_MAX
 from contracts.registry import COMMANDS
+from infra.http.codes import BODIES
 from infra.http.problems import MEDIA_TYPE, known_codes
 from query.ports import PAGE_MAX
 
@@ -32,7 +33,7 @@ def document(app: FastAPI) -> Schema:
             _complete(path, operation, bodies)
     made["paths"] = dict(sorted(made["paths"].items()))
     made["components"] = {
-        "schemas": dict(sorted({**_command_schemas(), **bodies, **_FIXED_SCHEMAS}.items())),
+        "schemas": dict(sorted({**_command_schemas(), **bodies, **_code_bodies(), **_FIXED_SCHEMAS}.items())),
         "securitySchemes": {"api_key": {"type": "http", "scheme": "bearer", "bearerFormat": "tsk_<prefix>_<secret>"}},
     }
     return made
@@ -52,7 +53,7 @@ def _complete(path: str, operation: Schema, bodies: dict[str, Schema]) -> None:
     elif "x-list" in operation:
         parameters += _list_upload(operation)
     elif "x-body" in operation:
-        if operation["x-body"] == "CommandBatch":
+        if operation["x-body"] == "CommandBatch" or "x-keyed" in operation:
             parameters.append(_IDEMPOTENCY_KEY)
         operation["requestBody"] = _json_body(operation["x-body"])
         operation["responses"] = _answers("BatchAnswer" if operation["x-body"] == "CommandBatch" else "Answer", {})
@@ -65,16 +66,36 @@ def _complete(path: str, operation: Schema, bodies: dict[str, Schema]) -> None:
             filters = operation.pop("x-filters")
             parameters += [_parameter(name, "query", {"type": "string"}, "Narrows the list.") for name in filters]
         operation["responses"] = _responses("200", "Page" if is_list else "Item")
-    operation["responses"] = _file_or(operation)
+    operation["responses"] = _file_or(operation, parameters)
     if scope != Door.PUBLIC:
         operation["security"] = [{"api_key": []}]
     operation["parameters"] = parameters
-    for name in ("x-command", "x-creates", "x-awaits-checkout", "x-body", "x-list", "x-file"):
+    for name in (
+        "x-command",
+        "x-creates",
+        "x-awaits-checkout",
+        "x-body",
+        "x-list",
+        "x-file",
+        "x-keyed",
+        "x-view",
+        "x-formats",
+    ):
         operation.pop(name, None)
 
 
-def _file_or(operation: Schema) -> Schema:
+_STATED: Final = (
+    *("x-command", "x-creates", "x-awaits-checkout", "x-body", "x-list", "x-file"),
+    *("x-keyed", "x-view", "x-formats"),
+)
+
+
+def _file_or(operation: Schema, parameters: list[Schema]) -> Schema:
     """The answers of a route; a file's are no JSON."""
+    if "x-view" in operation:
+        return _responses("200", "Item")
+    if "x-formats" in operation:
+        parameters.append(_parameter("format", "query", {"enum": operation["x-formats"]}, "csv unless told."))
     if "x-file" not in operation:
         answers: Schema = operation["responses"]
         return answers
@@ -114,6 +135,12 @@ def _command_schemas() -> dict[str, Schema]:
     _, definitions = models_json_schema(pairs, ref_template=_REFS)
     schemas: dict[str, Schema] = definitions["$defs"]
     return schemas
+
+
+def _code_bodies() -> dict[str, Schema]:
+    """What requests about codes carry: not quite their commands, which never hold a code."""
+    made = {name: body.model_json_schema(ref_template=_REFS) for name, body in BODIES.items()}
+    return {name: {key: value for key, value in schema.items() if key != "$defs"} for name, schema in made.items()}
 
 
 def _answers(schema: str, stated: Schema) -> Schema:

@@ -50,6 +50,9 @@ class Metrics:
         here = self.registry
         self._commands = Counter("tessera_commands", "Commands answered.", ("type", "outcome"), registry=here)
         self._refusals = Counter("tessera_refusals", "Commands refused, by reason.", ("type", "code"), registry=here)
+        self._codes_refused = Counter(
+            "tessera_codes_refused", "Codes that were tried and refused, by reason.", ("reason",), registry=here
+        )
         self._problems = Counter("tessera_http_problems", "Requests answered with a problem.", ("code",), registry=here)
         self._problem_children: dict[str, Counter] = {}
         self._hints = Counter("tessera_claim_hints", "Claims answered with a hint.", ("code",), registry=here)
@@ -145,6 +148,10 @@ class Metrics:
     def hint_store_failed(self) -> None:
         """Redis did not answer in time, or not at all; it is left alone for a while."""
         self._hint_failures.inc()
+
+    def code_refused(self, reason: str) -> None:
+        """Somebody tried a code that does nothing here: mistyped, guessed, foreign, used, void."""
+        self._codes_refused.labels(reason).inc()
 
     # What followers tell.
 

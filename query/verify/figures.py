@@ -67,8 +67,8 @@ def fact_figures(books: Books) -> Figures:
     return figures
 
 
-# Events that no analyst asks for: clocks, the memory of sagas, how far a distribution has come, and what shards tell
-# each other of an order (what comes of it is in coupons, budgets and checkouts).
+# Events that no analyst asks for: clocks, the memory of sagas, how far a distribution has come, what shards tell each
+# other of an order (what comes of it is in coupons, budgets and checkouts), and codes (whose claims are facts).
 NOT_FACTS: Final = frozenset(
     {
         "clock.advanced.v1",
@@ -86,6 +86,12 @@ NOT_FACTS: Final = frozenset(
         "distribution.resumed.v1",
         "distribution.cancelled.v1",
         "distribution.completed.v1",
+        "code_batch.generated.v1",
+        "code_batch.assigned.v1",
+        "code_batch.voided.v1",
+        "code.assigned.v1",
+        "code.used.v1",
+        "code.voided.v1",
     }
 )
 

@@ -25,7 +25,7 @@ def opened(code: str, sealer: Sealer = SEALER) -> Opened | None:
 
 @given(numbers, indices)
 def test_a_code_opens_to_its_batch_and_index(number: int, index: int) -> None:
-    assert opened(SEALER.seal(number, index)) == (number, index)
+    assert opened(SEALER.seal(number, index)) == Opened(number, index)
 
 
 @given(numbers, st.integers(0, CODES_PER_BATCH_MAX - 50), st.integers(1, 50))

@@ -22,8 +22,10 @@ from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.position import Position
 from contracts.refusals import AlreadyExists, TemplateExhausted, UnknownCoupon
+from infra.codes.ring import CodeRing
 from infra.http.access import KeyRing
 from infra.http.app import Application, HttpParts, create_app
+from infra.http.codes import CodeParts
 from infra.http.commands import CommandLimits
 from infra.http.health import Readiness
 from infra.http.hints import ClaimHints
@@ -38,6 +40,11 @@ GLOBEX = Realm("globex", "shop")
 SECRET = "5ec2e7" * 8
 STOCK = 3
 BODY_BYTES_MAX = 20_000
+
+
+def code_secrets(realm: Realm) -> dict[str, bytes]:
+    """One key for each realm."""
+    return {"k1": hashlib.sha256(realm.key.encode()).digest()}
 
 
 def _claim(uow: UnitOfWork, command: c.ClaimCoupon) -> dict[str, Any]:
@@ -179,6 +186,7 @@ class World:
     models: FakeModels
     outcomes: FakeOutcomes
     distributions: FakeDistributions
+    code_ring: CodeRing
     metrics: Metrics
     parts_ready: dict[str, bool]
     app: Application
@@ -229,6 +237,7 @@ def edge(
             histories=LogHistories(log, blocking),
             distributions=distributions,
             start_distribution=distributions.start,
+            codes=CodeParts(code_ring := CodeRing(code_secrets, blocking), log, lambda _realm: "k1", blocking, metrics),
             positions={"models": models.position, "facts": models.position, "log": models.position},
             readiness=Readiness({name: check(name) for name in ready}, memory_seconds=0.0),
             metrics=metrics,
@@ -237,7 +246,7 @@ def edge(
             read_limits=ReadLimits(min_position_wait_ms=50),
             hints=make_hints(log, metrics),
         )
-        yield World(log, engine, keys, models, outcomes, distributions, metrics, ready, create_app(parts))
+        yield World(log, engine, keys, models, outcomes, distributions, code_ring, metrics, ready, create_app(parts))
         engine.stop()
 
 

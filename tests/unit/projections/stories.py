@@ -32,6 +32,12 @@ from contracts.events import (
     CheckoutRefused,
     CheckoutReleased,
     ClockAdvanced,
+    CodeAssigned,
+    CodeBatchAssigned,
+    CodeBatchGenerated,
+    CodeBatchVoided,
+    CodeUsed,
+    CodeVoided,
     CouponClaimed,
     CouponExpired,
     CouponLocked,
@@ -78,6 +84,7 @@ from contracts.events import (
     TemplateStockIncreased,
     TemplateStockReserved,
 )
+from contracts.events.code import IndexRange
 from contracts.events.settlement import SettlementRecorded, SettlementReversed
 from contracts.identity import Realm, stream_id
 from contracts.orders import (
@@ -197,7 +204,21 @@ def everything(realm: Realm = ACME, *, first_offset: int = 1, began: datetime = 
     _operations(story)
     _leases(story)
     _distribution(story)
+    _codes(story)
     return story.log
+
+
+def _codes(story: Story) -> None:
+    """A batch of which one code was given to a user who used it, one was voided, and a range, too."""
+    tell, of = story.tell, {"batch_id": "k1-1", "template_id": "t1"}
+    sealed = CodeBatchGenerated(**of, campaign_id="spring", name="", key_id="k1", number=1, count=9, valid_until=None)
+    tell("code_batch", "k1-1", sealed)
+    tell("code_batch", "k1-1", CodeBatchAssigned(**of, assigned=1, next_index=1))
+    tell("code", "k1-1.0", CodeAssigned(**of, index=0, user_id="ann"))
+    tell("code", "k1-1.0", CodeUsed(**of, index=0, user_id="ann", coupon_id="c1"))
+    tell("code", "k1-1.1", CodeVoided(**of, index=1, reason="lost"))
+    rest = (IndexRange(first_index=2, last_index=8),)
+    tell("code_batch", "k1-1", CodeBatchVoided(**of, ranges=rest, reason="lost"))
 
 
 def claims(realm: Realm, users: int, *, first_offset: int = 1) -> Sequence[Recorded]:

@@ -16,6 +16,8 @@ NO_FACTS = {"saga.heard.v1", "clock.advanced.v1"} | {
 }
 NO_FACTS |= {f"borrowing.{name}.v1" for name in ("began", "asked", "answered", "postponed", "told")}
 NO_FACTS |= {"loan.answered.v1", "loan.changed.v1"}
+NO_FACTS |= {f"code_batch.{name}.v1" for name in ("generated", "assigned", "voided")}
+NO_FACTS |= {f"code.{name}.v1" for name in ("assigned", "used", "voided")}
 
 
 def stored(events: Sequence[Recorded]) -> dict[tuple[str, str, int], Row]:
