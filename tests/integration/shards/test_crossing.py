@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pytest
 
+from command.handlers import KINDS
 from contracts.commands import PauseTemplate, RevokeCoupon
 from infra.sagas.checkpoints import At
+from infra.verify import Verifier
 from tests.integration.sagas.test_races import visible
 from tests.integration.sagas.world import PATIENT, Death, Lossy
 from tests.integration.shards.world import ON_0, ON_1, GiantWorld, TwoStores
@@ -290,3 +293,13 @@ def test_an_order_paid_while_a_lender_is_away_completes_there_when_it_is_back(gi
     giant.settle()
     assert giant.ends(ORDER) == ("completed", "redeemed", "redeemed")
     assert giant.pots() == [SPENT, SPENT]
+
+
+def test_verification_of_each_shard_holds_after_orders_over_both(stores: TwoStores, giant: GiantWorld) -> None:
+    giant.place(ORDER, "c0", "c1").settle()
+    giant.pay("p", ORDER, 4_000).settle()
+    giant.refund("r", ORDER, 4_000).settle()
+    for store in stores.shards:
+        with psycopg.connect(store.dsn, autocommit=True) as connection:
+            report = Verifier(connection, store.log, KINDS, None, None).run()
+        assert report.violations == ()
