@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from query.verify.codes import BATCH_EVENTS, CODE_MOVES, CodeBooks
 from query.verify.leases import LeaseBook
 from query.verify.raw import RawEvent, Violation
 
@@ -126,6 +127,7 @@ class Books:
         self.budgets: dict[Key, BudgetBook] = defaultdict(BudgetBook)
         self.orders: dict[Key, OrderBook] = defaultdict(OrderBook)
         self.distributions: dict[Key, DistributionBook] = defaultdict(DistributionBook)
+        self.codes = CodeBooks()
         self.user_claims: Counter[tuple[Key, str]] = Counter()
         self.payments: dict[Key, int] = {}
         self.refunds: dict[Key, int] = {}
@@ -165,6 +167,8 @@ class Books:
             "payment.succeeded.v1": self._paid,
             "refund.succeeded.v1": self._refunded,
             **dict.fromkeys(COUPON_MOVES, self._coupon_moved),
+            **dict.fromkeys(BATCH_EVENTS, lambda event: self.violations.extend(self.codes.batch_told(event))),
+            **dict.fromkeys(CODE_MOVES, lambda event: self.violations.extend(self.codes.code_moved(event))),
         }
 
     def fold(self, events: Iterable[RawEvent]) -> None:
@@ -185,6 +189,7 @@ class Books:
             if book.issued != book.claimed:
                 subject = f"{'/'.join(realm)}/template/{template_id}"
                 self._report("I11", subject, f"{book.issued} coupons issued, but {book.claimed} coupons exist", None)
+        self.violations.extend(self.codes.finish())
         return self.violations
 
     def overdue_locks(self) -> Iterator[Violation]:
@@ -198,11 +203,16 @@ class Books:
         return datetime.fromisoformat(coupon.lock_until) + TIMERS_GET < self._business_now[realm]
 
     def guard_counters(self) -> dict[str, int]:
-        """What the counter of each user's claims of each template must say, by its key."""
-        return {
+        """What must be counted of each user's claims of each template, and of each batch of codes, by its key."""
+        claims = {
             f"{'/'.join(map(_escape, realm))}/claims:{_guard_part(template_id)}:{_guard_part(user_id)}": claims
             for ((realm, template_id), user_id), claims in self.user_claims.items()
         }
+        codes = {
+            f"{'/'.join(map(_escape, realm))}/{name}:{_guard_part(batch_id)}": value
+            for realm, name, batch_id, value in self.codes.counters()
+        }
+        return claims | codes
 
     # I2, I5, I10: places, ids and owners of events.
 
@@ -333,6 +343,8 @@ class Books:
             coupon = self.coupons[key] = CouponBook(about["template_id"], about["user_id"])
             template.states[after] += 1
             self._now_deciding.claimed += 1
+            if data.get("channel") == "code":
+                self.codes.coupon_claimed(event)
             self._check_user_limit(event, template, about["user_id"], about["terms_version"])
             self._check_stock(event, template)
         else:
