@@ -1,4 +1,4 @@
-"""The books of codes: each is used once, by whom it may be; a used code and the coupon that it claimed name each other."""
+"""The books of codes: each is used once, by whom it may be; a used code and the coupon it claimed name each other."""
 
 from collections import Counter
 from collections.abc import Iterator
