@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from infra.cli import (
+    codes,
     dead_letters,
     demo,
     distribute,
@@ -43,6 +44,7 @@ for each in (up, demo, serve, migrate, verify, doctor, imports):
 for name, group, what in (
     ("worker", worker, "Run one part of the system: sagas, distributions or projections."),
     ("distribute", distribute, "Give one template to a list of up to a million users."),
+    ("codes", codes, "Batches of codes, and the keys they are sealed with."),
     ("events", events, "Read the log."),
     ("projections", projections, "Read models and facts: list, lag, rebuild, drop."),
     ("sagas", sagas, "Checkouts: where each stands, and why."),

@@ -61,7 +61,7 @@ def _start(
     from infra.distributions.lists import BadList, users_of_csv
     from infra.distributions.starting import Starting
 
-    realm = _realm(session, tenant, app)
+    realm = realm_or_own(session, tenant, app)
     try:
         users = users_of_csv(file.read_bytes())
         started = StartDistribution(distribution_id=name or file.stem, template_id=template_id, users=len(users))
@@ -73,7 +73,7 @@ def _start(
     with bootstrap.running_engine(session.settings) as engine:
         starting = Starting(session.settings.postgres_dsn, engine.dry_run, engine.execute)
         try:
-            answer = starting.start(_envelope(realm, started), users)
+            answer = starting.start(cli_envelope(realm, started), users)
         except AlreadyExists as refusal:
             raise CliError(refusal.detail, next_step="Name another with --id.") from None
     _require_accepted(answer)
@@ -90,7 +90,7 @@ def _list(
     from infra.postgres import distributions
     from infra.postgres.connections import transaction
 
-    realm = None if tenant is None and app is None else _realm(session, tenant, app)
+    realm = None if tenant is None and app is None else realm_or_own(session, tenant, app)
     with transaction(session.settings.postgres_dsn, name="distribute") as cursor:
         jobs = distributions.page(cursor, realm, before=None, limit=limit)
     rows = [{"tenant_id": job.realm.tenant_id, "app_id": job.realm.app_id, **job.view()} for job in jobs]
@@ -102,7 +102,7 @@ def _show(
     session: Session, distribution_id: _Name, wait: _Wait = False, tenant: _Tenant = None, app: _App = None
 ) -> ExitCode:
     """Show where a distribution stands, or (--wait) how it gets on until it ends or is paused."""
-    return _watched(session, _realm(session, tenant, app), distribution_id, wait=wait)
+    return _watched(session, realm_or_own(session, tenant, app), distribution_id, wait=wait)
 
 
 def _pause(
@@ -110,13 +110,13 @@ def _pause(
 ) -> ExitCode:
     """Stop before the next chunk; `resume` goes on there."""
     return _tell(
-        session, _realm(session, tenant, app), PauseDistribution(distribution_id=distribution_id, reason=reason)
+        session, realm_or_own(session, tenant, app), PauseDistribution(distribution_id=distribution_id, reason=reason)
     )
 
 
 def _resume(session: Session, distribution_id: _Name, tenant: _Tenant = None, app: _App = None) -> ExitCode:
     """Go on where it was paused."""
-    return _tell(session, _realm(session, tenant, app), ResumeDistribution(distribution_id=distribution_id))
+    return _tell(session, realm_or_own(session, tenant, app), ResumeDistribution(distribution_id=distribution_id))
 
 
 def _cancel(
@@ -128,7 +128,7 @@ def _cancel(
     app: _App = None,
 ) -> ExitCode:
     """End it for good. What was issued stays issued; the rest of the list is forgotten."""
-    realm = _realm(session, tenant, app)
+    realm = realm_or_own(session, tenant, app)
     session.out.confirm(f"Cancel {distribution_id} for good?", yes=yes)
     return _tell(session, realm, CancelDistribution(distribution_id=distribution_id, reason=reason))
 
@@ -148,7 +148,7 @@ def _refusals(
     from infra.postgres import distributions
     from infra.postgres.connections import transaction
 
-    realm = _realm(session, tenant, app)
+    realm = realm_or_own(session, tenant, app)
     _job(session, realm, distribution_id)
     target = output.open("w", newline="", encoding="utf-8") if output is not None else sys.stdout
     columns, count = ("row", "user_id", "code", "detail"), 0
@@ -176,7 +176,7 @@ def _tell(session: Session, realm: Realm, told: Command) -> ExitCode:
     from infra import bootstrap
 
     with bootstrap.running_engine(session.settings) as engine:
-        _require_accepted(engine.execute(_envelope(realm, told)))
+        _require_accepted(engine.execute(cli_envelope(realm, told)))
     return _watched(session, realm, told.distribution_id, wait=False)  # type: ignore[attr-defined]
 
 
@@ -234,13 +234,13 @@ def _job(session: Session, realm: Realm, distribution_id: str) -> "Job":
     return job
 
 
-def _envelope(realm: Realm, told: Command) -> CommandEnvelope:
+def cli_envelope(realm: Realm, told: Command) -> CommandEnvelope:
     """Under a new id each time: what was refused once may be accepted now, and what was accepted is done already."""
     command_id = f"cli:{new_id()}"
     return CommandEnvelope(realm, command_id, told, "cli", command_id)
 
 
-def _realm(session: Session, tenant: str | None, app: str | None) -> Realm:
+def realm_or_own(session: Session, tenant: str | None, app: str | None) -> Realm:
     """The named realm, else that of the local stack's key."""
     from infra.cli.keys import realm_of
     from infra.stack import local_key

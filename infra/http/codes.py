@@ -1,7 +1,7 @@
 """Codes over HTTP: batches out as streams, single codes in. The text of a code is opened here and goes no further."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,8 +20,9 @@ from contracts.identity import Realm
 from contracts.refusals import CodeKeyGone, UnknownCode, UnknownCodeBatch
 from contracts.values import StrictValue
 from infra.codes.batches import find_batch
+from infra.codes.export import FORMATS, export_pieces
 from infra.codes.ring import CodeRing, Found
-from infra.codes.sealer import Sealer, runs
+from infra.codes.sealer import Sealer
 from infra.http.bodies import malformed, parse_command, problem_of, read_body
 from infra.http.edge import Exchange
 from infra.http.problems import FieldError, Problem
@@ -32,7 +33,6 @@ logger = structlog.get_logger(__name__)
 BODY_BYTES_MAX: Final = 1_048_576
 _NO_FIELDS: Final[frozenset[str]] = frozenset()
 _EXPORT_FIELDS: Final = frozenset({"format"})
-FORMATS: Final = {"csv": "text/csv", "ndjson": "application/x-ndjson"}
 
 B = TypeVar("B", bound=StrictValue)
 
@@ -180,16 +180,6 @@ class HttpCodes:
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._parts.blocking, function, *args)
-
-
-def export_pieces(sealer: Sealer, batch: CodeBatchGenerated, wanted: str) -> Iterator[bytes]:
-    """A batch as CSV or NDJSON, some thousand codes at a time: as much is in memory, whatever the batch's size."""
-    if wanted == "csv":
-        yield b"index,code\r\n"
-    line = "%d,%s\r\n" if wanted == "csv" else '{"index":%d,"code":"%s"}\n'
-    for first, count in runs(0, batch.count):
-        codes = sealer.seal_run(batch.number, first, count)
-        yield "".join([line % numbered for numbered in enumerate(codes, first)]).encode()
 
 
 async def _body(exchange: Exchange, kind: type[B]) -> B:
