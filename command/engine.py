@@ -8,7 +8,7 @@ its own and waits for nobody. Any process may run an engine on the same log; the
 - *Under the lock*: after a condition failed, or anything else went wrong, the batch is decided while nobody else can
   append. It always gets on; it is the only way that retries, and it looks into the command log before it does.
 
-An engine goes ahead again as soon as it found the log where it had left it (docs/decisions, "Decide ahead").
+An engine goes ahead again as soon as it found the log where it had left it (docs/decisions/0012).
 """
 
 import logging
@@ -227,7 +227,6 @@ class Engine:
     def _recover(self, failed: "_Failed", *decided_on_top: Plan | None) -> None:
         """A batch was not stored as it was decided: decide it again, under the lock."""
         tickets = [verdict.ticket for verdict in failed.plan.verdicts]
-        self._writer.forget()
         self._goes_ahead = False
         if isinstance(failed.error, HeadMoved):
             for plan in (*decided_on_top, failed.plan):  # The latest first.
@@ -240,6 +239,7 @@ class Engine:
 
     def _commit(self, tickets: Sequence[Ticket]) -> None:
         """Commit under the lock, retrying what may be retried; a command that spoils its batch fails alone."""
+        self._writer.forget()  # What it stored last is no longer the latest: nothing may be decided on top of it.
         while tickets:
             error: Exception = StoreUnavailable("not tried")
             for attempt in range(ATTEMPTS_MAX):
@@ -313,7 +313,7 @@ class Engine:
         assert self._seen_offset is not None
         offsets: Sequence[int] = ()
         if plan.stores_something:
-            offsets = self._log.append_after(self._seen_offset, plan.batch)
+            offsets = self._log.append_after(self._seen_offset, plan.batch, epoch=self._seen_epoch)
         if offsets:
             self._seen_offset = offsets[-1]
         self._note_stored(plan, offsets, monotonic() - started)
@@ -361,7 +361,7 @@ class _Writer:
         self._done = threading.Event()
         self._done.set()
         self._error: Exception | None = None
-        self.plan: Plan | None = None  # The latest: stored, being stored, or failed.
+        self.plan: Plan | None = None  # Being stored, or failed, or the last one stored while nobody else stored since.
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
@@ -394,7 +394,7 @@ class _Writer:
         return None if self._error is None or self.plan is None else _Failed(self.plan, self._error)
 
     def forget(self) -> None:
-        """Somebody else takes care of the plan that failed."""
+        """Somebody else stores now: the plan that failed, or what comes after one that was stored."""
         self.plan = self._error = None
 
     def write(self, plan: Plan, *, here: bool) -> None:

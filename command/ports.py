@@ -180,8 +180,10 @@ class EventLog(Protocol):
         """
         ...
 
-    def append_after(self, head: int, batch: Batch) -> Sequence[int]:
+    def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
         """Store a batch, provided that ``head`` is still the log's last offset; returns the events' offsets.
+
+        ``epoch`` is the history that ``head`` belongs to (None: the one that was last seen).
 
         Takes the append lock, compares, stores and commits in one exchange, so that nobody ever waits for a process
         that stopped in between. Raises HeadMoved or StreamConflict (nothing was stored), or StoreUnavailable (out of

@@ -98,10 +98,10 @@ class InMemoryEventLog:
         """A view that sees what is stored at the moment of each look."""
         return _Glance(lambda: _View(self._state, self._clock()))
 
-    def append_after(self, head: int, batch: Batch) -> Sequence[int]:
+    def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
         """Store a batch if the log still ends at ``head``."""
         with self.appending() as transaction:
-            if transaction.last_offset != head:
+            if transaction.last_offset != head or epoch not in {None, self._epoch}:
                 raise HeadMoved(f"the log is at {transaction.last_offset}, not at {head}")
             return transaction.append(batch)
 

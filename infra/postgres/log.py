@@ -120,7 +120,7 @@ class PostgresEventLog:
         finally:
             self._turn.release()
 
-    def append_after(self, head: int, batch: Batch) -> Sequence[int]:
+    def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
         """Store a batch if the log still ends at ``head``: lock, condition, rows and commit in one exchange.
 
         The server has everything it needs before it takes the lock: a process that is stopped here holds up nobody.
@@ -130,7 +130,7 @@ class PostgresEventLog:
             raise StoreUnavailable("another thread of this process is still appending")
         try:
             with translated():
-                return self._append_after(head, batch)
+                return self._append_after(head, batch, epoch or self.epoch)
         finally:
             self._turn.release()
 
@@ -158,14 +158,17 @@ class PostgresEventLog:
         """Give back the connections. The log may be used again; it then opens new ones."""
         with self._turn, self._opening:
             self._discard()
+            if self._glances is not None:  # Whoever looks ahead mends it by itself; nobody else closes it.
+                self._glances.close()
+                self._glances = None
             if self._store is not None:
                 self._store.datastore.close()
                 self._store = None
 
-    def _append_after(self, head: int, batch: Batch) -> Sequence[int]:
+    def _append_after(self, head: int, batch: Batch, epoch: str) -> Sequence[int]:
         rows = BatchRows.of(batch, self._opened().mapper)
         try:
-            return rows.append(self._connected(), shard=self._shard, epoch=self.epoch, head=head)
+            return rows.append(self._connected(), shard=self._shard, epoch=epoch, head=head)
         except psycopg.errors.SerializationFailure as error:
             raise HeadMoved(str(error)) from error
         except psycopg.Error:
@@ -231,11 +234,10 @@ class PostgresEventLog:
             self._discard()  # The server rolls back what it never heard the end of.
 
     def _discard(self) -> None:
-        for connection in (self._connection, self._glances):
-            if connection is not None:
-                with suppress(psycopg.Error):
-                    connection.close()
-        self._connection = self._glances = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(psycopg.Error):
+                connection.close()
 
     def _checked(self, cursor: psycopg.Cursor[TupleRow]) -> _Head:
         row = cursor.fetchone()

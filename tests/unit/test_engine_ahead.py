@@ -9,7 +9,8 @@ import pytest
 
 from command.engine import Busy, Engine, EngineSettings, HandlerFailed
 from command.handlers.handler import Handler, Handlers
-from command.ports import AppendTransaction, Batch, CommandKey, StoreUnavailable
+from command.ports import AppendTransaction, Batch, CommandKey, ReadView, StoreUnavailable
+from command.unit_of_work import UnitOfWork
 from contracts.identity import stream_id
 from tests.fakes import InMemoryEventLog
 from tests.unit.test_engine import BARREL, HANDLERS, REALM, Notes, Pour, answers, asks, glasses, pour
@@ -28,12 +29,12 @@ class Gated(InMemoryEventLog):
         self.before_append: Callable[[], None] = lambda: None
         self.appended_after = 0
 
-    def append_after(self, head: int, batch: Batch) -> Sequence[int]:
+    def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
         self.waiting.set()
         assert self.gate.wait(PATIENCE_SECONDS)
         happens, self.before_append = self.before_append, lambda: None
         happens()
-        offsets = super().append_after(head, batch)
+        offsets = super().append_after(head, batch, epoch=epoch)
         self.appended_after += 1
         return offsets
 
@@ -182,9 +183,9 @@ def test_a_command_that_spoils_its_batch_when_it_is_stored_fails_alone(notes: No
     class Picky(InMemoryEventLog):
         """A log that cannot store what one command wrote."""
 
-        def append_after(self, head: int, batch: Batch) -> Sequence[int]:
+        def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
             check(batch)
-            return super().append_after(head, batch)
+            return super().append_after(head, batch, epoch=epoch)
 
         @contextmanager
         def appending(self) -> Iterator[AppendTransaction]:
@@ -221,6 +222,34 @@ def test_a_queue_is_bounded_in_bytes_too_and_lets_in_again_what_it_has_room_for(
     engine.start()
     answers(waiting)
     assert engine.execute(asks("3")).accepted
+    engine.stop()
+
+
+def test_nothing_is_decided_on_top_of_a_batch_that_is_no_longer_the_latest() -> None:
+    """A look ahead fails once; the batch is then stored under the lock, and the next one goes ahead again."""
+
+    class Blind(Gated):
+        blind = False
+
+        def glancing(self) -> ReadView:
+            if self.blind:
+                raise StoreUnavailable("not now")
+            return super().glancing()
+
+    def look_or_pour(uow: UnitOfWork, command: Pour) -> dict[str, Any]:
+        return {"seen": uow.load(BARREL, command.barrel).poured} if command.breaks else pour(uow, command)
+
+    log = Blind()
+    engine = Engine(log, {Pour: Handler(look_or_pour, HANDLERS[Pour].touches)})
+    engine.start()
+    engine.execute(asks("warm", barrel="other"))
+    engine.execute(asks("1"))  # Ahead.
+    log.blind = True
+    engine.execute(asks("2"))  # Under the lock.
+    log.blind = False
+    assert engine.execute(asks("look", breaks=True)).data == {
+        "seen": 2
+    }
     engine.stop()
 
 
