@@ -247,9 +247,7 @@ def test_nothing_is_decided_on_top_of_a_batch_that_is_no_longer_the_latest() -> 
     log.blind = True
     engine.execute(asks("2"))  # Under the lock.
     log.blind = False
-    assert engine.execute(asks("look", breaks=True)).data == {
-        "seen": 2
-    }
+    assert engine.execute(asks("look", breaks=True)).data == {"seen": 2}
     engine.stop()
 
 
