@@ -36,13 +36,14 @@ from infra.telemetry.tracing import Tracing, make_provider
 
 if TYPE_CHECKING:
     from infra.http.app import Application, HttpParts, Lifespan
+    from infra.http.commands import CheckoutOutcomes, FirstStep, StartsDistributions
     from infra.http.health import Check
     from infra.http.hints import ClaimHints
     from infra.leases.books import Store as LeaseStore
     from infra.postgres.distributions import Job
     from infra.projections.ports import FollowerStatus
     from infra.redis.hints import RedisHints
-    from query.ports import ReadModels, Reports
+    from query.ports import Distributions, Histories, ReadModels, Reports
 
 # Threads for what blocks: dry runs, key look-ups, histories, metrics. Each holds at most one connection.
 BLOCKING_THREADS: Final = 8
@@ -95,18 +96,28 @@ def write_side(settings: Settings, observer: EngineObserver | None = None) -> It
 @contextmanager
 def router_beside(settings: Settings, own: WriteSide) -> Iterator[Router | None]:
     """Where tenants are placed on several shards: the engines of all of them as one, the own one among them."""
-    if not settings.is_placed:
-        yield None
-        return
+    with sides_beside(settings, own) as sides:
+        yield _router(settings, sides) if settings.is_placed else None
+
+
+@contextmanager
+def sides_beside(
+    settings: Settings, own: WriteSide, observer: EngineObserver | None = None
+) -> Iterator[Mapping[int, WriteSide]]:
+    """The write side of every shard, the own one among them; that one only where nobody is placed."""
     with ExitStack() as stack:
-        sides = {
-            shard: own if shard == settings.shard else stack.enter_context(write_side(settings.at_shard(shard)))
-            for shard in settings.stores
-        }
-        # Of a shard that is away nobody needs to know the epoch: it is only shown with refusals that no shard gives.
-        home = Position(settings.shard, own.log.epoch, 0)
-        positions = {shard: home if shard == settings.shard else Position(shard, "", 0) for shard in sides}
-        yield Router({shard: side.engine for shard, side in sides.items()}, positions, settings.placement)
+        sides = {settings.shard: own}
+        for shard in settings.stores if settings.is_placed else ():
+            if shard != settings.shard:
+                sides[shard] = stack.enter_context(write_side(settings.at_shard(shard), observer))
+        yield dict(sorted(sides.items()))
+
+
+def _router(settings: Settings, sides: Mapping[int, WriteSide]) -> Router:
+    # Of a shard that is away nobody needs to know the epoch: it is only shown with refusals that no shard gives.
+    home = Position(settings.shard, sides[settings.shard].log.epoch, 0)
+    positions = {shard: home if shard == settings.shard else Position(shard, "", 0) for shard in sides}
+    return Router({shard: side.engine for shard, side in sides.items()}, positions, settings.placement)
 
 
 @contextmanager
@@ -195,64 +206,49 @@ def http_application(
 
 def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: ExitStack) -> "HttpParts":
     from infra.codes.ring import CodeRing
-    from infra.distributions.starting import Starting
     from infra.http.access import KeyRing
     from infra.http.app import HttpParts
     from infra.http.codes import CodeParts
     from infra.http.commands import CommandLimits
-    from infra.http.distributions import StoredDistributions
     from infra.http.health import Readiness
-    from infra.http.histories import LogHistories
-    from infra.http.outcomes import CheckoutWatch
-    from infra.http.reads import ReadLimits
+    from infra.http.reads import PlacedPositions, Positions, ReadLimits
     from infra.redis.hints import RedisHints
-    from infra.sagas.first_step import first_step
     from infra.telemetry.traced import TracedQueue
 
     metrics = Metrics()
-    side = stack.enter_context(write_side(settings, metrics))
-    metrics.add_source(lambda: [Sample("tessera_engine_queue_commands", (), side.engine.queue_length)])
+    own = stack.enter_context(write_side(settings, metrics))
     blocking = stack.enter_context(ThreadPoolExecutor(BLOCKING_THREADS, "blocking"))
-    feed = StoreFeed(settings.postgres_dsn, shard=settings.shard)
-    stack.callback(feed.close)
-    watch = CheckoutWatch(feed, side.log)
-    watch.start()
-    stack.callback(watch.stop)
+    stores = stack.enter_context(_stores_at_edge(settings, own, blocking, metrics))
+    metrics.add_source(lambda: [Sample("tessera_engine_queue_commands", (), stores.engine.queue_length)])
     lookups = stack.enter_context(StoreLookups(settings))
     # Threads of its own: no slow report may keep callers out.
     door = stack.enter_context(ThreadPoolExecutor(EDGE_CONNECTIONS_MAX, "door"))
     metrics.add_source(lookups.samples)
-    histories = LogHistories(side.log, blocking)
-
-    async def store_answers() -> None:
-        await histories.position()
-
     shared_hints = RedisHints.at(settings.redis_url) if settings.claim_hint_ms else None
-    hints = _claim_hints(settings, side.log, blocking, shared_hints, metrics) if shared_hints else None
-
-    async def engine_runs() -> None:
-        if not side.engine.is_running:
-            raise EngineStopped("the committer does not run")
-
+    hints = _claim_hints(settings, stores.answers, blocking, shared_hints, metrics) if shared_hints else None
+    shown: Positions = {"models": reads.models.position, "facts": reads.reports.position}
+    positions: dict[int, Positions] = {
+        shard: {**(shown if shard == settings.shard else {}), "log": log_position}
+        for shard, log_position in stores.log_positions.items()
+    }
     return HttpParts(
-        queue=TracedQueue(side.engine, tracing),
-        first_step=first_step,  # Every coupon of an order lies in this store.
-        dry_run=side.engine.dry_run,
-        outcomes=watch,
+        queue=TracedQueue(stores.engine, tracing),
+        first_step=stores.first_step,
+        dry_run=stores.engine.dry_run,
+        outcomes=stores.outcomes,
         keys=KeyRing(lookups.find_key, blocking=door),
         models=reads.models,
         reports=reads.reports,
-        histories=histories,
-        distributions=StoredDistributions(settings.postgres_dsn, blocking),
-        start_distribution=Starting(settings.postgres_dsn, side.engine.dry_run, side.engine.execute).start,
-        codes=CodeParts(CodeRing(lookups.code_secrets, door), side.log, lookups.present_code_key, blocking, metrics),
-        positions={
-            "models": reads.models.position,
-            "facts": reads.reports.position,
-            "log": histories.position,
-        },
+        histories=stores.histories,
+        distributions=stores.distributions,
+        start_distribution=stores.start_distribution,
+        codes=CodeParts(
+            CodeRing(lookups.code_secrets, door), stores.log_of, lookups.present_code_key, blocking, metrics
+        ),
+        positions=positions[settings.shard],
+        placed_positions=PlacedPositions(settings.placement, positions) if settings.is_placed else None,
         lifespan=_closing(reads.close, shared_hints.close if shared_hints else None),
-        readiness=Readiness({"store": store_answers, "engine": engine_runs, **reads.checks}),
+        readiness=Readiness({**stores.checks, **reads.checks}),
         metrics=metrics,
         blocking=blocking,
         tracing=tracing,
@@ -262,14 +258,107 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     )
 
 
+@dataclass(frozen=True)
+class StoresAtEdge:
+    """What the edge asks of the event store, or of several as if they were one."""
+
+    engine: Engine | Router
+    first_step: "FirstStep"
+    outcomes: "CheckoutOutcomes"
+    histories: "Histories"
+    distributions: "Distributions"
+    start_distribution: "StartsDistributions"
+    log_of: Callable[[Realm, str], PostgresEventLog]
+    answers: Callable[[Collection[CommandKey]], Mapping[CommandKey, LoggedAnswer]]
+    log_positions: Mapping[int, Callable[[], Awaitable[Position]]]
+    checks: Mapping[str, "Check"]
+
+
+@contextmanager
+def _stores_at_edge(settings: Settings, own: WriteSide, blocking: Executor, metrics: Metrics) -> Iterator[StoresAtEdge]:
+    with sides_beside(settings, own, metrics) as sides, ExitStack() as stack:
+        edges = {
+            shard: stack.enter_context(_one_store(settings.at_shard(shard), side, blocking))
+            for shard, side in sides.items()
+        }
+        yield _placed_stores(settings, sides, edges) if settings.is_placed else edges[settings.shard]
+
+
+@contextmanager
+def _one_store(settings: Settings, side: WriteSide, blocking: Executor) -> Iterator[StoresAtEdge]:
+    """One shard, as an edge needs it that has no other."""
+    from infra.distributions.starting import Starting
+    from infra.http.distributions import StoredDistributions
+    from infra.http.histories import LogHistories
+    from infra.http.outcomes import CheckoutWatch
+    from infra.sagas.first_step import first_step
+
+    histories = LogHistories(side.log, blocking)
+
+    async def store_answers() -> None:
+        await histories.position()
+
+    async def engine_runs() -> None:
+        if not side.engine.is_running:
+            raise EngineStopped("the committer does not run")
+
+    def answers(keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
+        with side.log.reading() as view:
+            return view.answers(keys)
+
+    with closing(StoreFeed(settings.postgres_dsn, shard=settings.shard)) as feed, ExitStack() as stack:
+        watch = CheckoutWatch(feed, side.log)
+        watch.start()
+        stack.callback(watch.stop)
+        yield StoresAtEdge(
+            engine=side.engine,
+            first_step=first_step,  # Every coupon of an order lies in this store.
+            outcomes=watch,
+            histories=histories,
+            distributions=StoredDistributions(settings.postgres_dsn, blocking),
+            start_distribution=Starting(settings.postgres_dsn, side.engine.dry_run, side.engine.execute).start,
+            log_of=lambda _realm, _key: side.log,
+            answers=answers,
+            log_positions={settings.shard: histories.position},
+            checks={"store": store_answers, "engine": engine_runs},
+        )
+
+
+def _placed_stores(
+    settings: Settings, sides: Mapping[int, WriteSide], edges: Mapping[int, StoresAtEdge]
+) -> StoresAtEdge:
+    """Several shards as one: each question goes to the one where its answer lies."""
+    from infra.distributions.starting import Starting
+    from infra.http.placed import PlacedCheckouts, PlacedDistributions, PlacedHistories, logged_answers
+    from infra.sagas.first_step import first_step_at
+
+    placement, router = settings.placement, _router(settings, sides)
+    logs = {shard: side.log for shard, side in sides.items()}
+    # Through the router: it knows which distributions cannot be placed.
+    starts = {shard: Starting(dsn, router.dry_run, router.execute).start for shard, dsn in settings.stores.items()}
+    distributions = PlacedDistributions(placement, {shard: edge.distributions for shard, edge in edges.items()}, starts)
+    return StoresAtEdge(
+        engine=router,
+        first_step=first_step_at(placement),
+        outcomes=PlacedCheckouts(placement, {shard: edge.outcomes for shard, edge in edges.items()}),
+        histories=PlacedHistories(placement, {shard: edge.histories for shard, edge in edges.items()}),
+        distributions=distributions,
+        start_distribution=distributions.start,
+        log_of=lambda realm, key: logs[placement.shard_of(realm, key)],
+        answers=lambda keys: logged_answers(placement, logs, keys),
+        log_positions={shard: position for edge in edges.values() for shard, position in edge.log_positions.items()},
+        checks={f"{name}_{shard}": check for shard, edge in edges.items() for name, check in edge.checks.items()},
+    )
+
+
 def _claim_hints(
-    settings: Settings, log: PostgresEventLog, blocking: Executor, shared: "RedisHints", metrics: Metrics
+    settings: Settings,
+    look: Callable[[Collection[CommandKey]], Mapping[CommandKey, LoggedAnswer]],
+    blocking: Executor,
+    shared: "RedisHints",
+    metrics: Metrics,
 ) -> "ClaimHints":
     from infra.http.hints import ClaimHints
-
-    def look(keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
-        with log.reading() as view:
-            return view.answers(keys)
 
     async def logged(keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
         return await asyncio.get_running_loop().run_in_executor(blocking, look, keys)

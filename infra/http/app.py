@@ -35,7 +35,7 @@ from infra.http.health import Readiness
 from infra.http.hints import ClaimHints
 from infra.http.openapi import document
 from infra.http.problems import Problem
-from infra.http.reads import HttpReads, Positions, ReadLimits
+from infra.http.reads import HttpReads, PlacedPositions, Positions, ReadLimits
 from infra.http.reply import JsonReply
 from infra.telemetry.metrics import CONTENT_TYPE, Metrics
 from infra.telemetry.tracing import Tracing
@@ -69,6 +69,7 @@ class HttpParts:
     lifespan: Lifespan | None = None
     hints: ClaimHints | None = None
     first_step: FirstStep = no_first_step
+    placed_positions: PlacedPositions | None = None
 
 
 class Application(FastAPI):
@@ -87,7 +88,7 @@ class Application(FastAPI):
             start_distribution=parts.start_distribution,
         )
         self.metrics = parts.metrics
-        self._reads = HttpReads(parts.positions, parts.read_limits)
+        self._reads = HttpReads(parts.positions, parts.read_limits, parts.placed_positions)
         # Straight into one flat list: nothing here needs what nested routers can do.
         self.router.routes.extend(command_router(self._commands).routes)
         self.router.routes.extend(code_router(HttpCodes(parts.codes, self._commands)).routes)

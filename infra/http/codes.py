@@ -19,7 +19,7 @@ from contracts.events import CodeBatchGenerated
 from contracts.identity import Realm
 from contracts.refusals import CodeKeyGone, UnknownCode, UnknownCodeBatch
 from contracts.values import StrictValue
-from infra.codes.batches import find_batch
+from infra.codes.batches import BatchRecord, find_batch
 from infra.codes.export import FORMATS, export_pieces
 from infra.codes.ring import CodeRing, Found
 from infra.codes.sealer import Sealer
@@ -59,10 +59,10 @@ class Commands(Protocol):
 
 @dataclass(frozen=True)
 class CodeParts:
-    """What codes need: keys, the log, and where the present key of a realm comes from (it blocks)."""
+    """What codes need: keys, which log a batch lies in, and where a realm's present key comes from (it blocks)."""
 
     ring: CodeRing
-    log: EventLog
+    log_of: Callable[[Realm, str], EventLog]
     present_key: Callable[[Realm], str]
     blocking: Executor
     observer: CodeObserver
@@ -87,7 +87,7 @@ class HttpCodes:
         """Where a batch's codes stand."""
         exchange.query(_NO_FIELDS)
         realm, batch_id = exchange.caller.realm, exchange.path_ids["batch_id"]
-        record = await self._run(find_batch, self._parts.log, realm, batch_id)
+        record = await self._batch(realm, batch_id)
         if record is None:
             raise _no_batch()
         return JsonReply({"data": record.view})
@@ -98,7 +98,7 @@ class HttpCodes:
         if wanted not in FORMATS:
             raise malformed([FieldError("?format", "not_one_of", f"must be {' or '.join(FORMATS)}")])
         caller = exchange.caller
-        record = await self._run(find_batch, self._parts.log, caller.realm, exchange.path_ids["batch_id"])
+        record = await self._batch(caller.realm, exchange.path_ids["batch_id"])
         if record is None:
             raise _no_batch()
         sealer = await self._sealer(caller.realm, record.generated)
@@ -112,7 +112,7 @@ class HttpCodes:
         exchange.query(_NO_FIELDS)
         command = parse_command(AssignCodes, raw, {})
         realm = exchange.caller.realm
-        record = await self._run(find_batch, self._parts.log, realm, command.batch_id)
+        record = await self._batch(realm, command.batch_id)
         if record is None:
             raise _no_batch()
         sealer = await self._sealer(realm, record.generated)  # First: nobody gets a code that cannot be told.
@@ -147,6 +147,10 @@ class HttpCodes:
             many = VoidCodes(batch_id=batch_id, first_index=first, last_index=last, reason=body.reason)
             envelope, answer = await self._commands.ask(exchange, many)
         return self._commands.answered(envelope, answer, HTTPStatus.OK)
+
+    async def _batch(self, realm: Realm, batch_id: str) -> BatchRecord | None:
+        record: BatchRecord | None = await self._run(find_batch, self._parts.log_of(realm, batch_id), realm, batch_id)
+        return record
 
     async def _open(self, exchange: Exchange, typed: str) -> Found:
         found = await self._parts.ring.find(exchange.caller.realm, typed)

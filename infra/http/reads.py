@@ -10,6 +10,7 @@ from typing import Any, Final
 import structlog
 from starlette.responses import Response, StreamingResponse
 
+from contracts.placement import Placement
 from contracts.position import Position
 from infra.http.bodies import malformed
 from infra.http.edge import Endpoint, Exchange
@@ -37,12 +38,25 @@ class ReadLimits:
     min_position_wait_ms: int = 2_000
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedPositions:
+    """Where there are several shards: what each kind of model shows of each; a kind lacks where it shows nothing."""
+
+    placement: Placement
+    by_shard: Mapping[int, Positions]
+
+    def showing(self, shows: Shows) -> list[int]:
+        """The shards that a kind of model shows."""
+        return sorted(shard for shard, positions in self.by_shard.items() if shows in positions)
+
+
 class HttpReads:
     """The endpoints of the read side. ``positions`` says per kind of model what it shows at least."""
 
-    def __init__(self, positions: Positions, limits: ReadLimits) -> None:
+    def __init__(self, positions: Positions, limits: ReadLimits, placed: PlacedPositions | None = None) -> None:
         self._positions = positions
         self._limits = limits
+        self._placed = placed
 
     def item(self, route: ItemRoute) -> Endpoint:
         """One thing, or 404: the same answer whether it is unknown or somebody else's."""
@@ -96,7 +110,7 @@ class HttpReads:
         """What the model shows, once that is as far as the caller asked for. Raises Problem when it takes too long."""
         token = query.get("min_position") or exchange.raw_headers.get(b"min-position", b"").decode("latin-1")
         wanted = _parsed(token) if token else None
-        position_of = self._positions[shows]
+        position_of = self._position_of(exchange, wanted, shows)
         deadline = monotonic() + self._limits.min_position_wait_ms / 1_000
         pauses = iter(_POLL_SECONDS)
         pause = 0.0
@@ -114,6 +128,28 @@ class HttpReads:
                 raise Problem("position_not_reached", detail, extra={"position": position.token()})
             pause = next(pauses, pause)
             await asyncio.sleep(pause)
+
+    def _position_of(
+        self, exchange: Exchange, wanted: Position | None, shows: Shows
+    ) -> Callable[[], Awaitable[Position]]:
+        """Who tells the position: of the shard that the caller's own is of, else of the one where the thing lies."""
+        if self._placed is None:
+            return self._positions[shows]
+        shard = _shard_of(self._placed.placement, exchange) if wanted is None else wanted.shard
+        found = self._placed.by_shard.get(shard, {}).get(shows)
+        if found is None and wanted is not None:
+            shown = ", ".join(map(str, self._placed.showing(shows)))
+            message = f"is of shard {shard}, of which nothing is shown here; this shows shard {shown}"
+            raise malformed([FieldError("?min_position", "position_of_unknown_shard", message)])
+        return found or self._positions[shows]
+
+
+def _shard_of(placement: Placement, exchange: Exchange) -> int:
+    """Where the thing that a path names lies; of a list, the first shard of the realm."""
+    realm, ids = exchange.caller.realm, exchange.path_ids
+    if (coupon_id := ids.get("coupon_id")) is not None:
+        return placement.shard_of_coupon(realm, coupon_id)
+    return next((placement.shard_of(realm, key) for key in ids.values()), placement.shards_of(realm)[0])
 
 
 @asynccontextmanager

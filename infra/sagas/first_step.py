@@ -4,9 +4,12 @@ The saga stays the guarantee. It hears the fact later and asks for the same step
 from the command log, or not even sent when its effect was heard of meanwhile (docs/decisions, "Eager hold").
 """
 
+from collections.abc import Callable
+
 from command.decisions import event_id_of
 from contracts.commands import Command, HoldForOrder, PlaceOrder, RedeemForOrder, ReportPayment
 from contracts.envelope import CommandEnvelope
+from contracts.placement import Placement
 from infra.sagas.hearing import ACTOR
 from sagas.process import command_id_of
 
@@ -30,6 +33,24 @@ def first_step(envelope: CommandEnvelope) -> CommandEnvelope | None:
         causation_id=fact_id,
         traceparent=envelope.traceparent,
     )
+
+
+def first_step_at(placement: Placement) -> Callable[[CommandEnvelope], CommandEnvelope | None]:
+    """The same where there are several shards: an order that has to ask another one is left to its saga."""
+
+    def step(envelope: CommandEnvelope) -> CommandEnvelope | None:
+        return None if _crosses(placement, envelope) else first_step(envelope)
+
+    return step
+
+
+def _crosses(placement: Placement, envelope: CommandEnvelope) -> bool:
+    """Whether an order is placed with coupons of other shards than its own: their ids tell."""
+    realm, command = envelope.realm, envelope.command
+    if not isinstance(command, PlaceOrder) or placement.slots_of(realm) is None:
+        return False
+    own = placement.shard_of(realm, command.order_id)
+    return any(placement.shard_of_coupon(realm, coupon_id) != own for coupon_id in command.coupon_ids)
 
 
 def _step(command: Command) -> Command | None:

@@ -237,7 +237,9 @@ def edge(
             histories=LogHistories(log, blocking),
             distributions=distributions,
             start_distribution=distributions.start,
-            codes=CodeParts(code_ring := CodeRing(code_secrets, blocking), log, lambda _realm: "k1", blocking, metrics),
+            codes=CodeParts(
+                code_ring := CodeRing(code_secrets, blocking), lambda *_: log, lambda _realm: "k1", blocking, metrics
+            ),
             positions={"models": models.position, "facts": models.position, "log": models.position},
             readiness=Readiness({name: check(name) for name in ready}, memory_seconds=0.0),
             metrics=metrics,
