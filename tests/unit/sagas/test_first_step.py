@@ -9,8 +9,9 @@ from command.handlers import HANDLERS
 from contracts.commands import CancelOrder, Command, PlaceOrder, ReopenOrder, ReportPayment
 from contracts.envelope import CommandEnvelope, Recorded
 from contracts.identity import Realm
+from contracts.placement import COUPON_PREFIX, Placement, slot_letters
 from infra.postgres.outbox import PendingCommand
-from infra.sagas.first_step import first_step
+from infra.sagas.first_step import first_step, first_step_at
 from infra.sagas.hearing import Hearing, Saga, streams_of
 from tests.fakes import InMemoryEventLog
 
@@ -152,3 +153,35 @@ def test_a_payment_that_overtakes_its_order_is_redeemed_when_the_order_is_known(
     assert promotion.hear() == []
     promotion.tell(envelope(PLACE))
     assert [command.command_type for command in promotion.hear()] == ["hold_for_order", "redeem_for_order"]
+
+
+SPREAD = Placement.of((0, 1), spread={REALM.tenant_id: {0: "0-511", 1: "512-1023"}})
+ON_ONE_SHARD = Placement.of((0, 1), tenants={REALM.tenant_id: 1})
+
+
+def coupon_on(shard: int) -> str:
+    """The id of a coupon whose template lies on a shard."""
+    return f"{COUPON_PREFIX}{slot_letters(512 * shard)}{'a' * 24}"
+
+
+@pytest.mark.parametrize(
+    ("placement", "shards", "is_sent"),
+    [
+        (SPREAD, (), True),
+        (SPREAD, (1,), False),
+        (SPREAD, (0,), True),
+        (SPREAD, (0, 1), False),
+        (ON_ONE_SHARD, (1, 0), True),
+    ],
+)
+def test_an_order_that_has_to_ask_another_shard_takes_no_step_with_it(
+    placement: Placement, shards: tuple[int, ...], is_sent: bool
+) -> None:
+    assert SPREAD.shard_of(REALM, PLACE.order_id) == 0
+    order = PLACE.model_copy(update={"coupon_ids": tuple(map(coupon_on, shards))})
+    step = first_step_at(placement)(envelope(order))
+    assert step == (first_step(envelope(order)) if is_sent else None)
+
+
+def test_a_payments_step_goes_along_wherever_its_orders_coupons_lie() -> None:
+    assert first_step_at(SPREAD)(envelope(PAY)) == first_step(envelope(PAY))
