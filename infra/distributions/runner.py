@@ -9,7 +9,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Final, Protocol
+from time import monotonic
+from typing import Any, Final, NamedTuple, Protocol
 
 import psycopg
 
@@ -38,6 +39,15 @@ class RunnerSettings:
     poll_seconds: float = 0.2
     backoff_seconds_first: float = 0.1
     backoff_seconds_max: float = 5.0
+    job_backoff_seconds_max: float = 60.0
+
+
+class _Failing(NamedTuple):
+    """A distribution whose last turn failed: until when it is left alone, and for how long after the next."""
+
+    until: float
+    next_rest_seconds: float
+    is_told: bool = False
 
 
 class CommandSink(Protocol):
@@ -58,6 +68,8 @@ class DistributionRunner:
         self._settings = settings or RunnerSettings()
         self._formats = SnapshotFormats()
         self._connection: psycopg.Connection[Any] | None = None
+        self._first_failure = _Failing(0.0, self._settings.backoff_seconds_first)
+        self._failing: dict[int, _Failing] = {}  # By the job's number.
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="distributions", daemon=True)
 
@@ -82,14 +94,17 @@ class DistributionRunner:
     def run_once(self) -> int:
         """One turn for every distribution that runs; returns how many rows were decided.
 
-        Raises StoreUnavailable, Busy, EngineStopped or HandlerFailed: whatever was under way is found in the log.
+        One that fails by itself is logged once, left alone for a while, and tried again. Raises StoreUnavailable, Busy
+        or EngineStopped: whatever was under way is found in the log.
         """
-        decided = 0
         with translated():
-            for job in distributions.open_jobs(self._cursor()):
-                if self._stopping.is_set():
-                    break
-                decided += self._turn(job)
+            jobs = distributions.open_jobs(self._cursor())
+        self._failing = {job.number: self._failing[job.number] for job in jobs if job.number in self._failing}
+        decided = 0
+        for job in sorted(jobs, key=lambda job: job.number in self._failing):  # Else the oldest first.
+            if self._stopping.is_set():
+                break
+            decided += self._try(job)
         return decided
 
     def _run(self) -> None:
@@ -114,6 +129,32 @@ class DistributionRunner:
                 backoff = self._settings.backoff_seconds_first
                 if not decided:
                     self._stopping.wait(self._settings.poll_seconds)
+
+    def _try(self, job: Job) -> int:
+        """Its turn, unless it rests; no failure of one may starve those behind it."""
+        known = self._failing.get(job.number)
+        now = monotonic()
+        if known is not None and now < known.until:
+            return 0
+        try:
+            with translated():
+                decided = self._turn(job)
+        except EngineStopped:
+            raise
+        except (Busy, StoreUnavailable):
+            # Most likely all fail alike; if not, it is this one's turn only after the others'.
+            self._failing[job.number] = (known or self._first_failure)._replace(until=now)
+            raise
+        except Exception as error:
+            known = known or self._first_failure
+            rest, most = known.next_rest_seconds, self._settings.job_backoff_seconds_max
+            self._failing[job.number] = _Failing(now + rest, min(2 * rest, most), is_told=True)
+            if not known.is_told:
+                about = {"stream": job.stream, "reason": f"{type(error).__name__}: {error}"}
+                logger.exception("distribution_failing", extra=about)
+            return 0
+        self._failing.pop(job.number, None)
+        return decided
 
     def _turn(self, job: Job) -> int:
         if job.status == "paused":

@@ -41,8 +41,10 @@ _QUOTE_FIELDS: Final = frozenset({"at"})
 _NO_FIELDS: Final[frozenset[str]] = frozenset()
 _BUSINESS_TIME: Final = TypeAdapter(BusinessTime)
 _AT_CODES: Final = {"timezone_aware": "time_without_zone", "time_out_of_range": "out_of_range"}
-# Whoever took one of these ids before its saga, timer, distribution or lease did would silence it.
-_KEPT_PREFIXES: Final = ("saga:", "timer:", "distribution:", "lease:")
+# Whoever took one of these ids before its saga, timer, distribution, lease, upstream event or import's row did would
+# silence it. Nobody needs them as ids of his own: our processes ask the engine itself, and the endpoint of upstream
+# events gives theirs.
+_KEPT_PREFIXES: Final = ("saga:", "timer:", "distribution:", "lease:", "upstream:", "import:")
 
 
 class DryRun(Protocol):
@@ -398,7 +400,7 @@ def _command_id(exchange: Exchange) -> str:
 
 
 def _callers_id(caller: Caller, text: str, where: str) -> str:
-    """An id of the caller's own; those of sagas and timers are for who may act for them."""
+    """An id of the caller's own; those of sagas, timers, distributions and leases are for who may act for them."""
     if text.startswith(_KEPT_PREFIXES) and Scope.PROCESSES_WRITE not in caller.scopes:
         message = f"must not begin with {' or '.join(_KEPT_PREFIXES)}: such ids are kept for our own processes"
         raise malformed([FieldError(where, "malformed_command_id", message)])

@@ -35,7 +35,8 @@ from infra.redis.hints import HintKey, SharedHint
 logger = structlog.get_logger(__name__)
 
 TEMPLATES_MAX: Final = 10_000
-USERS_PER_TEMPLATE_MAX: Final = 20_000
+# Hints about users, over all templates together.
+USERS_MAX: Final = 200_000
 IDS_REMEMBERED_MAX: Final = 100_000
 UNSENT_MAX: Final = 10_000
 # For so long after a refusal others' hints about the template are asked for; before, claims pay nothing for hints.
@@ -113,8 +114,58 @@ class _Template:
             return
         self.users[user_id] = hint
         self.users.move_to_end(user_id)
-        if len(self.users) > USERS_PER_TEMPLATE_MAX:
-            self.users.popitem(last=False)
+
+
+class _Known:
+    """All templates of which refusals were heard. Beyond a bound the one that was silent longest is forgotten first."""
+
+    def __init__(self, users_max: int) -> None:
+        self._users_max = users_max
+        self._users = 0
+        self._templates: OrderedDict[tuple[Realm, str], _Template] = OrderedDict()
+
+    def get(self, realm: Realm, template_id: str) -> _Template | None:
+        """What is known of a template, if anything."""
+        return self._templates.get((realm, template_id))
+
+    def refused(self, realm: Realm, template_id: str) -> _Template:
+        """The same, of a template of which a refusal is heard now."""
+        about = (realm, template_id)
+        template = self._templates.get(about)
+        if template is None:
+            template = self._templates[about] = _Template(interest_until=0.0)
+            if len(self._templates) > TEMPLATES_MAX:
+                self._forget_template()
+        self._templates.move_to_end(about)
+        return template
+
+    def note(self, template: _Template, user_id: str | None, hint: _Hint) -> None:
+        """Keep a hint, and as many others as there is room for."""
+        before = len(template.users)
+        template.note(user_id, hint)
+        self._users += len(template.users) - before
+        while self._users > self._users_max:
+            silent = next(iter(self._templates.values()))
+            if silent.users:
+                silent.users.popitem(last=False)
+                self._users -= 1
+            else:
+                self._forget_template()
+
+    def forget_user(self, template: _Template, user_id: str) -> bool:
+        """Forget what is known of one user; whether there was anything."""
+        known = template.users.pop(user_id, None) is not None
+        self._users -= known
+        return known
+
+    def forget_users(self, template: _Template) -> None:
+        """Forget all its users."""
+        self._users -= len(template.users)
+        template.users.clear()
+
+    def _forget_template(self) -> None:
+        _, silent = self._templates.popitem(last=False)
+        self._users -= len(silent.users)
 
 
 class ClaimHints:
@@ -128,6 +179,7 @@ class ClaimHints:
         observer: HintObserver,
         *,
         store_wait_seconds: float = STORE_WAIT_SECONDS,
+        users_max: int = USERS_MAX,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self._seconds = seconds
@@ -136,7 +188,7 @@ class ClaimHints:
         self._others = Gathering(store.read, store_wait_seconds)
         self._observer = observer
         self._now = now
-        self._templates: OrderedDict[tuple[Realm, str], _Template] = OrderedDict()
+        self._known = _Known(users_max)
         self._hinted: OrderedDict[CommandKey, None] = OrderedDict()
         self._rests_until = 0.0
         self._unsent: dict[HintKey, _Hint | None] = {}
@@ -148,7 +200,7 @@ class ClaimHints:
         if not isinstance(command, ClaimCoupon):
             return None
         about = (envelope.realm, command.template_id)
-        template = self._templates.get(about)
+        template = self._known.get(*about)
         if template is None:
             return None
         now = self._now()
@@ -189,33 +241,28 @@ class ClaimHints:
         if code not in OF_TEMPLATE | OF_USER:
             return
         now, about = self._now(), (realm, command.template_id)
-        template = self._templates.get(about)
-        if template is None:
-            template = self._templates[about] = _Template(interest_until=0.0)
-            if len(self._templates) > TEMPLATES_MAX:
-                self._templates.popitem(last=False)
-        self._templates.move_to_end(about)
+        template = self._known.refused(*about)
         template.interest_until = now + INTEREST_SECONDS
         user_id = command.user_id if code in OF_USER else None
         hint = _Hint(code, now + self._seconds, is_ours=True)
-        template.note(user_id, hint)
+        self._known.note(template, user_id, hint)
         self._tell(HintKey(*about, user_id), hint)
 
     def _accepted(self, realm: Realm, command: ClaimCoupon) -> None:
         about = (realm, command.template_id)
-        if (template := self._templates.get(about)) is None:
+        if (template := self._known.get(*about)) is None:
             return
         if template.exhausted is not None:
             template.exhausted = None
             self._tell(HintKey(*about), None)
-        if template.users.pop(command.user_id, None) is not None:
+        if self._known.forget_user(template, command.user_id):
             self._tell(HintKey(*about, command.user_id), None)
 
     def _changed(self, realm: Realm, template_id: str) -> None:
-        if (template := self._templates.get((realm, template_id))) is None:
+        if (template := self._known.get(realm, template_id)) is None:
             return
         template.exhausted = None
-        template.users.clear()
+        self._known.forget_users(template)
         template.deaf_until = self._now() + self._seconds
         self._tell(HintKey(realm, template_id), None)
 
@@ -240,12 +287,12 @@ class ClaimHints:
         for key in keys:
             hint = told.get(key)
             codes = OF_TEMPLATE if key.user_id is None else OF_USER
-            template = self._templates.get((key.realm, key.template_id))
+            template = self._known.get(key.realm, key.template_id)
             # Whatever is not as we would have written it is not believed.
             if hint is None or template is None or hint.code not in codes or not 0 < hint.seconds <= self._seconds:
                 continue
             if template.deaf_until <= asked_at and not template.knows_better(key.user_id, asked_at):
-                template.note(key.user_id, _Hint(hint.code, asked_at + hint.seconds, is_ours=False))
+                self._known.note(template, key.user_id, _Hint(hint.code, asked_at + hint.seconds, is_ours=False))
 
     def _tell(self, key: HintKey, hint: _Hint | None) -> None:
         """Let the others know soon; whoever claims does not wait for it."""

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
@@ -20,8 +21,14 @@ from sagas.leases import Step, command_id, next_steps
 logger = logging.getLogger(__name__)
 
 ACTOR: Final = "leases"
-# Nothing final is known after these; the next look finds out how far it came.
-PASSING: Final = (Busy, StoreUnavailable, HandlerFailed, NotYet, TimeoutError)
+# A store or its engine does not answer, whichever budget it is asked about.
+AWAY: Final = (Busy, StoreUnavailable, TimeoutError)
+# One command came to nothing. Nothing final is known then; the next look finds out how far it came.
+UNFINISHED: Final = (HandlerFailed, NotYet)
+
+
+class HolderAway(Exception):
+    """A holder's store, not home's, does not answer; says why."""
 
 
 class At(StrEnum):
@@ -61,30 +68,32 @@ class LeaseKeeper:
         self._holders = holders
         self._settings = settings or KeeperSettings()
         self._checkpoint = checkpoint
-        self._seen: dict[
-            tuple[str, str], tuple[int, int, float]
-        ] = {}  # Versions of both sides, and when to look again.
+        # By stream and holder: the versions of home and holder, and when to look again.
+        self._seen: dict[tuple[str, str], tuple[int, int, float]] = {}
         self.away: dict[str, str] = {}  # Holders that cannot be reached, and why.
 
     def run_once(self) -> int:
         """Look at what changed and send what is to be done; returns how many commands that were (0: all is well).
 
-        A holder whose store is away keeps what it has. Raises StoreUnavailable when home is away, and EngineStopped.
+        A holder whose store is away keeps what it has, and a budget that fails is left alone for a while; both are
+        logged. Raises EngineStopped, and Busy, StoreUnavailable or TimeoutError when home is away.
         """
         streams = self._home.shared_budgets()
         at_home = self._home.versions(streams)
-        self.away = {}
-        sent = 0
-        for holder, store in self._holders.items():
-            try:
-                there = store.versions(streams)
-                for stream in streams:
-                    if self._is_due(stream, holder, at_home.get(stream, 0), there.get(stream, 0)):
-                        sent += self._keep(stream, holder, store)
-            except PASSING as error:
-                self.away[holder] = f"{type(error).__name__}: {error}"
-                logger.warning("lease_holder_away", extra={"holder": holder, "error": self.away[holder]})
-                store.close()
+        sent, away = 0, dict[str, str]()
+        try:
+            for holder, store in self._holders.items():
+                try:
+                    with _of_holder():
+                        there = store.versions(streams)
+                    for stream in streams:
+                        sent += self._look(stream, holder, store, (at_home.get(stream, 0), there.get(stream, 0)))
+                except HolderAway as error:
+                    away[holder] = str(error)
+                    logger.warning("lease_holder_away", extra={"holder": holder, "error": away[holder]})
+                    store.close()
+        finally:
+            self.away = away
         return sent
 
     def close(self) -> None:
@@ -92,16 +101,37 @@ class LeaseKeeper:
         for store in (self._home, *self._holders.values()):
             store.close()
 
-    def _is_due(self, stream: str, holder: str, home_version: int, holder_version: int) -> bool:
+    def _look(self, stream: str, holder: str, store: Store, versions: tuple[int, int]) -> int:
+        """Keep one budget if it is due; one that fails is no reason to leave the others alone."""
         seen = self._seen.get((stream, holder))
-        return seen is None or seen[:2] != (home_version, holder_version) or monotonic() >= seen[2]
+        if seen is not None and seen[:2] == versions and monotonic() < seen[2]:
+            return 0
+        try:
+            return self._keep(stream, holder, store)
+        except (*AWAY, HolderAway, EngineStopped):
+            raise
+        except Exception as error:
+            about = {"stream": stream, "holder": holder, "error": f"{type(error).__name__}: {error}"}
+            passing = isinstance(error, UNFINISHED)
+            level = logging.WARNING if passing else logging.ERROR
+            logger.log(level, "lease_budget_failed", exc_info=not passing, extra=about)
+            self._rest(stream, holder, versions)
+            return 0
+
+    def _rest(self, stream: str, holder: str, versions: tuple[int, int]) -> None:
+        """Nothing is to be done until one of the sides changes, or an end came near."""
+        self._seen[stream, holder] = (*versions, monotonic() + self._settings.look_seconds)
 
     def _keep(self, stream: str, holder: str, store: Store) -> int:
         """Until both sides of one budget are at rest, or for some rounds."""
         sent = 0
         for _ in range(self._settings.rounds_max):
-            home, there = self._home.side(stream), store.side(stream)
+            home = self._home.side(stream)
+            with _of_holder():
+                there = store.side(stream)
+            versions = (home.version, there.version)
             if holder not in holders_of(home):
+                self._rest(stream, holder, versions)
                 return sent
             books = home_books(home, holder)
             term = self._settings.term_seconds
@@ -113,8 +143,7 @@ class LeaseKeeper:
                     return sent
                 sent += 1
             if not steps:
-                again = monotonic() + self._settings.look_seconds
-                self._seen[stream, holder] = (home.version, there.version, again)
+                self._rest(stream, holder, versions)
                 return sent
         return sent
 
@@ -124,12 +153,25 @@ class LeaseKeeper:
         realm = parse_stream(stream).realm
         envelope = CommandEnvelope(realm, name, step.command, ACTOR, name)
         self._checkpoint(At.SENDING)
-        answer = (self._home if step.side == "home" else holder).execute(envelope)
+        if step.side == "home":
+            answer = self._home.execute(envelope)
+        else:
+            with _of_holder():
+                answer = holder.execute(envelope)
         self._checkpoint(At.ANSWERED)
         if not answer.accepted:
             about = {"stream": stream, "command_type": step.command.type, "code": answer.code, "detail": answer.detail}
             logger.warning("lease_step_refused", extra=about)
         return answer.accepted
+
+
+@contextmanager
+def _of_holder() -> Iterator[None]:
+    """What is asked of a holder's store, so that it and not home is blamed. Raises HolderAway."""
+    try:
+        yield
+    except AWAY as error:
+        raise HolderAway(f"{type(error).__name__}: {error}") from error
 
 
 class KeeperThread:
@@ -160,7 +202,7 @@ class KeeperThread:
             except EngineStopped:
                 return
             except Exception as error:
-                passing = isinstance(error, PASSING)
+                passing = isinstance(error, AWAY)
                 logger.log(
                     logging.WARNING if passing else logging.ERROR,
                     "leases_interrupted",

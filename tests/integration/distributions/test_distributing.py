@@ -3,15 +3,18 @@
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 import psycopg
 import pytest
 
 from command.domain.ids import coupon_id
-from command.engine import Engine, EngineSettings
+from command.engine import Engine, EngineSettings, HandlerFailed
 from command.handlers import HANDLERS
 from contracts.commands import (
     CancelDistribution,
@@ -22,8 +25,9 @@ from contracts.commands import (
     ReleaseCoupon,
     ResumeDistribution,
 )
-from contracts.envelope import CommandEnvelope
+from contracts.envelope import Answer, CommandEnvelope
 from contracts.refusals import AlreadyExists
+from infra.distributions.runner import DistributionRunner, RunnerSettings
 from infra.postgres import distributions
 from infra.postgres.connections import transaction
 from tests.integration.distributions.conftest import ACME, Shop
@@ -272,3 +276,52 @@ def test_a_coupon_of_a_chunk_can_be_used_by_the_very_next_commands(shop: Shop, b
     again = shop.do(LockCoupon(coupon_id=coupons[0], order_id="o3"))
     assert again.accepted
     assert shop.broken() == []
+
+
+@dataclass
+class Sulking:
+    """An engine that fails at the chunks of some distributions."""
+
+    engine: Engine
+    fails: set[str]
+    asked: list[str] = field(default_factory=list)
+
+    def submit_many(self, envelopes: Sequence[CommandEnvelope]) -> list[Future[Answer]]:
+        for envelope in envelopes:
+            command: Any = envelope.command
+            self.asked.append(command.distribution_id)
+            if command.distribution_id in self.fails:
+                raise HandlerFailed("this list is cursed")
+        return self.engine.submit_many(envelopes)
+
+
+def test_a_distribution_that_always_fails_is_told_once_and_starves_none_behind_it(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.template()
+    shop.template("t2")
+    shop.start(users(10), "d1")
+    shop.start(users(2_500), "d2", "t2")
+    engine = Sulking(shop.engine, {"d1"})
+    runner = DistributionRunner(shop.dsn, shop.log, engine, RunnerSettings(backoff_seconds_first=0, chunks_per_turn=1))
+    for _ in range(3):
+        assert runner.run_once() > 0
+    assert shop.job("d2").status == "completed"
+    assert engine.asked.count("d1") == 3
+    told = [record.__dict__["stream"] for record in caplog.records if record.message == "distribution_failing"]
+    assert told == [shop.job("d1").stream]
+    engine.fails.clear()
+    assert runner.run_once() == 10
+    runner.close()
+
+
+def test_a_distribution_that_fails_is_left_alone_for_a_while(shop: Shop) -> None:
+    shop.template()
+    shop.start(users(10))
+    engine = Sulking(shop.engine, {"d1"})
+    bounds = RunnerSettings(backoff_seconds_first=3_600, job_backoff_seconds_max=3_600)
+    runner = DistributionRunner(shop.dsn, shop.log, engine, bounds)
+    for _ in range(3):
+        assert runner.run_once() == 0
+    assert engine.asked == ["d1"]
+    runner.close()

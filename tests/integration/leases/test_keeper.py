@@ -4,25 +4,29 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from threading import Event
 from time import monotonic
+from typing import Any
 
 import orjson
 import pytest
 
-from command.engine import Engine, EngineSettings
+from command.engine import Engine, EngineSettings, HandlerFailed
 from command.handlers import HANDLERS
-from contracts.commands import CloseBudgetLease, UnshareBudget
+from command.ports import StoreUnavailable
+from contracts.commands import CloseBudgetLease, CreateBudget, ShareBudget, UnshareBudget
+from contracts.envelope import Answer, CommandEnvelope
 from infra.embedded import Endpoints
 from infra.leases import books
 from infra.leases.keeper import At, LeaseKeeper
 from infra.postgres.log import PostgresEventLog
 from tests.integration.leases.shards import HOLDER, OFF_MINOR, SETTINGS, TERM_SECONDS, Died, Shards
-from tests.integration.sagas.world import LOCK_SECONDS
+from tests.integration.sagas.world import LOCK_SECONDS, Store
 
 LIMIT_MINOR = 10_500
 PATIENCE_SECONDS = 60.0
@@ -115,6 +119,83 @@ def test_a_holder_that_is_away_keeps_its_lease_and_is_named(shards: Shards) -> N
     keeper.close()
     shards.keep()  # It is back: what it has not spent comes home.
     assert shards.budget(shards.home).available_minor("") == LIMIT_MINOR
+
+
+class Watched(books.Store):
+    """A store that says what was looked at, and fails where it is told to."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.dsn, store.log, store.engine)
+        self.looked_at: list[str] = []
+        self.fails: dict[str, Exception] = {}
+
+    def side(self, stream: str) -> books.Side:
+        self.looked_at.append(stream)
+        return super().side(stream)
+
+    def execute(self, envelope: CommandEnvelope) -> Answer:
+        command: Any = envelope.command
+        if (error := self.fails.get(command.budget_id)) is not None:
+            raise error
+        return super().execute(envelope)
+
+
+@pytest.fixture
+def watched(shards: Shards) -> Iterator[tuple[Watched, Watched, LeaseKeeper]]:
+    """Home, a holder, and a keeper that looks again at what did not change only after a long time."""
+    home, holder = Watched(shards.home), Watched(shards.holder)
+    settings = replace(SETTINGS, look_seconds=3_600.0)
+    keeper = LeaseKeeper(home, {HOLDER: holder}, settings)
+    yield home, holder, keeper
+    keeper.close()
+
+
+def test_a_holder_without_a_part_is_not_looked_at_again_until_something_changes(
+    shards: Shards,
+) -> None:
+    shards.share(LIMIT_MINOR)
+    idle = Watched(shards.holder)
+    keeper = LeaseKeeper(Watched(shards.home), {"9": idle}, replace(SETTINGS, look_seconds=3_600.0))
+    for _ in range(3):
+        assert keeper.run_once() == 0
+    assert idle.looked_at.count(shards.stream) == 1
+    shards.do(shards.home, ShareBudget(budget_id="b1", holder="9"))
+    assert keeper.run_once() > 0
+    keeper.close()
+
+
+def test_one_budget_that_fails_stops_no_other_and_its_holder_is_not_called_away(
+    shards: Shards, watched: tuple[Watched, Watched, LeaseKeeper], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, holder, keeper = watched
+    shards.do(shards.home, CreateBudget(budget_id="b0", currency="GBP", limit_minor=LIMIT_MINOR))
+    shards.do(shards.home, ShareBudget(budget_id="b0", holder=HOLDER))
+    shards.share(LIMIT_MINOR)
+    holder.fails["b0"] = HandlerFailed("b0 is broken")
+    while keeper.run_once():
+        pass
+    assert keeper.away == {}
+    assert shards.budget(shards.holder).available_minor("") > 0
+    bad = shards.stream.replace("b1", "b0")
+    assert [it.__dict__["stream"] for it in caplog.records if it.message == "lease_budget_failed"] == [bad] * 2
+    looked = holder.looked_at.count(bad)
+    keeper.run_once()
+    assert holder.looked_at.count(bad) == looked  # It is left alone for a while.
+
+
+def test_a_home_that_fails_is_not_blamed_on_the_holder(
+    shards: Shards, watched: tuple[Watched, Watched, LeaseKeeper]
+) -> None:
+    home, holder, keeper = watched
+    shards.share(LIMIT_MINOR)
+    home.fails["b1"] = StoreUnavailable("home is away")
+    with pytest.raises(StoreUnavailable, match="home is away"):
+        keeper.run_once()
+    assert keeper.away == {}
+    home.fails.clear()
+    holder.fails["b1"] = StoreUnavailable("the holder is away")
+    keeper.run_once()
+    assert list(keeper.away) == [HOLDER]
 
 
 def test_a_process_that_was_stopped_while_its_lease_was_closed_spends_nothing_when_it_goes_on(shards: Shards) -> None:

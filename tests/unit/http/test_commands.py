@@ -372,3 +372,16 @@ async def test_ids_of_sagas_and_timers_are_not_to_be_taken_by_others(
     assert world.stored_answers == 0
     repaired = await client.post(CLAIMS, json={"user_id": "u1"}, headers={"Idempotency-Key": kept})
     assert repaired.status_code == 201
+
+
+@pytest.mark.parametrize("command_id", ["upstream:payment.completed:7", "import:march:orders:o1"])
+async def test_nobody_takes_the_id_of_an_upstream_event_or_of_an_imports_row(
+    client: httpx.AsyncClient, world: World, command_id: str
+) -> None:
+    world.keys["shop"] = Key(scopes=ROLES["order_system"])
+    headers = {**key_header("shop"), "Idempotency-Key": command_id}
+    response = await client.post("/v1/orders", json=ORDER, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (422, "malformed_command_id")
+    data = {"id": 7, "order_id": 7, "amount": 5, "currency": "GBP"}
+    event = {"event": "payment.completed", "id": "7", "data": data}
+    assert (await client.post("/v1/upstream-events", json=event)).status_code == 200

@@ -12,6 +12,10 @@ import pytest
 
 from command.handlers import HANDLERS
 from command.ports import CommandKey, LoggedAnswer, StoreUnavailable
+from contracts.commands import ClaimCoupon, IncreaseTemplateStock
+from contracts.envelope import Answer, CommandEnvelope
+from contracts.identity import Realm
+from contracts.position import Position
 from infra.http.hints import INTEREST_SECONDS, ClaimHints
 from infra.redis.hints import HintKey, SharedHint
 from infra.telemetry.metrics import Metrics
@@ -477,3 +481,64 @@ async def test_with_hints_and_without_the_final_answers_are_the_same() -> None:
         with_hints = await finals_of(Stage(exits), hints=True)
         without = await finals_of(Stage(exits), hints=False)
     assert with_hints == without
+
+
+@dataclass
+class Alone:
+    """Hints of a process without others, told and asked directly; there is room for three users' hints."""
+
+    hints: ClaimHints
+
+    def hear(self, template_id: str, user_id: str) -> None:
+        """The engine refused this user's claim."""
+        self.hints.heard(_claim(template_id, user_id), _answer("user_limit_reached"))
+
+    async def known(self, template_id: str, *user_ids: str) -> list[str]:
+        """The users of whom a hint is given."""
+        return [user for user in user_ids if await self.hints.foresee(_claim(template_id, user), is_new=True)]
+
+
+def _claim(template_id: str, user_id: str) -> CommandEnvelope:
+    command = ClaimCoupon(template_id=template_id, user_id=user_id)
+    return CommandEnvelope(Realm("acme", "shop"), f"{template_id}-{user_id}", command, "ann", "c1")
+
+
+def _answer(code: str) -> Answer:
+    return Answer("accepted" if code == "ok" else "refused", code, "", {}, Position(0, "e", 1))
+
+
+@pytest.fixture
+async def alone() -> Alone:
+    async def logged(_keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
+        return {}
+
+    clock = Clock()
+    return Alone(ClaimHints(SECONDS, logged, Flushed(clock), Metrics(), users_max=3, now=clock))
+
+
+async def test_the_hints_of_all_templates_together_are_bounded_and_the_longest_silent_go_first(alone: Alone) -> None:
+    for user in ("ann", "bob"):
+        alone.hear("t1", user)
+    for user in ("cid", "dan"):
+        alone.hear("t2", user)
+    assert await alone.known("t1", "ann", "bob") == ["bob"]
+    assert await alone.known("t2", "cid", "dan") == ["cid", "dan"]
+    for user in ("eve", "fay"):
+        alone.hear("t3", user)
+    assert await alone.known("t1", "ann", "bob") == []
+    assert await alone.known("t2", "cid", "dan") == ["dan"]
+    assert await alone.known("t3", "eve", "fay") == ["eve", "fay"]
+
+
+async def test_hints_that_ended_make_room_for_others(alone: Alone) -> None:
+    for user in ("ann", "bob", "cid"):
+        alone.hear("t1", user)
+    alone.hints.heard(_claim("t1", "ann"), _answer("ok"))
+    alone.hear("t2", "dan")
+    assert await alone.known("t1", "bob", "cid") == ["bob", "cid"]
+    more = CommandEnvelope(Realm("acme", "shop"), "more", IncreaseTemplateStock(template_id="t1", by=1), "ann", "c1")
+    alone.hints.heard(more, _answer("ok"))
+    for user in ("eve", "fay"):
+        alone.hear("t3", user)
+    assert await alone.known("t2", "dan") == ["dan"]
+    assert await alone.known("t3", "eve", "fay") == ["eve", "fay"]
