@@ -12,7 +12,10 @@ KEYS_MAX: Final = 1_000
 
 
 class Gathering(Generic[K, V]):
-    """One question at a time, each with up to KEYS_MAX keys; whoever asks waits for at most ``wait_seconds``."""
+    """One question at a time; whoever asks waits for at most ``wait_seconds``.
+
+    A question takes in who waits until it has KEYS_MAX keys. Nobody's keys are divided: the last one's may exceed that.
+    """
 
     def __init__(self, ask: Callable[[Collection[K]], Awaitable[Mapping[K, V]]], wait_seconds: float) -> None:
         self._ask = ask

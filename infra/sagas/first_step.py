@@ -1,7 +1,7 @@
 """A saga's first step, sent together with what it will hear: both are decided in one transaction.
 
 The saga stays the guarantee. It hears the fact later and asks for the same step under the same id: that is answered
-from the command log, or not even sent when its effect was heard of meanwhile (docs/decisions, "Eager hold").
+from the command log, or not even sent when its effect was heard of meanwhile (decision 0008).
 """
 
 from collections.abc import Callable
