@@ -7,7 +7,7 @@ from typing import Final
 
 from command.domain.ids import derived_id
 from command.engine import Busy, Engine, EngineStopped, Listener, Outcome
-from contracts.commands import AdvanceClock, CreateBudget, CreateTemplate, QuoteOrder, StartDistribution
+from contracts.commands import AdvanceClock, CreateBudget, CreateTemplate, GenerateCodes, QuoteOrder, StartDistribution
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.placement import Placement
@@ -52,6 +52,8 @@ def _shard_of_named(placement: Placement, envelope: CommandEnvelope) -> int:
     realm, command = envelope.realm, envelope.command
     if isinstance(command, StartDistribution):
         _require_together(placement, realm, command)
+    if isinstance(command, GenerateCodes):  # Two shards would number their batches alike, and so make the same codes.
+        raise NotPlaceable(f"{realm.key} is spread over several shards: codes are only for tenants that live on one")
     if (coupon_id := getattr(command, "coupon_id", None)) is not None:
         return placement.shard_of_coupon(realm, coupon_id)
     for name in PLACING_FIELDS:

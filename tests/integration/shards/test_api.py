@@ -1,6 +1,7 @@
 """One API process over two stores: callers see one Tessera, and each tenant's facts lie where they were placed."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -28,11 +29,14 @@ PLACED: dict[str, Any] = {
 }
 
 BUDGET = {"budget_id": "pot", "currency": "EUR", "limit_minor": 1_000}
+TENANTS = ("zero", "one", "giant")
+APPS = itertools.count(1)
 
 
 class Callers(NamedTuple):
-    """Of each tenant one, with its own key."""
+    """Of each tenant one, with its own key, all for one app that nobody else uses."""
 
+    app: str
     zero: httpx.AsyncClient
     one: httpx.AsyncClient
     giant: httpx.AsyncClient
@@ -49,13 +53,13 @@ def api_over_two(corners: Corners, **given: Any) -> Iterator[Server]:
         yield running
 
 
-def caller_of(server: Server, tenant: str) -> httpx.AsyncClient:
+def caller_of(server: Server, tenant: str, app: str = "shop") -> httpx.AsyncClient:
     """A tenant's caller. Keys are kept in the store of the process's own shard, whosever they are."""
-    token = create_key(server.settings, Realm(tenant, "shop"), role="admin", scopes=ROLES["admin"], label="test")
+    token = create_key(server.settings, Realm(tenant, app), role="admin", scopes=ROLES["admin"], label="test")
     return httpx.AsyncClient(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(corners: Corners) -> Iterator[Server]:
     """An API that waits long enough for orders' sagas."""
     with api_over_two(corners, order_wait_ms=10_000) as running:
@@ -66,7 +70,9 @@ def server(corners: Corners) -> Iterator[Server]:
 async def callers(server: Server) -> AsyncIterator[Callers]:
     """Of each tenant one."""
     async with AsyncExitStack() as stack:
-        yield Callers(*[await stack.enter_async_context(caller_of(server, tenant)) for tenant in Callers._fields])
+        app = f"shop{next(APPS)}"
+        clients = [await stack.enter_async_context(caller_of(server, tenant, app)) for tenant in TENANTS]
+        yield Callers(app, *clients)
 
 
 @contextmanager
@@ -91,11 +97,11 @@ def sagas(server: Server) -> Iterator[None]:
         yield
 
 
-def realms_on(settings: Settings, shard: int) -> set[str]:
-    """Whose facts a store holds."""
+def tenants_on(settings: Settings, shard: int, app: str) -> set[str]:
+    """Whose facts a store holds, of one app."""
+    tenants = "SELECT DISTINCT split_part(originator_id, '/', 1) FROM stored_events WHERE originator_id LIKE %s"
     with psycopg.connect(settings.stores[shard]) as connection:
-        rows = connection.execute("SELECT DISTINCT split_part(originator_id, '/', 1) FROM stored_events").fetchall()
-    return {tenant for (tenant,) in rows}
+        return {tenant for (tenant,) in connection.execute(tenants, (f"%/{app}/%",)).fetchall()}
 
 
 async def claimed(client: httpx.AsyncClient, template_id: str, user: str = "u1") -> dict[str, Any]:
@@ -115,7 +121,7 @@ async def test_each_tenants_facts_lie_in_its_own_store_only(callers: Callers, se
     for client, shard in ((callers.zero, 0), (callers.one, 1)):
         await active_template(client, "t1")
         assert shard_of(await claimed(client, "t1")) == shard
-    assert [realms_on(server.settings, shard) for shard in (0, 1)] == [{"zero"}, {"one"}]
+    assert [tenants_on(server.settings, shard, callers.app) for shard in (0, 1)] == [{"zero"}, {"one"}]
 
 
 async def test_one_command_id_of_two_tenants_is_two_commands(callers: Callers) -> None:
@@ -248,10 +254,13 @@ async def test_a_distribution_is_stored_and_shown_where_its_template_lies(caller
     cursor: str | None = None
     while cursor is not None or not names:
         params = {"limit": "1", **({"cursor": cursor} if cursor else {})}
-        page = (await callers.giant.get("/v1/distributions", params=params)).json()
-        names += [item["distribution_id"] for item in page["items"]]
-        cursor = page["next_cursor"]
+        shown = (await callers.giant.get("/v1/distributions", params=params)).json()
+        names += [item["distribution_id"] for item in shown["items"]]
+        cursor = shown["next_cursor"]
     assert names == [f"{ON_0}-round", f"{ON_1}-round"]
+    for other in ("7.", "x", "0.x", "."):
+        page = await callers.giant.get("/v1/distributions", params={"cursor": other})
+        assert (page.status_code, page.json()["code"]) == (422, "malformed_cursor")
     apart = {"template_id": f"{ON_0}-ten-off", "distribution_id": f"{ON_1}-round-2", "user_ids": ["ann"]}
     refused = await callers.giant.post("/v1/distributions", json=apart)
     assert (refused.status_code, refused.json()["code"]) == (422, "not_placeable")
@@ -266,7 +275,13 @@ async def test_codes_of_a_tenant_are_generated_and_used_on_its_shard(callers: Ca
     code = export.text.split("\r\n")[1].split(",")[1]
     used = await callers.one.post("/v1/codes/use", json={"code": code, "user_id": "u1"})
     assert (used.status_code, shard_of(used.json())) == (201, 1), used.text
-    assert realms_on(server.settings, 0) == set()
+    assert tenants_on(server.settings, 0, callers.app) == set()
+
+
+async def test_a_spread_tenant_cannot_generate_codes(callers: Callers) -> None:
+    await active_template(callers.giant, f"{ON_1}-ten-off")
+    batch = await callers.giant.post("/v1/code-batches", json={"template_id": f"{ON_1}-ten-off", "count": 3})
+    assert (batch.status_code, batch.json()["code"]) == (422, "not_placeable")
 
 
 async def test_readiness_names_the_store_and_the_engine_of_each_shard(callers: Callers) -> None:
