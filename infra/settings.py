@@ -3,18 +3,28 @@
 import json
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import (
+    SettingsError as UnreadableSetting,
+)
 
 from contracts.placement import Placement
 
 ENV_PREFIX = "TESSERA_"
 FILE_NAME = "tessera.toml"
+_KEY = "[key]"  # How pydantic marks that a table's key is wrong, not its value.
 DEFAULT_DATA_DIR = Path(".tessera")
 
 
@@ -112,6 +122,8 @@ class Settings(BaseSettings):
             return cls(**given)
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None
+        except UnreadableSetting:
+            raise SettingsError("\n".join(_no_json(os.environ)) or "a setting cannot be read") from None
         except tomllib.TOMLDecodeError as error:
             raise SettingsError(f"{FILE_NAME} in the data folder is no TOML: {error}") from None
 
@@ -157,6 +169,19 @@ def _as_text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
+def _no_json(environment: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with the variables that hold JSON. Without their values: addresses hold passwords."""
+    given = {name.upper(): value for name, value in environment.items()}
+    for field, known in Settings.model_fields.items():
+        text = given.get(variable(field))
+        if known.default != {} or not text:  # Only tables are JSON.
+            continue
+        try:
+            json.loads(text)
+        except ValueError as error:
+            yield f"{variable(field)} is wrong: it is no JSON ({error}). {known.description}"
+
+
 def variable(field: str) -> str:
     """The environment variable that sets a field."""
     return f"{ENV_PREFIX}{field.upper()}"
@@ -174,7 +199,9 @@ def _explain_one(error: ErrorDetails) -> str:
     if known is None:
         return f"{name} in {FILE_NAME} is no setting; remove it"
     if error["type"] != "missing":
-        return f"{variable(name)} is wrong: {error['msg'].removeprefix('Value error, ')}"
+        where = "".join(f", at {json.dumps(key)}" for key in error["loc"][1:] if key != _KEY)
+        example = f". {known.description}" if known.default == {} else ""
+        return f"{variable(name)} is wrong{where}: {error['msg'].removeprefix('Value error, ')}{example}"
     return (
         f"{variable(name)} is not set. Set it to the address of a server ({known.description}), "
         "or run `tessera up`, which brings its own servers"

@@ -58,18 +58,20 @@ def _start(
     with 3 when some were refused.
     """
     from infra import bootstrap
-    from infra.distributions.lists import BadList, users_of_csv
+    from infra.distributions.lists import BadList, read_csv
     from infra.distributions.starting import Starting
 
     realm = realm_or_own(session, tenant, app)
     try:
-        users = users_of_csv(file.read_bytes())
+        users, has_header = read_csv(file.read_bytes())
         started = StartDistribution(distribution_id=name or file.stem, template_id=template_id, users=len(users))
     except BadList as bad:
         places = "; ".join(f"row {each.row} {each.what}" for each in bad.entries[:5])
         raise CliError(f"{file}: {bad}", next_step=places or "Mend the file.", code=ExitCode.USAGE) from None
     except ValueError as error:
         raise CliError(str(error), code=ExitCode.USAGE) from None
+    if not has_header:
+        session.out.note(f"first row: {users[0]} (taken as a user; a header would name user_id)")
     with bootstrap.running_engine(session.settings) as engine:
         starting = Starting(session.settings.postgres_dsn, engine.dry_run, engine.execute)
         try:

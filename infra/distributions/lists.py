@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from contracts.commands.distribution import DISTRIBUTION_USERS_MAX
@@ -28,6 +28,13 @@ class BadList(ValueError):
         self.entries = entries
 
 
+class CsvUsers(NamedTuple):
+    """The users of a file in its order. Without a header its first row is a user, whatever it says."""
+
+    users: list[str]
+    has_header: bool
+
+
 def users_of_json(values: object) -> list[str]:
     """The users of a JSON array of strings; integers become decimal strings. Raises BadList."""
     if not isinstance(values, list):
@@ -37,6 +44,11 @@ def users_of_json(values: object) -> list[str]:
 
 def users_of_csv(raw: bytes) -> list[str]:
     """The users of a CSV file: its column ``user_id``, or its only column. Raises BadList."""
+    return read_csv(raw).users
+
+
+def read_csv(raw: bytes) -> CsvUsers:
+    """The users of a CSV file, and whether its first row is one of them. Raises BadList."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -45,17 +57,26 @@ def users_of_csv(raw: bytes) -> list[str]:
     delimiter = ";" if ";" in first_line and "," not in first_line else ","
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        return _checked(_column(lines))
+        header, rows = _header(line for line in lines if any(line))
+        has_header = USER_COLUMN in _names(header)
+        return CsvUsers(_checked(_column(header, rows)), has_header)
     except csv.Error as error:
         raise BadList(f"line {lines.line_num} is no CSV: {error}") from None
 
 
-def _column(lines: Iterable[list[str]]) -> list[Any]:
-    rows = (line for line in lines if any(line))
+def _header(rows: Iterator[list[str]]) -> tuple[list[str], Iterator[list[str]]]:
     header = next(rows, None)
     if header is None:
         raise BadList("the list is empty")
-    names = [name.strip().lower() for name in header]
+    return header, rows
+
+
+def _names(header: list[str]) -> list[str]:
+    return [name.strip().lower() for name in header]
+
+
+def _column(header: list[str], rows: Iterable[list[str]]) -> list[Any]:
+    names = _names(header)
     if USER_COLUMN in names:
         index = names.index(USER_COLUMN)
         return [line[index] if index < len(line) else "" for line in rows]

@@ -61,6 +61,31 @@ def test_a_wrong_value_is_named_by_its_variable(name: str, value: str, monkeypat
         Settings.load()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("TESSERA_SHARD_DSNS", "nonsense:secret", " is wrong: it is no JSON .*\\. The other stores: {"),
+        ("TESSERA_SPREAD_TENANTS", "{'giant'", " is wrong: it is no JSON .*\\. Tenants over several shards"),
+        ("TESSERA_SHARD_DSNS", "[1]", " is wrong: .*dictionary.* The other stores: {"),
+        (
+            "TESSERA_SHARD_DSNS",
+            '{"x": "postgresql://a:secret@h/b"}',
+            ' is wrong, at "x": .*integer.* The other stores: {',
+        ),
+        ("TESSERA_SHARD_DSNS", '{"1": "mysql://a:secret@h/b"}', ' is wrong, at "1": must be a URL'),
+        ("TESSERA_SPREAD_TENANTS", '{"giant": {"x": "0-511"}}', ' is wrong, at "giant", at "x": '),
+    ],
+)
+def test_a_wrong_table_is_named_by_its_variable_and_key_with_an_example(
+    name: str, value: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{name}{what}") as caught:
+        Settings.load(**ADDRESSES)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "secret" not in str(caught.value)
+
+
 def test_a_child_process_reads_what_its_parent_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given = Settings.load(
         **ADDRESSES, data_dir=tmp_path / "data", http_port=9000, otlp_endpoint="http://127.0.0.1:4318"

@@ -64,6 +64,13 @@ def test_a_command_has_help_with_an_example_of_itself(path: tuple[str, ...]) -> 
     assert summary.strip(), "no summary"
 
 
+def test_help_names_every_worker() -> None:
+    workers = {path[1] for path in COMMANDS if path[0] == "worker"}
+    for text in (help_of(()), help_of(("worker",)).split("Options")[0]):
+        (line,) = [line for line in text.splitlines() if "Run one part of the system" in line]
+        assert workers == {worker for worker in workers if worker in line.split("system: ")[1]}
+
+
 @by_command
 def test_a_command_can_answer_in_json(path: tuple[str, ...]) -> None:
     text = help_of(path)
