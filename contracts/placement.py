@@ -7,8 +7,8 @@ template's slot is that of its id; its coupons carry it in theirs. Whatever shar
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
-from zlib import crc32
 
 from contracts.identity import Realm
 
@@ -24,7 +24,8 @@ def slot_of(key: str) -> int:
     start = key.find("{")
     if start >= 0 and (end := key.find("}", start)) > start + 1:
         key = key[start + 1 : end]
-    return crc32(key.encode()) % SLOTS
+    high, low = sha256(key.encode()).digest()[:2]
+    return (high & 31) << 5 | (low & 31)
 
 
 def slot_letters(slot: int) -> str:

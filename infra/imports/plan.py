@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from contracts.commands import Command
 from contracts.identity import Realm
+from contracts.placement import LETTERS
 from contracts.registry import COMMANDS
 from contracts.values import BUSINESS_TIME_UNTIL
 from infra.imports.errors import BadMapping, BadRow
@@ -43,15 +44,17 @@ CREATE MACRO instant(moment) AS strftime(CAST(moment AS TIMESTAMPTZ) AT TIME ZON
 """
 
 # A redemption names the coupon that an earlier row claims: command.domain.ids.coupon_id, written in SQL (a test
-# compares them), because functions in Python would need numpy. Five hexadecimal digits are four in base 32.
-_COUPON_ID: Final = """
+# compares them), because functions in Python would need numpy. Five bits of each byte of a digest are one letter.
+_COUPON_ID: Final = f"""
 CREATE MACRO _part(x) AS
-    replace(replace(replace(replace(CAST(x AS VARCHAR), '%', '%25'), '/', '%2F'), '{', '%7B'), '}', '%7D');
-CREATE MACRO _base32(digest) AS array_to_string(list_transform(range(24), lambda i: substr(
-    'abcdefghijklmnopqrstuvwxyz234567',
-    1 + ((CAST('0x' || substr(digest, 1 + 5 * (i // 4), 5) AS INTEGER) >> (15 - 5 * (i % 4))) & 31), 1)), '');
+    replace(replace(replace(replace(CAST(x AS VARCHAR), '%', '%25'), '/', '%2F'), '{{', '%7B'), '}}', '%7D');
+CREATE MACRO _letters(digest, many) AS array_to_string(list_transform(range(many), lambda i: substr(
+    '{LETTERS}', 1 + (CAST('0x' || substr(digest, 1 + 2 * i, 2) AS INTEGER) & 31), 1)), '');
+CREATE MACRO _in_braces(key) AS CASE WHEN regexp_matches(key, '^[^{{]*\\{{[^}}]+\\}}')
+    THEN regexp_extract(key, '^[^{{]*\\{{([^}}]+)\\}}', 1) ELSE key END;
 CREATE MACRO coupon_id(template_id, user_id, nth) AS
-    'c' || _base32(sha256(concat_ws('/', @realm, 'c', _part(template_id), _part(user_id), CAST(nth AS VARCHAR))));
+    'c' || _letters(sha256(_in_braces(CAST(template_id AS VARCHAR))), 2)
+    || _letters(sha256(concat_ws('/', @realm, 'c', _part(template_id), _part(user_id), CAST(nth AS VARCHAR))), 24);
 """
 
 

@@ -197,6 +197,9 @@ def test_half_even_is_exact(thousandths: int) -> None:
         (Realm("t/1", "{a}%"), "sum/mer", "an%2Fna", 7),
         (Realm("completejourney", "grocery"), "t13-10000085425", "2489", 1),
         (Realm("o'hara", "a"), "{x}", "é", 12),
+        (Realm("t", "a"), "ten-{spring}-off{b}", "anna", 1),
+        (Realm("t", "a"), "{}{a}", "anna", 1),
+        (Realm("t", "a"), "half{open", "anna", 1),
     ],
 )
 def test_a_mapping_knows_the_id_of_the_coupon_that_an_earlier_row_claims(
