@@ -155,6 +155,7 @@ def test_only_one_runner_works_on_a_distribution(shop: Shop) -> None:
     with psycopg.connect(shop.dsn) as other:
         assert distributions.try_lock(other.cursor(), shop.job())
         assert runner.run_once() == 0
+        distributions.unlock(other.cursor(), shop.job())
     assert runner.run_once() == 1_000
     runner.close()
 
