@@ -246,6 +246,12 @@ class BudgetIsElsewhere(Conflict):
     code = "budget_is_elsewhere"
 
 
+class NotAHolder(Conflict):
+    """A budget can only be shared with another shard that is known here."""
+
+    code = "not_a_holder"
+
+
 class BudgetNotShared(Conflict):
     """The budget is not shared with this holder."""
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from command.engine import Engine, EngineObserver, EngineSettings, EngineStopped
 from command.handlers import HANDLERS
 from command.handlers.crossing import handlers_at
+from command.handlers.sharing import sharing_among
 from command.ports import CommandKey, LoggedAnswer
 from contracts.identity import Realm
 from contracts.position import Position
@@ -84,7 +85,8 @@ def write_side(settings: Settings, observer: EngineObserver | None = None) -> It
         queue_commands_max=settings.queue_commands_max,
         lock_ttl_seconds=settings.lock_ttl_seconds,
     )
-    handlers = handlers_at(settings.shard, settings.placement, HANDLERS) if settings.is_placed else HANDLERS
+    handlers = sharing_among(settings.shard, settings.stores, HANDLERS)
+    handlers = handlers_at(settings.shard, settings.placement, handlers) if settings.is_placed else handlers
     engine = Engine(log, handlers, limits, observer)
     with ExitStack() as stack:
         stack.callback(log.close)
@@ -569,8 +571,9 @@ def lease_books(
     settings: Settings, observer: EngineObserver | None = None
 ) -> Iterator[tuple["LeaseStore", dict[str, "LeaseStore"]]]:
     """This shard's side of leased budgets, and each other shard's by its number, every one with an engine that runs."""
-    from infra.leases.books import Store
+    from infra.leases.books import Store, require_distinct_stores
 
+    require_distinct_stores(settings.stores)
     with ExitStack() as stack:
         stores = {}
         for shard in settings.stores:

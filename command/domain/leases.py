@@ -51,10 +51,12 @@ def share(budget: Budget, holder: str) -> tuple[Event, ...]:
 
 
 def unshare(budget: Budget, holder: str) -> tuple[Event, ...]:
-    """Lend a holder nothing more."""
+    """Lend a holder nothing more; nothing when that was said before. Refused of one that never had a part."""
     budget_id = _home(budget)
     if holder not in budget.lending.holders:
-        return ()
+        if any(known == holder for (_, known), _ in budget.lending.lent):
+            return ()
+        raise BudgetNotShared(f"Budget {budget_id} is not shared with {holder}.", holders=list(budget.lending.holders))
     return (BudgetUnshared(budget_id=budget_id, currency=budget.currency, holder=holder),)
 
 

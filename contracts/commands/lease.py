@@ -1,8 +1,8 @@
 """Lending a budget's money: an operator shares a budget, the keeper of leases does the rest, each step once."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from contracts.commands.base import Command
 from contracts.leases import TERM_SECONDS_MAX, TERM_SECONDS_MIN, BranchTerms, Statement
@@ -12,13 +12,25 @@ Number = Annotated[int, Field(gt=0)]
 Period = Annotated[str, Field(max_length=32)]
 
 
+SHARD_MAX: Final = 32_767
+
+
+def _shard_number(holder: str) -> str:
+    if not (holder.isascii() and holder.isdigit()) or str(int(holder)) != holder or int(holder) > SHARD_MAX:
+        raise ValueError('must be the number of another shard, like "1"')
+    return holder
+
+
+Shard = Annotated[Id, AfterValidator(_shard_number)]
+
+
 class ShareBudget(Command):
     """Let another shard spend from a budget: money is leased to it in chunks."""
 
     type: ClassVar[str] = "share_budget"
 
     budget_id: Id
-    holder: Id
+    holder: Shard
 
 
 class UnshareBudget(Command):

@@ -28,13 +28,13 @@ def register(group: typer.Typer) -> None:
 
 
 def _list(session: Session) -> ExitCode:
-    """List the leases of budgets that live on this shard. Ends with 3 when a holder is overdue or away."""
+    """List the leases of budgets that live on this shard. Ends with 3 when one is overdue, away or refused."""
     from infra.leases.books import accounts
 
     with _stores(session.settings) as (home, holders):
         rows = [_row(account) for account in accounts(home, holders)]
     session.out.show({"leases": rows}, table("Leases", rows, _COLUMNS, right=_NUMBERS, whole=("budget_id", "holder")))
-    return ExitCode.FINDINGS if any(row["state"] in {"overdue", "away"} for row in rows) else ExitCode.OK
+    return ExitCode.FINDINGS if any(row["state"] not in {"settled", "out"} for row in rows) else ExitCode.OK
 
 
 def _verify(session: Session) -> ExitCode:
@@ -54,9 +54,10 @@ def _verify(session: Session) -> ExitCode:
 @contextmanager
 def _stores(settings: Settings) -> Iterator[tuple["Store", dict[str, "Store"]]]:
     """Every shard's store, to be looked at."""
-    from infra.leases.books import Store
+    from infra.leases.books import Store, require_distinct_stores
     from infra.postgres.log import PostgresEventLog
 
+    require_distinct_stores(settings.stores)
     with ExitStack() as stack:
         stores = {}
         for shard, dsn in settings.stores.items():
@@ -68,7 +69,8 @@ def _stores(settings: Settings) -> Iterator[tuple["Store", dict[str, "Store"]]]:
 def _row(account: Any) -> dict[str, Any]:
     lent, purse = account.lent, account.purse
     settled = account.reserved_minor == 0 and not lent.in_flight
-    state = "away" if purse is None else "overdue" if account.overdue_seconds else "settled" if settled else "out"
+    known = "away" if purse is None else f"refused: {account.refused}" if account.refused else ""
+    state = known or ("overdue" if account.overdue_seconds else "settled" if settled else "out")
     return {
         "tenant_id": account.realm.tenant_id,
         "app_id": account.realm.app_id,

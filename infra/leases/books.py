@@ -1,7 +1,7 @@
 """Reads both sides of a shared budget: states folded from the logs, and the time of each store."""
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -12,11 +12,15 @@ from command.domain import leases
 from command.domain.budget import BUDGET, Budget
 from command.ports import EventLog, StoreUnavailable
 from command.states import SnapshotFormats
+from contracts.commands import CloseBudgetLease, OpenBudgetLease
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm, parse_stream
-from contracts.leases import HomeBooks, Lent, Purse
+from contracts.leases import NOTHING_HERE, TERM_SECONDS_MAX, HomeBooks, Lent, Purse
+from contracts.refusals import Refusal
 from infra.postgres import leases as rows
 from infra.postgres.connections import connect, translated
+from infra.settings import SettingsError, variable
+from sagas.leases import next_steps
 
 
 class Executes(Protocol):
@@ -93,6 +97,7 @@ class Account(NamedTuple):
     lent: Lent
     purse: Purse | None  # None: the holder's store is not known here, or is away.
     reserved_minor: int
+    refused: str  # Why the holder will not take in what is under way to it: code and words; "" where it will.
     overdue_seconds: float  # Since the end of a lease that still reserves money; 0 before it.
 
 
@@ -112,20 +117,57 @@ def accounts(home: Store, holders: Mapping[str, Store]) -> list[Account]:
     for stream in home.shared_budgets():
         name, side = parse_stream(stream), home.side(stream)
         for holder in holders_of(side):
-            purses = _purses(holders.get(holder), stream)
-            for period, lent in home_books(side, holder).lent.items():
+            there = _budget_of(holders.get(holder), stream)
+            purses = None if there is None else leases.purses(there)
+            books = home_books(side, holder)
+            for period, lent in books.lent.items():
                 reserved = max(lent.out_minor, 0)
                 overdue = max((side.now - lent.until).total_seconds(), 0.0) if reserved else 0.0
                 shared = holder in side.budget.lending.holders
-                purse = purses.get(period) if purses is not None else None
-                found.append(Account(name.realm, name.key, holder, period, shared, lent, purse, reserved, overdue))
+                purse = None if purses is None else purses.get(period, NOTHING_HERE)
+                refused = "" if there is None else _refused(books, period, side, there)
+                found.append(
+                    Account(name.realm, name.key, holder, period, shared, lent, purse, reserved, refused, overdue)
+                )
     return found
 
 
-def _purses(store: Store | None, stream: str) -> dict[str, Purse] | None:
+def require_distinct_stores(stores: Mapping[int, str]) -> None:
+    """No two shards are the same database, however it is addressed. One that is away now is not compared.
+
+    Errors: SettingsError.
+    """
+    shards: dict[tuple[Any, ...], int] = {}
+    for shard, dsn in stores.items():
+        with suppress(StoreUnavailable):
+            with translated(), closing(connect(dsn, name="leases", autocommit=True)) as connection:
+                identity = rows.identity(connection)
+            if identity in shards:
+                raise SettingsError(
+                    f"{variable('shard_dsns')} is wrong: shards {shards[identity]} and {shard} are one and the same "
+                    "database; give each shard the address of its own"
+                )
+            shards[identity] = shard
+
+
+def _budget_of(store: Store | None, stream: str) -> Budget | None:
     if store is None:
         return None
     try:
-        return leases.purses(store.side(stream).budget)
+        return store.side(stream).budget
     except StoreUnavailable:
         return None
+
+
+def _refused(home: HomeBooks, period: str, side: Side, there: Budget) -> str:
+    """What the holder's decider says of the keeper's next step there: it is pure, so that anybody may ask it."""
+    steps = next_steps(home, leases.purses(there), now=side.now, term_seconds=TERM_SECONDS_MAX)
+    try:
+        for step in steps:
+            if isinstance(step.command, OpenBudgetLease) and step.command.period == period:
+                leases.open_lease(there, step.command)
+            elif isinstance(step.command, CloseBudgetLease) and step.command.period == period:
+                leases.close_lease(there, step.command)
+    except Refusal as refusal:
+        return f"{refusal.code}: {refusal.detail}"
+    return ""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from command.domain.leases import purses
 from command.engine import Busy, EngineStopped, HandlerFailed
@@ -48,6 +48,14 @@ class KeeperSettings:
     look_seconds: float = 5.0
     rounds_max: int = 10
     backoff_seconds_max: float = 5.0
+    refused_seconds_max: float = 30.0
+
+
+class Refused(NamedTuple):
+    """A budget whose step was refused: wait so long before the next try, until then."""
+
+    seconds: float
+    until: float
 
 
 class LeaseKeeper:
@@ -70,6 +78,9 @@ class LeaseKeeper:
         self._checkpoint = checkpoint
         # By stream and holder: the versions of home and holder, and when to look again.
         self._seen: dict[tuple[str, str], tuple[int, int, float]] = {}
+        self._refused: dict[
+            tuple[str, str], Refused
+        ] = {}  # By stream and holder, until one is accepted there or none is left.
         self.away: dict[str, str] = {}  # Holders that cannot be reached, and why.
 
     def run_once(self) -> int:
@@ -103,6 +114,9 @@ class LeaseKeeper:
 
     def _look(self, stream: str, holder: str, store: Store, versions: tuple[int, int]) -> int:
         """Keep one budget if it is due; one that fails is no reason to leave the others alone."""
+        refused = self._refused.get((stream, holder))
+        if refused is not None and monotonic() < refused.until:
+            return 0
         seen = self._seen.get((stream, holder))
         if seen is not None and seen[:2] == versions and monotonic() < seen[2]:
             return 0
@@ -122,6 +136,13 @@ class LeaseKeeper:
         """Nothing is to be done until one of the sides changes, or an end came near."""
         self._seen[stream, holder] = (*versions, monotonic() + self._settings.look_seconds)
 
+    def _wait_longer(self, stream: str, holder: str) -> None:
+        """Who was overtaken looks again at once; what is refused for good is tried ever less often."""
+        refused = self._refused.get((stream, holder))
+        longer = self._settings.poll_seconds if refused is None else 2 * refused.seconds
+        seconds = min(longer, self._settings.refused_seconds_max)
+        self._refused[stream, holder] = Refused(seconds, monotonic() + seconds)
+
     def _keep(self, stream: str, holder: str, store: Store) -> int:
         """Until both sides of one budget are at rest, or for some rounds."""
         sent = 0
@@ -140,9 +161,13 @@ class LeaseKeeper:
                 self._checkpoint(At.LOOKED)
             for step in steps:
                 if not self._send(stream, step, home, there, store):
+                    self._wait_longer(stream, holder)
                     return sent
                 sent += 1
+                if step.side == "holder":
+                    self._refused.pop((stream, holder), None)
             if not steps:
+                self._refused.pop((stream, holder), None)
                 self._rest(stream, holder, versions)
                 return sent
         return sent

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -19,12 +19,14 @@ import pytest
 from command.engine import Engine, EngineSettings, HandlerFailed
 from command.handlers import HANDLERS
 from command.ports import StoreUnavailable
-from contracts.commands import CloseBudgetLease, CreateBudget, ShareBudget, UnshareBudget
+from contracts.commands import CloseBudgetLease, CreateBudget, GrantBudgetLease, ShareBudget, UnshareBudget
 from contracts.envelope import Answer, CommandEnvelope
+from infra.cli.leases import _row
 from infra.embedded import Endpoints
 from infra.leases import books
 from infra.leases.keeper import At, LeaseKeeper
 from infra.postgres.log import PostgresEventLog
+from infra.settings import SettingsError
 from tests.integration.leases.shards import HOLDER, OFF_MINOR, SETTINGS, TERM_SECONDS, Died, Shards
 from tests.integration.sagas.world import LOCK_SECONDS, Store
 
@@ -276,3 +278,50 @@ def wait_until(count_of: Callable[[], int], wanted: int, process: subprocess.Pop
         assert process.poll() is None, f"the keeper ended with {process.returncode}"
         assert monotonic() < deadline, "the keeper did nothing"
         Event().wait(0.02)
+
+
+def test_a_lease_that_the_holder_refuses_for_good_is_tried_ever_less_often_and_listed_with_the_reason(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards.do(shards.holder, CreateBudget(budget_id="b1", currency="GBP", limit_minor=1_000))  # Its own, same id.
+    shards.share(LIMIT_MINOR)
+    now, tried = 0.0, list[float]()
+
+    class Noting:
+        def execute(self, envelope: CommandEnvelope, timeout_seconds: float = 30.0) -> Answer:
+            if envelope.realm == shards.realm:
+                tried.append(now)
+            return shards.holder.engine.execute(envelope, timeout_seconds)
+
+    home = books.Store(shards.home.dsn, shards.home.log, shards.home.engine)
+    holder = books.Store(shards.holder.dsn, shards.holder.log, Noting())
+    keeper = LeaseKeeper(home, {HOLDER: holder}, SETTINGS)
+    monkeypatch.setattr("infra.leases.keeper.monotonic", lambda: now)
+    for now in (float(second) for second in range(200)):  # noqa: B007 - the keeper reads it
+        keeper.run_once()
+    gaps = [after - before for before, after in pairwise(tried)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == gaps[-2] == SETTINGS.refused_seconds_max
+    (account,) = [it for it in books.accounts(home, {HOLDER: holder}) if it.realm == shards.realm]
+    keeper.close()
+    assert account.refused.startswith("already_exists: Budget b1 lives here")
+    assert _row(account)["state"] == f"refused: {account.refused}"
+
+
+def test_a_lease_that_is_under_way_to_a_holder_that_never_had_one_is_not_away(shards: Shards) -> None:
+    shards.share(LIMIT_MINOR)
+    term: dict[str, int] = {"number": 1, "need_minor": 0, "free_minor": 0, "term_seconds": TERM_SECONDS}
+    shards.do(shards.home, GrantBudgetLease(budget_id="b1", holder=HOLDER, period="", **term))
+    home, holder = (books.Store(it.dsn, it.log) for it in (shards.home, shards.holder))
+    (account,) = [it for it in books.accounts(home, {HOLDER: holder}) if it.realm == shards.realm]
+    home.close()
+    holder.close()
+    assert (_row(account)["state"], account.refused) == ("out", "")
+
+
+def test_one_store_under_two_numbers_is_refused_at_start(shards: Shards) -> None:
+    home, holder, away = shards.home.dsn, shards.holder.dsn, "postgresql://nobody@127.0.0.1:1/none"
+    books.require_distinct_stores({0: home, 1: holder, 2: away})
+    same = f"{home}{'&' if '?' in home else '?'}application_name=other"
+    with pytest.raises(SettingsError, match="TESSERA_SHARD_DSNS is wrong: shards 0 and 2 are one and the same"):
+        books.require_distinct_stores({0: home, 1: holder, 2: same})

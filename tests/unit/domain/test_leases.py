@@ -4,10 +4,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from command.domain import leases
 from command.domain.budget import BUDGET
 from command.domain.leases import chunk_minor
+from command.handlers import HANDLERS
+from command.handlers.sharing import sharing_among
 from command.unit_of_work import NotYet
 from contracts.commands import (
     CloseBudgetLease,
@@ -39,10 +42,11 @@ from contracts.refusals import (
     BudgetIsElsewhere,
     BudgetNotShared,
     LeaseOutOfTurn,
+    NotAHolder,
     UnknownBudget,
 )
 from tests.builders import budget, credit, money_back
-from tests.gwt import NOON, given
+from tests.gwt import NOON, InMemoryUnitOfWork, World, given
 from tests.lease_worlds import HOLDER, OFF_MINOR, TERM_SECONDS, Pair, lent_minor, order, pair, payment
 
 TERMS = BranchTerms(name="", currency="GBP", recurs=None, zone="UTC", when_short="refuse")
@@ -83,8 +87,41 @@ def test_sharing_is_done_once_and_undone_once() -> None:
     given([budget()]).when(share).then([BudgetShared])
     given([budget(), share]).when(share).then_nothing()
     given([budget(), share]).when(unshare).then([BudgetUnshared])
-    given([budget()]).when(unshare).then_nothing()
+    given([budget(), share, grant(), unshare]).when(unshare).then_nothing()
     given().when(share).then_refused(UnknownBudget)
+
+
+def test_what_was_never_shared_is_not_taken_back() -> None:
+    given([budget()]).when(UnshareBudget(budget_id="b1", holder="9")).then_refused(BudgetNotShared)
+
+
+@pytest.mark.parametrize("holder", ["bogus", "01", "-1", "\u0661", "32768", ""])
+def test_a_budget_is_shared_with_nothing_that_is_no_shard_number(holder: str) -> None:
+    with pytest.raises(ValidationError, match="holder"):
+        ShareBudget(budget_id="b1", holder=holder)
+
+
+@pytest.mark.parametrize(
+    ("shards", "holder", "said"),
+    [
+        ([0], "0", "Shard 0 is the budget's home"),
+        ([0, 1, 2], "0", "Shard 0 is the budget's home"),
+        ([0, 1, 2], "7", "no shard 7; the others are 1, 2"),
+        ([0, 1, 2], "2", None),
+        ([0], "7", None),
+    ],
+)
+def test_a_budget_is_shared_with_another_known_shard_only(shards: list[int], holder: str, said: str | None) -> None:
+    world = World()
+    world.send(budget())
+    handler = sharing_among(0, shards, HANDLERS)[ShareBudget]
+    uow = InMemoryUnitOfWork(world, "share", NOON)
+    command = ShareBudget(budget_id="b1", holder=holder)
+    if said is None:
+        assert handler.handle(uow, command)["holders"] == [holder]
+    else:
+        with pytest.raises(NotAHolder, match=said):
+            handler.handle(uow, command)
 
 
 def test_what_is_lent_is_reserved_at_home_before_anybody_can_spend_it() -> None:
