@@ -15,18 +15,22 @@ from typing import Any
 
 import orjson
 import pytest
+from typer.testing import CliRunner
 
 from command.engine import Engine, EngineSettings, HandlerFailed
 from command.handlers import HANDLERS
 from command.ports import StoreUnavailable
 from contracts.commands import CloseBudgetLease, CreateBudget, GrantBudgetLease, ShareBudget, UnshareBudget
 from contracts.envelope import Answer, CommandEnvelope
+from infra import bootstrap
+from infra.cli import app
+from infra.cli.errors import ExitCode
 from infra.cli.leases import _row
 from infra.embedded import Endpoints
 from infra.leases import books
 from infra.leases.keeper import At, LeaseKeeper
 from infra.postgres.log import PostgresEventLog
-from infra.settings import SettingsError
+from infra.settings import Settings, SettingsError
 from tests.integration.leases.shards import HOLDER, OFF_MINOR, SETTINGS, TERM_SECONDS, Died, Shards
 from tests.integration.sagas.world import LOCK_SECONDS, Store
 
@@ -325,3 +329,23 @@ def test_one_store_under_two_numbers_is_refused_at_start(shards: Shards) -> None
     same = f"{home}{'&' if '?' in home else '?'}application_name=other"
     with pytest.raises(SettingsError, match="TESSERA_SHARD_DSNS is wrong: shards 0 and 2 are one and the same"):
         books.require_distinct_stores({0: home, 1: holder, 2: same})
+
+
+def test_processes_refuse_to_share_with_themselves_and_to_keep_leases_with_themselves(
+    shards: Shards, endpoints: Endpoints, tmp_path: Path
+) -> None:
+    others = {1: shards.holder.dsn}
+    servers = {"redis_url": endpoints.redis_url, "clickhouse_url": endpoints.clickhouse_url, "data_dir": tmp_path}
+    settings = Settings.load(postgres_dsn=shards.home.dsn, shard_dsns=others, **servers)
+    shards.do(shards.home, CreateBudget(budget_id="b1", currency="GBP", limit_minor=1_000))
+    with bootstrap.running_engine(settings) as engine:
+        for holder, code in (("0", "not_a_holder"), ("7", "not_a_holder"), ("1", "ok")):
+            command = ShareBudget(budget_id="b1", holder=holder)
+            answer = engine.execute(CommandEnvelope(shards.realm, f"share-{holder}", command, "ops", f"s-{holder}"))
+            assert answer.code == code
+    same = Settings.load(postgres_dsn=shards.home.dsn, shard_dsns={1: shards.home.dsn}, **servers)
+    with pytest.raises(SettingsError, match="one and the same"), bootstrap.lease_books(same):
+        pass
+    result = CliRunner().invoke(app, ["leases", "list", "--json", "--data-dir", str(tmp_path)], env=same.to_env())
+    assert result.exit_code == ExitCode.USAGE
+    assert "shards 0 and 1 are one and the same database" in result.stderr
