@@ -16,6 +16,10 @@ class Busy(Exception):
     """The queue is full. Nothing was stored: retry with the same command id."""
 
 
+class NeverFits(Busy):
+    """More than the whole queue holds was to be queued at once. Waiting does not help: send less at once."""
+
+
 class EngineStopped(Exception):
     """The engine is shutting down. Nothing was stored: retry with the same command id."""
 
@@ -52,6 +56,9 @@ class TicketQueue:
     def put_all(self, tickets: Sequence[Ticket]) -> None:
         """Queue all of them, together and in order, or none. Raises Busy or EngineStopped."""
         size = sum([ticket.content_bytes for ticket in tickets])
+        if len(tickets) > self._commands_max or size > self._bytes_max:
+            bounds = f"{self._commands_max} commands of {self._bytes_max} bytes"
+            raise NeverFits(f"{len(tickets)} commands of {size} bytes at once, and the queue holds {bounds}")
         with self._lock:
             if self._closed:
                 raise EngineStopped("the engine is shutting down; retry with the same command id")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from command.api import BATCH_COMMANDS_MAX, SCOPE_OF_COMMAND, CommandRoute
 from command.domain.ids import derived_id
 from command.ports import CommandKey
+from command.tickets import Busy
 from command.upstream_names import UntranslatableEvent, translate
 from contracts.access import Caller, Scope
 from contracts.commands import ClaimCoupon, Command, PlaceOrder, QuoteOrder
@@ -75,11 +77,11 @@ class CheckoutOutcomes(Protocol):
     """Whoever hears how the checkout of an order went."""
 
     def expect(self, realm: Realm, order_id: str, attempt: int) -> "asyncio.Future[Mapping[str, Any]]":
-        """Resolves to an outcome that is recorded from now on. Ask, then look for an earlier one; cancel when done."""
+        """Resolves when an outcome is recorded from now on. Ask, then look for an earlier one; cancel when done."""
         ...
 
     def recorded(self, realm: Realm, order_id: str, attempt: int) -> Mapping[str, Any] | None:
-        """The outcome, if it is recorded already. Blocks."""
+        """The checkout as it stands, once this attempt was decided. Blocks."""
         ...
 
 
@@ -256,7 +258,7 @@ class HttpCommands:
             if (recorded := await look()) is not None:  # Before we began to listen.
                 return recorded
             await asyncio.wait([expected], timeout=self._limits.order_wait_ms / 1_000)
-            return expected.result() if expected.done() else await look()
+            return await look()  # However we were woken: what stands now is told.
         finally:
             expected.cancel()
 
@@ -270,12 +272,8 @@ class HttpCommands:
             raise _in_flight(envelope.command_id)
         self._in_flight.add(key)
         try:
-            if (following := self._first_step(envelope)) is None:
-                step, answer = None, await self._bridge.ask(envelope)
-            else:
-                future, step = self._bridge.submit((envelope, following))
-                _leave_alone((step,))
-                answer = await future
+            future, step = self._sent_with_first_step(envelope)
+            answer = await future
         finally:
             self._in_flight.discard(key)
         if self._hints is not None:
@@ -283,6 +281,28 @@ class HttpCommands:
         if not answer.accepted:
             raise _refused(envelope.command_id, answer)
         return answer, step
+
+    def _sent_with_first_step(
+        self, envelope: CommandEnvelope
+    ) -> tuple["asyncio.Future[Answer]", "asyncio.Future[Answer] | None"]:
+        """Both queued together, or the command alone when there is room for one only: its saga asks for the rest."""
+        if (following := self._first_step(envelope)) is not None:
+            with suppress(Busy):
+                future, step = self._bridge.submit((envelope, following))
+                _leave_alone((step,))
+                return future, step
+        return self._bridge.ask(envelope), None
+
+    def _queued(self, envelopes: Sequence[CommandEnvelope]) -> "list[asyncio.Future[Answer]]":
+        """A batch queued with its first steps, or without them when there is no room for both. Raises Busy."""
+        sent = self._with_first_steps(envelopes)
+        if len(sent) > len(envelopes):
+            with suppress(Busy):
+                answers = dict(zip(map(id, sent), self._bridge.submit(sent), strict=True))
+                mine = [answers.pop(id(envelope)) for envelope in envelopes]
+                _leave_alone(answers.values())
+                return mine
+        return self._bridge.submit(envelopes)
 
     def _with_first_steps(self, envelopes: Sequence[CommandEnvelope]) -> list[CommandEnvelope]:
         """The commands, each with what its saga would send first right behind it."""
@@ -337,11 +357,9 @@ class HttpCommands:
         keys = {CommandKey(envelope.realm, envelope.command_id) for _, envelope in ready}
         self._in_flight |= keys
         try:
-            sent = self._with_first_steps([envelope for _, envelope in ready])
-            answers = dict(zip(map(id, sent), self._bridge.submit(sent), strict=True))
-            for item, envelope in ready:
-                item.answer = answers.pop(id(envelope))
-            _leave_alone(answers.values())
+            answers = self._queued([envelope for _, envelope in ready])
+            for (item, _), answer in zip(ready, answers, strict=True):
+                item.answer = answer
             await asyncio.wait([item.answer for item, _ in ready if item.answer is not None])
         finally:
             self._in_flight -= keys
@@ -366,8 +384,8 @@ async def _decided_with_it(step: "asyncio.Future[Answer] | None") -> Mapping[str
     if step is None:
         return None
     await asyncio.wait([step])
-    if step.cancelled() or step.exception() is not None:
-        return None
+    if step.cancelled() or step.exception() is not None or step.result().replayed:
+        return None  # A stored answer tells how it was when it was decided, not how the checkout stands.
     outcome: Mapping[str, Any] | None = step.result().data.get("checkout")
     return outcome
 
@@ -402,7 +420,8 @@ def _command_id(exchange: Exchange) -> str:
 def _callers_id(caller: Caller, text: str, where: str) -> str:
     """An id of the caller's own; those of sagas, timers, distributions and leases are for who may act for them."""
     if text.startswith(_KEPT_PREFIXES) and Scope.PROCESSES_WRITE not in caller.scopes:
-        message = f"must not begin with {' or '.join(_KEPT_PREFIXES)}: such ids are kept for our own processes"
+        kept = f"{', '.join(_KEPT_PREFIXES[:-1])} or {_KEPT_PREFIXES[-1]}"
+        message = f"must not begin with {kept} because such ids are kept for our own processes"
         raise malformed([FieldError(where, "malformed_command_id", message)])
     return _bounded_id(text, where)
 

@@ -71,7 +71,11 @@ class Uploads:
 
     async def read(self, exchange: Exchange) -> Upload:
         """The list: a CSV file with the names in the query, or one JSON object. Raises Problem."""
-        is_csv = exchange.raw_headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == _CSV
+        kind = exchange.raw_headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        is_csv = kind == _CSV
+        if not is_csv and (kind.startswith(b"text/") or b"template_id=" in exchange.scope["query_string"]):
+            message = "must be text/csv for a list with its template in the query: send Content-Type: text/csv"
+            raise malformed([FieldError("Content-Type", "wrong_content_type", message)])
         query = exchange.query(_DRY_RUN | {"template_id", "distribution_id"} if is_csv else _DRY_RUN)
         raw = await read_body(exchange.raw_headers, exchange.receive, LIST_BYTES_MAX)
         parse = _from_csv if is_csv else _from_json

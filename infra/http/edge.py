@@ -17,6 +17,7 @@ from starlette.types import Scope as AsgiScope
 
 from command.engine import Busy, EngineStopped, HandlerFailed, StreamClosed
 from command.ports import StoreUnavailable
+from command.tickets import NeverFits
 from command.unit_of_work import NotYet
 from contracts.access import Caller, Door, Scope
 from contracts.registry import UnknownEventType
@@ -152,7 +153,7 @@ def problem_for(error: Exception) -> Problem:
         case Problem():
             return error
         case Busy():
-            return Problem("busy", "too many commands are waiting; retry with the same Idempotency-Key")
+            return _busy(error)
         case NotYet():
             return Problem("busy", f"{error}; retry with the same Idempotency-Key")
         case EngineStopped():
@@ -172,6 +173,13 @@ def problem_for(error: Exception) -> Problem:
             problem = Problem("internal", "something failed that should not; the request id leads to it")
     problem.__cause__ = error
     return problem
+
+
+def _busy(error: Busy) -> Problem:
+    if isinstance(error, NeverFits):
+        detail = f"{error}; nothing was queued: send smaller batches, or raise TESSERA_QUEUE_COMMANDS_MAX"
+        return Problem("batch_too_large", detail)
+    return Problem("busy", "too many commands are waiting; retry with the same Idempotency-Key")
 
 
 def told_request_id(headers: Mapping[bytes, bytes]) -> str | None:

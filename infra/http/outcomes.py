@@ -5,15 +5,17 @@ One thread follows the log for all waiting requests: the saga that decides may r
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
-from command.outcomes import outcome_of
-from command.ports import EventLog, StoreUnavailable
+from command.domain.orders import ORDER
+from command.outcomes import outcome_after, outcome_of
+from command.ports import EventLog, StoreUnavailable, StreamHistory
 from contracts.envelope import Recorded
-from contracts.events import CheckoutReady, CheckoutRefused
+from contracts.events import CheckoutReady, CheckoutRefused, Event
 from contracts.identity import Realm, stream_id
 
 logger = structlog.get_logger(__name__)
@@ -82,18 +84,21 @@ class CheckoutWatch:
         return future
 
     def recorded(self, realm: Realm, order_id: str, attempt: int) -> Mapping[str, Any] | None:
-        """The latest outcome of this attempt that is recorded already. Raises StoreUnavailable."""
-        stream = stream_id(realm, "checkout", order_id)
+        """The checkout as it stands, once this attempt (or a later one) was decided. Raises StoreUnavailable.
+
+        A hold whose order was cancelled or taken up again is about to go: nobody is told to pay for it.
+        """
+        streams = stream_id(realm, "checkout", order_id), stream_id(realm, ORDER.name, order_id)
         with self._log.reading() as view:
-            history = view.histories((stream,)).get(stream)
+            histories = view.histories(streams)
         outcome: Mapping[str, Any] | None = None
-        current = 0
-        for recorded in history.events if history else ():
-            event = recorded.event
-            current = event.attempt if isinstance(event, CheckoutReady | CheckoutRefused) else current
-            if current >= attempt and (told := outcome_of(event)) is not None:
-                outcome = told
-        return outcome
+        for event in _events(histories.get(streams[0])):
+            outcome = outcome_after(outcome, event)
+        if outcome is None or outcome.get("attempt", 0) < attempt:
+            return None
+        order = reduce(ORDER.evolve, _events(histories.get(streams[1])), ORDER.initial)
+        is_going = order.cancelled or order.attempt > outcome["attempt"]
+        return None if outcome["status"] == "ready" and is_going else outcome
 
     def _run(self) -> None:
         after: int | None = None
@@ -155,6 +160,10 @@ class CheckoutWatch:
                 self._awaited.pop(awaited, None)
             if not self._awaited:
                 self._wanted.clear()
+
+
+def _events(history: StreamHistory | None) -> Iterator[Event]:
+    return (recorded.event for recorded in (history.events if history else ()))
 
 
 def _resolve(future: "asyncio.Future[Mapping[str, Any]]", outcome: Mapping[str, Any]) -> None:

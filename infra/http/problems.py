@@ -38,6 +38,7 @@ _EDGE: Final[dict[str, tuple[HTTPStatus, bool]]] = {
     "command_in_flight": (HTTPStatus.CONFLICT, True),
     "not_placeable": (HTTPStatus.UNPROCESSABLE_ENTITY, False),
     "body_too_large": (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, False),
+    "batch_too_large": (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, False),
     "busy": (HTTPStatus.SERVICE_UNAVAILABLE, True),
     "stopping": (HTTPStatus.SERVICE_UNAVAILABLE, True),
     "store_unavailable": (HTTPStatus.SERVICE_UNAVAILABLE, True),

@@ -1,5 +1,6 @@
 """Orders over HTTP with the sagas running: placed, held, paid, refused, reopened; the caller learns the outcome."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from infra.bootstrap import write_side
 from infra.sagas.worker import SagaWorker
-from tests.integration.http.conftest import Server
+from tests.integration.http.conftest import Server, api
 from tests.integration.http.test_serving import active_template
 
 LINES = [
@@ -128,3 +129,54 @@ async def test_without_sagas_an_order_taken_up_again_is_accepted_and_its_address
     reopened = await client.post("/v1/orders/o1/reopen")
     assert (reopened.status_code, reopened.headers["location"]) == (202, "/v1/orders/o1")
     assert "checkout" not in reopened.json()
+
+
+@pytest.mark.usefixtures("sagas")
+async def test_an_order_told_again_is_answered_with_its_checkout_as_it_stands(client: httpx.AsyncClient) -> None:
+    coupon_id = await coupon_of(client, "u1")
+    key = {"Idempotency-Key": "k1"}
+    placed = await client.post("/v1/orders", json=order("o1", coupon_id), headers=key)
+    assert placed.json()["checkout"]["status"] == "ready"
+    await client.post("/v1/orders/o1/cancel", json={"reason": "changed my mind"})
+    await until_free(client, coupon_id)
+    by_new_key = await client.post("/v1/orders", json=order("o1", coupon_id))
+    by_same_key = await client.post("/v1/orders", json=order("o1", coupon_id), headers=key)
+    for again in (by_new_key.json()["checkout"], by_same_key.json()["checkout"]):
+        assert (again["status"], again["cause"], again["attempt"]) == ("released", "order_cancelled", 1)
+    assert by_same_key.json()["data"] == placed.json()["data"]
+    assert by_same_key.headers["idempotency-replayed"] == "true"
+    await client.post("/v1/orders/o1/reopen")
+    reopened = (await client.post("/v1/orders", json=order("o1", coupon_id), headers=key)).json()["checkout"]
+    assert (reopened["status"], reopened["attempt"]) == ("ready", 2)
+    payment = {"payment_id": "p1", "order_id": "o1", "status": "succeeded", "currency": "EUR", "amount_minor": 5_000}
+    await client.post("/v1/payments", json=payment)
+    paid = (await client.post("/v1/orders", json=order("o1", coupon_id), headers=key)).json()["checkout"]
+    assert (paid["status"], paid["payment_id"], paid["payable_minor"]) == ("completed", "p1", 5_000)
+
+
+async def test_nobody_is_told_to_pay_for_a_hold_that_is_about_to_be_released(client: httpx.AsyncClient) -> None:
+    await client.post("/v1/orders", json=order("o1"), headers={"Idempotency-Key": "k1"})
+    await client.post("/v1/orders/o1/cancel", json={})  # No saga runs that would release it.
+    for key in ("k1", "k2"):
+        again = await client.post("/v1/orders", json=order("o1"), headers={"Idempotency-Key": key})
+        assert (again.status_code, "checkout" in again.json()) == (202, False)
+
+
+async def test_an_order_goes_alone_where_its_first_step_has_no_room(postgres_dsn: str) -> None:
+    with api(postgres_dsn, queue_commands_max=1) as server:
+        async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=30) as client:
+            placed = await client.post("/v1/orders", json=order("o1"))
+            assert (placed.status_code, placed.json().get("status")) == (202, "accepted"), placed.text
+            batch = {"commands": [{"type": "place_order", "data": order("o2")}]}
+            answers = (await client.post("/v1/commands", json=batch)).json()
+            assert [answer["status"] for answer in answers["answers"]] == ["accepted"]
+
+
+async def until_free(client: httpx.AsyncClient, coupon_id: str) -> None:
+    """Wait until the coupon's hold was released."""
+    async with asyncio.timeout(20):
+        while True:
+            history = (await client.get(f"/v1/coupons/{coupon_id}/history")).json()["items"]
+            if history[-1]["type"] == "coupon.released.v1":
+                return
+            await asyncio.sleep(0.05)

@@ -8,7 +8,7 @@ import pytest
 
 from command.engine import Busy, EngineSettings
 from command.ports import StoreUnavailable
-from contracts.access import ROLES
+from contracts.access import ROLES, Scope
 from contracts.position import Position
 from tests.unit.http.conftest import ACME, STOCK, Key, World, key_header
 from tests.unit.http.test_bad_input import CLAIMS, problem
@@ -385,3 +385,30 @@ async def test_nobody_takes_the_id_of_an_upstream_event_or_of_an_imports_row(
     data = {"id": 7, "order_id": 7, "amount": 5, "currency": "GBP"}
     event = {"event": "payment.completed", "id": "7", "data": data}
     assert (await client.post("/v1/upstream-events", json=event)).status_code == 200
+
+
+# A queue that is small.
+
+
+def small_queue(world: World, monkeypatch: pytest.MonkeyPatch, commands_max: int) -> None:
+    """Let the engine's queue hold that many commands only."""
+    monkeypatch.setattr(world.engine._queue, "_commands_max", commands_max)
+
+
+async def test_a_batch_larger_than_the_queue_is_told_to_become_smaller(
+    client: httpx.AsyncClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_queue(world, monkeypatch, 2)
+    commands = [{"type": "top_up_budget", "data": {"budget_id": f"b{n}", "by_minor": 1}} for n in range(3)]
+    told = problem(response := await client.post("/v1/commands", json={"commands": commands}))
+    assert (response.status_code, told["code"], told["retryable"]) == (413, "batch_too_large", False)
+    assert "send smaller batches" in told["detail"]
+    assert (await client.post("/v1/commands", json={"commands": commands[:2]})).status_code == 200
+
+
+async def test_the_prefixes_of_our_own_ids_are_told_as_they_are(client: httpx.AsyncClient, world: World) -> None:
+    world.keys["acme"].scopes = ROLES["admin"] - {Scope.PROCESSES_WRITE}
+    response = await client.post(CLAIMS, json={"user_id": "u1"}, headers={"Idempotency-Key": "lease:x"})
+    message = response.json()["errors"][0]["message"]
+    assert "saga:, timer:, distribution:" in message
+    assert "because such ids" in message

@@ -119,3 +119,11 @@ async def test_the_ids_of_runners_commands_are_kept_for_them(client: httpx.Async
     headers = {**key_header("shop"), "Idempotency-Key": "distribution:d1:1:1001"}
     response = await client.post("/v1/distributions/d1/pause", headers=headers)
     assert (response.status_code, response.json()["code"]) == (422, "malformed_command_id")
+
+
+async def test_a_list_of_the_wrong_kind_is_told_which_kind_to_send(client: httpx.AsyncClient) -> None:
+    for kind in ("text/plain", "application/json"):
+        address = "/v1/distributions?template_id=t1"
+        response = await client.post(address, content="ann\n", headers={"Content-Type": kind})
+        assert response.status_code == 422
+        assert "send Content-Type: text/csv" in response.json()["errors"][0]["message"]

@@ -9,7 +9,7 @@ import pytest
 
 from command.ports import Batch, NewEvent, StoreUnavailable
 from contracts.envelope import Metadata, Recorded
-from contracts.events import CheckoutCompleted, CheckoutReady, CheckoutRefused, Event
+from contracts.events import CheckoutCompleted, CheckoutReady, CheckoutRefused, CheckoutReleased, Event
 from contracts.identity import Realm, stream_id
 from infra.http.outcomes import CheckoutWatch
 from tests.fakes import InMemoryEventLog
@@ -150,3 +150,17 @@ def test_what_is_recorded_already_is_found(log: InMemoryEventLog, feed: FakeFeed
     )
     append(log, completed)
     assert (watch.recorded(ACME, "o1", 1) or {})["status"] == "completed"
+
+
+def test_a_released_checkout_is_told_as_released(log: InMemoryEventLog, feed: FakeFeed) -> None:
+    watch = CheckoutWatch(feed, log)
+    released = CheckoutReleased(
+        order_id="o1", attempt=1, currency="EUR", discount_minor=0, cause="order_cancelled", released_at=NOON
+    )
+    append(log, ready(1), released)
+    told = watch.recorded(ACME, "o1", 1) or {}
+    assert (told["status"], told["cause"], told["payable_minor"]) == ("released", "order_cancelled", 5)
+    assert watch.recorded(ACME, "o1", 2) is None
+    append(log, refused(2))
+    assert watch.recorded(ACME, "o1", 1) == watch.recorded(ACME, "o1", 2)
+    assert "payable_minor" not in (watch.recorded(ACME, "o1", 2) or {})
