@@ -11,6 +11,7 @@ import pytest
 from command.engine import Busy, Engine, EngineSettings, EngineStopped, HandlerFailed
 from command.handlers.handler import Handler, Handlers
 from command.ports import CommandKey, StoreUnavailable
+from command.tickets import NeverFits
 from command.unit_of_work import Kind, NotYet, UnitOfWork
 from contracts.commands import Command
 from contracts.envelope import Answer, CommandEnvelope
@@ -280,9 +281,13 @@ def test_a_state_rebuilt_from_a_snapshot_equals_the_live_one(log: InMemoryEventL
 
 def test_a_full_queue_is_busy_and_queues_nothing(log: InMemoryEventLog) -> None:
     engine = Engine(log, HANDLERS, EngineSettings(queue_commands_max=2))
-    with pytest.raises(Busy):
+    engine.submit(asks("waits"))
+    with pytest.raises(Busy) as told:
+        engine.submit_many([asks(str(n)) for n in range(2)])
+    assert not isinstance(told.value, NeverFits)  # There will be room for these.
+    with pytest.raises(NeverFits):
         engine.submit_many([asks(str(n)) for n in range(3)])
-    assert engine.queue_length == 0
+    assert engine.queue_length == 1
 
 
 def test_stopping_finishes_what_is_queued_and_refuses_what_comes_later(log: InMemoryEventLog) -> None:
