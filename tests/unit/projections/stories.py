@@ -196,14 +196,13 @@ def everything(realm: Realm = ACME, *, first_offset: int = 1, began: datetime = 
     """A log in which every event type happens at least once, in an order that could have been."""
     story = Story(realm, began, first_offset)
     _templates(story)
-    _distribution(story)
-    _lending(story)
     _budgets(story)
     _bought_and_returned(story)
     _other_ends(story)
     _operations(story)
     _leases(story)
     _distribution(story)
+    _lending(story)
     _codes(story)
     return story.log
 
