@@ -14,8 +14,7 @@ An engine goes ahead again as soon as it found the log where it had left it (doc
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from queue import SimpleQueue
@@ -25,7 +24,7 @@ from typing import Final, NamedTuple, Protocol
 from command.decider import Decider, HandlerFailed, Plan, StreamClosed, Verdict
 from command.handlers.handler import Handlers
 from command.ports import EventLog, HeadMoved, StoreUnavailable, StreamConflict
-from command.tickets import Busy, EngineStopped, Listener, Outcome, Ticket, TicketQueue, resolver
+from command.tickets import Busy, EngineStopped, Listener, Outcome, Submitting, Ticket, TicketQueue
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.position import Position
 from contracts.registry import UnknownEventType
@@ -88,7 +87,7 @@ class NobodyWatches:
         """Ignored."""
 
 
-class Engine:
+class Engine(Submitting):
     """Two threads over one event log: one decides, one stores and answers. Answers are delivered after the commit."""
 
     def __init__(
@@ -155,25 +154,6 @@ class Engine:
         self._queue.put_all([Ticket(envelope, listener) for envelope, listener in envelopes])
         self._wake.set()
 
-    def submit_many(self, envelopes: Iterable[CommandEnvelope]) -> list[Future[Answer]]:
-        """Queue commands, kept in order. Raises as submit_to; a future raises StoreUnavailable or HandlerFailed."""
-        futures: list[Future[Answer]] = []
-        pairs: list[tuple[CommandEnvelope, Listener]] = []
-        for envelope in envelopes:
-            future: Future[Answer] = Future()
-            futures.append(future)
-            pairs.append((envelope, resolver(future)))
-        self.submit_to(pairs)
-        return futures
-
-    def submit(self, envelope: CommandEnvelope) -> Future[Answer]:
-        """Queue one command."""
-        return self.submit_many((envelope,))[0]
-
-    def execute(self, envelope: CommandEnvelope, timeout_seconds: float = 30.0) -> Answer:
-        """Queue one command and wait for its answer."""
-        return self.submit(envelope).result(timeout_seconds)
-
     def dry_run(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
         """What would be answered, now or at another business time, storing nothing. Runs on the caller's thread.
 
@@ -226,7 +206,7 @@ class Engine:
 
     def _recover(self, failed: "_Failed", *decided_on_top: Plan | None) -> None:
         """A batch was not stored as it was decided: decide it again, under the lock."""
-        tickets = [verdict.ticket for verdict in failed.plan.verdicts]
+        tickets = failed.plan.tickets
         self._goes_ahead = False
         if isinstance(failed.error, HeadMoved):
             for plan in (*decided_on_top, failed.plan):  # The latest first.

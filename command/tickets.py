@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
 from command.ports import CommandKey
@@ -93,7 +93,34 @@ class TicketQueue:
             self._closed = True
 
 
-def resolver(future: "Future[Answer]") -> Listener:
+class Submitting:
+    """Futures over listeners, for whatever takes commands by ``submit_to``: one engine, or several behind a router."""
+
+    def submit_to(self, envelopes: Sequence[tuple[CommandEnvelope, Listener]]) -> None:
+        """Queue commands, kept in order; each listener hears its outcome once. Raises Busy or EngineStopped."""
+        raise NotImplementedError
+
+    def submit_many(self, envelopes: Iterable[CommandEnvelope]) -> list[Future[Answer]]:
+        """Queue commands, kept in order. Raises as submit_to; a future raises StoreUnavailable or HandlerFailed."""
+        futures: list[Future[Answer]] = []
+        pairs: list[tuple[CommandEnvelope, Listener]] = []
+        for envelope in envelopes:
+            future: Future[Answer] = Future()
+            futures.append(future)
+            pairs.append((envelope, _resolver(future)))
+        self.submit_to(pairs)
+        return futures
+
+    def submit(self, envelope: CommandEnvelope) -> Future[Answer]:
+        """Queue one command."""
+        return self.submit_many((envelope,))[0]
+
+    def execute(self, envelope: CommandEnvelope, timeout_seconds: float = 30.0) -> Answer:
+        """Queue one command and wait for its answer."""
+        return self.submit(envelope).result(timeout_seconds)
+
+
+def _resolver(future: "Future[Answer]") -> Listener:
     """A listener that resolves a future."""
 
     def resolve(outcome: Outcome) -> None:

@@ -1,12 +1,12 @@
 """Commands to shards: one engine per event store behind the face of one engine."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 from command.domain.ids import derived_id
 from command.engine import Busy, Engine, EngineStopped, Listener, Outcome
+from command.tickets import Submitting
 from contracts.commands import AdvanceClock, CreateBudget, CreateTemplate, GenerateCodes, QuoteOrder, StartDistribution
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
@@ -81,7 +81,7 @@ def _require_together(placement: Placement, realm: Realm, command: StartDistribu
         raise NotPlaceable(f"{told}: name it with the template's id in braces, {{{command.template_id}}}-…")
 
 
-class Router:
+class Router(Submitting):
     """The engines of all shards as one: what takes commands takes this in the place of an engine.
 
     Commands of one call that lie on one shard are kept together and in order, as an engine keeps them.
@@ -129,25 +129,6 @@ class Router:
                 for _, listener in pairs:
                     listener(error)
 
-    def submit_many(self, envelopes: Iterable[CommandEnvelope]) -> list[Future[Answer]]:
-        """Queue commands, kept in order. Raises as submit_to; a future raises StoreUnavailable or HandlerFailed."""
-        futures: list[Future[Answer]] = []
-        pairs: list[tuple[CommandEnvelope, Listener]] = []
-        for envelope in envelopes:
-            future: Future[Answer] = Future()
-            futures.append(future)
-            pairs.append((envelope, _resolver(future)))
-        self.submit_to(pairs)
-        return futures
-
-    def submit(self, envelope: CommandEnvelope) -> Future[Answer]:
-        """Queue one command."""
-        return self.submit_many((envelope,))[0]
-
-    def execute(self, envelope: CommandEnvelope, timeout_seconds: float = 30.0) -> Answer:
-        """Queue one command and wait for its answer."""
-        return self.submit(envelope).result(timeout_seconds)
-
     def dry_run(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
         """What would be answered, storing nothing. Raises StoreUnavailable or HandlerFailed."""
         try:
@@ -173,15 +154,3 @@ class Router:
                 listener(error)
 
         return next_shard
-
-
-def _resolver(future: Future[Answer]) -> Listener:
-    def resolve(outcome: Outcome) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-
-    return resolve
