@@ -18,7 +18,7 @@ from benchmarks.loops import BatchSizes, closed_loop, open_loop
 from benchmarks.sampler import Sampler
 from benchmarks.workloads import WORKLOADS, Workload, distribute
 from infra import memory
-from infra.bootstrap import WriteSide, write_side
+from infra.bootstrap.stores import WriteSide, write_side
 from infra.settings import Settings
 
 

@@ -19,7 +19,7 @@ from contracts.access import ROLES
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.position import Position
-from infra.bootstrap import create_key
+from infra.bootstrap.stores import create_key
 from infra.processes import LOOPBACK, free_port, wait_until
 from infra.settings import Settings
 
@@ -171,7 +171,7 @@ def serve_bare(port: int) -> None:
 def serve_no_op(port: int) -> None:
     """Run our edge, put together as always, over a queue that answers at once."""
     from infra import memory
-    from infra.bootstrap import run_server
+    from infra.bootstrap.serving import run_server
     from infra.http.access import KeyRing
     from infra.http.app import HttpParts, create_app
     from infra.http.health import Readiness

@@ -8,7 +8,7 @@ from time import sleep
 from typing import Final
 
 from benchmarks.sampler import Sampler
-from infra.bootstrap import serve
+from infra.bootstrap.serving import serve
 from infra.settings import Settings
 
 POLL_SECONDS: Final = 0.1

@@ -18,7 +18,7 @@ from contracts.commands import (
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.terms import PercentOff, Terms, ValidityAfterClaim
-from infra.bootstrap import WriteSide
+from infra.bootstrap.stores import WriteSide
 from infra.distributions.runner import DistributionRunner
 from infra.distributions.starting import Starting
 from infra.postgres import distributions

@@ -200,7 +200,7 @@ def _realm_of(subject: str) -> Realm:
 
 
 def _send(settings: Settings, envelopes: Sequence[CommandEnvelope]) -> None:
-    from infra.bootstrap import running_engine
+    from infra.bootstrap.stores import running_engine
 
     with running_engine(settings) as engine:
         for future in engine.submit_many(envelopes):

@@ -188,19 +188,17 @@ class LocalStack:
         return port
 
     def _migrate(self) -> None:
-        from infra import bootstrap
+        from infra.bootstrap import stores
 
-        bootstrap.migrate(self.settings)
+        stores.migrate(self.settings)
 
     def _key(self) -> LocalKey:
         """The folder's key; the first start makes it, and only its hash goes into the store."""
         if (known := local_key(self.data_dir)) is not None:
             return known
-        from infra import bootstrap
+        from infra.bootstrap import stores
 
-        token = bootstrap.create_key(
-            self.settings, DEMO_REALM, role="admin", scopes=ROLES["admin"], label="local stack"
-        )
+        token = stores.create_key(self.settings, DEMO_REALM, role="admin", scopes=ROLES["admin"], label="local stack")
         key = LocalKey(DEMO_REALM.tenant_id, DEMO_REALM.app_id, "admin", token)
         _write_private(self.data_dir / _KEY_FILE, asdict(key))
         return key

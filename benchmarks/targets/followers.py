@@ -9,7 +9,8 @@ from benchmarks.bench import Bench, Figure, Outcome, Side, Target
 from benchmarks.http_servers import child
 from benchmarks.parts import HOT_CLIENTS, engines
 from benchmarks.processor import Meter, micros_each
-from infra import bootstrap, operations
+from infra import operations
+from infra.bootstrap import stores
 from infra.embedded.clickhouse import EmbeddedClickHouse
 from infra.embedded.engine import Engine
 from infra.embedded.redis import EmbeddedRedis
@@ -39,7 +40,7 @@ def run(bench: Bench) -> Outcome:
             follower_metrics_port=free_port(),
             log_level="warning",
         )
-        bootstrap.migrate(settings)
+        stores.migrate(settings)
         assert redis.child is not None
         assert clickhouse.child is not None
         servers = {"Redis": redis.child.pid, "ClickHouse": clickhouse.child.pid, "PostgreSQL": bench.postgres.pid}

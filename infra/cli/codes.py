@@ -181,9 +181,9 @@ def _delete_key(
 
 
 def _told(session: Session, realm: Realm, wanted: Command) -> Answer:
-    from infra import bootstrap
+    from infra.bootstrap import stores
 
-    with bootstrap.running_engine(session.settings) as engine:
+    with stores.running_engine(session.settings) as engine:
         answer = engine.execute(cli_envelope(realm, wanted))
     if not answer.accepted:
         raise CliError(f"{answer.code}: {answer.detail}")

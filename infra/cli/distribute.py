@@ -57,7 +57,7 @@ def _start(
     A `tessera worker distributions` (part of `tessera up`) carries it out; Ctrl-C here only stops the watching. Ends
     with 3 when some were refused.
     """
-    from infra import bootstrap
+    from infra.bootstrap import stores
     from infra.distributions.lists import BadList, read_csv
     from infra.distributions.starting import Starting
 
@@ -72,7 +72,7 @@ def _start(
         raise CliError(str(error), code=ExitCode.USAGE) from None
     if not has_header:
         session.out.note(f"first row: {users[0]} (taken as a user; a header would name user_id)")
-    with bootstrap.running_engine(session.settings) as engine:
+    with stores.running_engine(session.settings) as engine:
         starting = Starting(session.settings.postgres_dsn, engine.dry_run, engine.execute)
         try:
             answer = starting.start(cli_envelope(realm, started), users)
@@ -175,9 +175,9 @@ def _refusals(
 
 
 def _tell(session: Session, realm: Realm, told: Command) -> ExitCode:
-    from infra import bootstrap
+    from infra.bootstrap import stores
 
-    with bootstrap.running_engine(session.settings) as engine:
+    with stores.running_engine(session.settings) as engine:
         _require_accepted(engine.execute(cli_envelope(realm, told)))
     return _watched(session, realm, told.distribution_id, wait=False)  # type: ignore[attr-defined]
 

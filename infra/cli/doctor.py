@@ -108,9 +108,9 @@ def _postgres(settings: Settings) -> Iterator[Finding]:
 
 
 def _migrations(settings: Settings) -> Iterator[Finding]:
-    from infra import bootstrap
+    from infra.bootstrap import stores
 
-    for store, names in bootstrap.pending_migrations(settings).items():
+    for store, names in stores.pending_migrations(settings).items():
         if names:
             yield Finding(f"{store} schema", "problem", f"pending: {', '.join(names)}", "Run `tessera migrate`.")
         else:

@@ -53,7 +53,7 @@ _TRANSLATIONS: Final = (
     _Translation("infra.processes.StillRunning", ExitCode.ERROR, "Stop that process, then run this again."),
     _Translation("infra.stack.PartFailed", ExitCode.ERROR, "Its whole log is in the data folder's logs/."),
     _Translation(
-        "infra.bootstrap.WorkerHalted", ExitCode.ERROR, "See `tessera doctor` and `tessera dead-letters list`."
+        "infra.bootstrap.workers.WorkerHalted", ExitCode.ERROR, "See `tessera doctor` and `tessera dead-letters list`."
     ),
     _Translation(
         "infra.operations.NotQuiet", ExitCode.UNAVAILABLE, "`tessera sagas list --stuck` and the logs say why."

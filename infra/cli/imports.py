@@ -52,9 +52,10 @@ def _import(
         if dry_run:
             report = runner.dry_run(job, watcher)
         else:
-            from infra import bootstrap, operations
+            from infra import operations
+            from infra.bootstrap import stores
 
-            with bootstrap.running_engine(session.settings) as engine, operations.facts(session.settings) as facts:
+            with stores.running_engine(session.settings) as engine, operations.facts(session.settings) as facts:
                 report = runner.run_import(
                     job, engine, session.settings.postgres_dsn, facts=facts.rows, watcher=watcher
                 )

@@ -13,9 +13,9 @@ def register(app: typer.Typer) -> None:
 
 def _migrate(session: Session) -> None:
     """Apply pending migrations to PostgreSQL and ClickHouse. Running it again does nothing."""
-    from infra import bootstrap
+    from infra.bootstrap import stores
 
     with session.out.progress("applying migrations"):
-        applied = bootstrap.migrate(session.settings)
+        applied = stores.migrate(session.settings)
     rows = [{"store": store, "applied": name} for store, names in applied.items() for name in names]
     session.out.show(applied, table("Migrations applied", rows, ("store", "applied"), empty="nothing was pending"))

@@ -23,14 +23,14 @@ def _serve(
     shared_port: Annotated[bool, typer.Option("--shared-port", hidden=True)] = False,
 ) -> None:
     """Serve the API until SIGTERM or Ctrl-C; requests that are under way are answered first."""
-    from infra import bootstrap
     from infra import workers as several
+    from infra.bootstrap import serving
 
     given = {"http_host": host, "http_port": port, "http_workers": workers}
     changes = {name: value for name, value in given.items() if value is not None}
     settings = session.settings.model_copy(update=changes)
     if settings.http_workers == 1 or shared_port:
-        bootstrap.serve(settings, shared_port=shared_port)
+        serving.serve(settings, shared_port=shared_port)
         return
     try:
         several.serve_together(settings)

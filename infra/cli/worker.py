@@ -15,27 +15,27 @@ def register(group: typer.Typer) -> None:
 
 def _sagas(session: Session) -> None:
     """Run the checkout sagas, their outbox and the timers until SIGTERM or Ctrl-C."""
-    from infra import bootstrap
+    from infra.bootstrap import workers
 
-    bootstrap.run_sagas(session.settings)
+    workers.run_sagas(session.settings)
 
 
 def _distributions(session: Session) -> None:
     """Carry distributions out, a chunk at a time, until SIGTERM or Ctrl-C; another one goes on where this one stops."""
-    from infra import bootstrap
+    from infra.bootstrap import workers
 
-    bootstrap.run_distributions(session.settings)
+    workers.run_distributions(session.settings)
 
 
 def _leases(session: Session) -> None:
     """Lease this shard's shared budgets to the other shards, and take back what they leave, until SIGTERM or Ctrl-C."""
-    from infra import bootstrap
+    from infra.bootstrap import workers
 
-    bootstrap.run_leases(session.settings)
+    workers.run_leases(session.settings)
 
 
 def _projections(session: Session) -> None:
     """Keep the read models in Redis and the facts in ClickHouse current until SIGTERM or Ctrl-C."""
-    from infra import bootstrap
+    from infra.bootstrap import workers
 
-    bootstrap.run_projections(session.settings)
+    workers.run_projections(session.settings)

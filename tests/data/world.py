@@ -17,7 +17,8 @@ import psycopg
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from infra import bootstrap, operations
+from infra import operations
+from infra.bootstrap import stores
 from infra.imports.job import job_of
 from infra.imports.mapping import find_mapping
 from infra.imports.report import ImportReport
@@ -79,7 +80,7 @@ def imported(request: pytest.FixtureRequest, name: str, tmp: Path) -> Iterator[I
             clickhouse_url=stack.enter_context(corners.clickhouse()),
             log_level="warning",
         )
-        bootstrap.migrate(settings)
+        stores.migrate(settings)
         for worker in ("sagas", "projections"):
             stack.enter_context(_worker(settings, worker))
         report = _import(settings, folder, name)
@@ -89,7 +90,7 @@ def imported(request: pytest.FixtureRequest, name: str, tmp: Path) -> Iterator[I
 def _import(settings: Settings, folder: Path, name: str) -> ImportReport:
     job = replace(job_of(folder, find_mapping(name)), settle_seconds=SETTLE_SECONDS)
     started = monotonic()
-    with bootstrap.running_engine(settings) as engine, operations.facts(settings) as facts:
+    with stores.running_engine(settings) as engine, operations.facts(settings) as facts:
         report = run_import(job, engine, settings.postgres_dsn, facts=facts.rows)
     quiet = operations.Quiet(settings)
     try:

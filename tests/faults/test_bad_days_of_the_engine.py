@@ -21,7 +21,8 @@ from command.unit_of_work import UnitOfWork
 from contracts.access import ROLES
 from contracts.commands import ClaimCoupon, Command, NoteOrder
 from contracts.envelope import Answer, CommandEnvelope
-from infra.bootstrap import ReadSide, create_key, http_application
+from infra.bootstrap.serving import ReadSide, http_application
+from infra.bootstrap.stores import create_key
 from infra.postgres.log import PostgresEventLog
 from infra.postgres.recorder import APPEND_LOCK_CLASS
 from tests.audit import Acknowledged, audit, violations

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from contracts.access import ROLES
-from infra.bootstrap import create_key
+from infra.bootstrap.stores import create_key
 from infra.processes import LOOPBACK, free_port, wait_until
 from infra.settings import Settings
 from tests.engines import Corners

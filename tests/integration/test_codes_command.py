@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from contracts.commands import ActivateTemplate, CreateTemplate, UseCode
 from contracts.envelope import CommandEnvelope
 from contracts.identity import Realm
-from infra.bootstrap import running_engine
+from infra.bootstrap.stores import running_engine
 from infra.cli import app
 from infra.cli.errors import ExitCode
 from infra.settings import Settings

@@ -13,7 +13,8 @@ import uvicorn
 
 from contracts.access import ROLES
 from contracts.identity import Realm
-from infra.bootstrap import ReadSide, create_key, http_application
+from infra.bootstrap.serving import ReadSide, http_application
+from infra.bootstrap.stores import create_key
 from infra.http.app import Application
 from infra.settings import Settings
 from infra.telemetry.tracing import Tracing

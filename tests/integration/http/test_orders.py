@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from infra.bootstrap import write_side
+from infra.bootstrap.stores import write_side
 from infra.sagas.worker import SagaWorker
 from tests.integration.http.conftest import Server, api
 from tests.integration.http.test_serving import active_template

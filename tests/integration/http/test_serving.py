@@ -11,7 +11,7 @@ import pytest
 
 from contracts.access import ROLES
 from contracts.identity import Realm
-from infra.bootstrap import create_key
+from infra.bootstrap.stores import create_key
 from infra.postgres import api_keys
 from infra.postgres.connections import transaction
 from tests.integration.http.conftest import Server, api

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from contracts.access import ROLES
-from infra.bootstrap import create_key
+from infra.bootstrap.stores import create_key
 from infra.processes import free_port
 from infra.settings import Settings
 from tests.integration.http.conftest import ACME, settings_for

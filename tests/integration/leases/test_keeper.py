@@ -22,7 +22,7 @@ from command.handlers import HANDLERS
 from command.ports import StoreUnavailable
 from contracts.commands import CloseBudgetLease, CreateBudget, GrantBudgetLease, ShareBudget, UnshareBudget
 from contracts.envelope import Answer, CommandEnvelope
-from infra import bootstrap
+from infra.bootstrap import stores, workers
 from infra.cli import app
 from infra.cli.errors import ExitCode
 from infra.cli.leases import _row
@@ -338,13 +338,13 @@ def test_processes_refuse_to_share_with_themselves_and_to_keep_leases_with_thems
     servers = {"redis_url": endpoints.redis_url, "clickhouse_url": endpoints.clickhouse_url, "data_dir": tmp_path}
     settings = Settings.load(postgres_dsn=shards.home.dsn, shard_dsns=others, **servers)
     shards.do(shards.home, CreateBudget(budget_id="b1", currency="GBP", limit_minor=1_000))
-    with bootstrap.running_engine(settings) as engine:
+    with stores.running_engine(settings) as engine:
         for holder, code in (("0", "not_a_holder"), ("7", "not_a_holder"), ("1", "ok")):
             command = ShareBudget(budget_id="b1", holder=holder)
             answer = engine.execute(CommandEnvelope(shards.realm, f"share-{holder}", command, "ops", f"s-{holder}"))
             assert answer.code == code
     same = Settings.load(postgres_dsn=shards.home.dsn, shard_dsns={1: shards.home.dsn}, **servers)
-    with pytest.raises(SettingsError, match="one and the same"), bootstrap.lease_books(same):
+    with pytest.raises(SettingsError, match="one and the same"), workers.lease_books(same):
         pass
     result = CliRunner().invoke(app, ["leases", "list", "--json", "--data-dir", str(tmp_path)], env=same.to_env())
     assert result.exit_code == ExitCode.USAGE

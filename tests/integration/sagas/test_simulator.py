@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from contracts.commands import QuoteOrder
-from infra.bootstrap import write_side
+from infra.bootstrap.stores import write_side
 from infra.sagas.worker import SagaWorker
 from infra.simulator.http import HttpUpstream, UpstreamFailed
 from infra.simulator.play import Play, Question, Told

@@ -14,7 +14,7 @@ import pytest
 from contracts.access import ROLES
 from contracts.identity import Realm
 from contracts.position import Position
-from infra.bootstrap import create_key, router_beside, write_side
+from infra.bootstrap.stores import create_key, router_beside, write_side
 from infra.sagas.worker import SagaWorker
 from infra.settings import Settings
 from tests.engines import Corners

@@ -1,0 +1,52 @@
+"""What every long-running process does alike: stop when asked to, serve metrics, trace."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
+from infra.telemetry.tracing import Tracing, make_provider
+
+WORKER_STOP_SECONDS: Final = 20.0
+
+
+def make_tracing(settings: Settings, service: str) -> Tracing:
+    """Spans when there is somewhere to send them, ids in any case."""
+    if settings.otlp_endpoint is None:
+        return Tracing()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
+    return Tracing(make_provider(service, exporter=exporter))
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set. Only for a main thread that never waits on it."""
+    stop = threading.Event()
+    former = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for each, handler in former.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def metrics_served(settings: Settings, metrics: Metrics) -> Iterator[None]:
+    """Serve a worker's own metrics, where a port for them is set."""
+    if settings.follower_metrics_port is None:
+        yield
+        return
+    from prometheus_client import start_http_server
+
+    server, thread = start_http_server(settings.follower_metrics_port, settings.http_host, metrics.registry)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(WORKER_STOP_SECONDS)

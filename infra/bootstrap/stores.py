@@ -1,0 +1,132 @@
+"""Event stores and their engines: of this shard, or of all of them as one."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from command.engine import Engine, EngineObserver, EngineSettings
+from command.handlers import HANDLERS
+from command.handlers.crossing import handlers_at
+from command.handlers.sharing import sharing_among
+from contracts.identity import Realm
+from contracts.position import Position
+from infra.postgres import api_keys
+from infra.postgres.connections import transaction
+from infra.postgres.log import PostgresEventLog
+from infra.settings import Settings
+from infra.shards.router import Router
+
+ENGINE_STOP_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True)
+class WriteSide:
+    """An engine that runs, and the log it appends to."""
+
+    log: PostgresEventLog
+    engine: Engine
+
+
+@contextmanager
+def write_side(settings: Settings, observer: EngineObserver | None = None) -> Iterator[WriteSide]:
+    """The log and its engine; on the way out what is queued is finished first."""
+    log = PostgresEventLog(settings.postgres_dsn, shard=settings.shard)
+    limits = EngineSettings(
+        batch_commands_max=settings.batch_commands_max,
+        queue_commands_max=settings.queue_commands_max,
+        lock_ttl_seconds=settings.lock_ttl_seconds,
+    )
+    handlers = sharing_among(settings.shard, settings.stores, HANDLERS)
+    handlers = handlers_at(settings.shard, settings.placement, handlers) if settings.is_placed else handlers
+    engine = Engine(log, handlers, limits, observer)
+    with ExitStack() as stack:
+        stack.callback(log.close)
+        engine.start()
+        stack.callback(engine.stop, ENGINE_STOP_SECONDS)
+        yield WriteSide(log, engine)
+
+
+@contextmanager
+def router_beside(settings: Settings, own: WriteSide) -> Iterator[Router | None]:
+    """Where tenants are placed on several shards: the engines of all of them as one, the own one among them."""
+    with sides_beside(settings, own) as sides:
+        yield router_over(settings, sides) if settings.is_placed else None
+
+
+@contextmanager
+def sides_beside(
+    settings: Settings, own: WriteSide, observer: EngineObserver | None = None
+) -> Iterator[Mapping[int, WriteSide]]:
+    """The write side of every shard, the own one among them; that one only where nobody is placed."""
+    with ExitStack() as stack:
+        sides = {settings.shard: own}
+        for shard in settings.stores if settings.is_placed else ():
+            if shard != settings.shard:
+                sides[shard] = stack.enter_context(write_side(settings.at_shard(shard), observer))
+        yield dict(sorted(sides.items()))
+
+
+def router_over(settings: Settings, sides: Mapping[int, WriteSide]) -> Router:
+    # Of a shard that is away nobody needs to know the epoch: it is only shown with refusals that no shard gives.
+    home = Position(settings.shard, sides[settings.shard].log.epoch, 0)
+    positions = {shard: home if shard == settings.shard else Position(shard, "", 0) for shard in sides}
+    return Router({shard: side.engine for shard, side in sides.items()}, positions, settings.placement)
+
+
+@contextmanager
+def running_engine(settings: Settings) -> Iterator[Engine]:
+    """An engine for a process that is no server: imports, repairs."""
+    with write_side(settings) as side:
+        yield side.engine
+
+
+def create_key(
+    settings: Settings,
+    realm: Realm,
+    *,
+    role: str,
+    scopes: Collection[str],
+    label: str,
+    expires_at: datetime | None = None,
+) -> str:
+    """Make an API key; the only time that anybody sees its secret. Raises StoreUnavailable."""
+    with transaction(settings.postgres_dsn, name="keys") as cursor:
+        return api_keys.create(cursor, realm, role=role, scopes=scopes, label=label, expires_at=expires_at)
+
+
+def migrate(settings: Settings) -> dict[str, list[str]]:
+    """Bring the schemas of PostgreSQL and ClickHouse up to date; returns what was applied, by store."""
+    from infra.clickhouse import migrations as clickhouse
+    from infra.postgres import migrations as postgres
+
+    applied = {"postgres": postgres.migrate(settings.postgres_dsn)}
+    for shard, dsn in settings.stores.items() if settings.is_placed else ():
+        if shard != settings.shard:
+            applied[f"postgres of shard {shard}"] = postgres.migrate(dsn)
+    with _clickhouse(settings) as client:
+        applied["clickhouse"] = clickhouse.migrate(client)
+    return applied
+
+
+def pending_migrations(settings: Settings) -> dict[str, list[str]]:
+    """What :func:`migrate` would apply, by store."""
+    from infra.clickhouse import migrations as clickhouse
+    from infra.postgres import migrations as postgres
+
+    pending = {"postgres": postgres.pending(settings.postgres_dsn)}
+    with _clickhouse(settings) as client:
+        pending["clickhouse"] = clickhouse.pending(client)
+    return pending
+
+
+@contextmanager
+def _clickhouse(settings: Settings) -> Iterator[Any]:
+    from infra.clickhouse.connection import connect
+
+    client = connect(settings.clickhouse_url)
+    try:
+        yield client
+    finally:
+        client.close()

@@ -1,0 +1,167 @@
+"""Sagas, projections, distributions and leases as processes."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from command.engine import EngineObserver
+from infra import memory
+from infra.bootstrap.processes import WORKER_STOP_SECONDS, asked_to_stop, make_tracing, metrics_served
+from infra.bootstrap.stores import router_beside, write_side
+from infra.postgres.log import PostgresEventLog
+from infra.settings import Settings
+from infra.telemetry.logs import configure_logs
+from infra.telemetry.metrics import Metrics, Sample
+
+if TYPE_CHECKING:
+    from infra.leases.books import Store as LeaseStore
+    from infra.projections.ports import FollowerStatus
+
+
+HALTED: Final = "tessera_follower_halted"
+LEASES_OUT: Final = "tessera_budget_leases_out"
+LEASE_OVERDUE: Final = "tessera_budget_lease_overdue_seconds"
+HOLDER_AWAY: Final = "tessera_budget_holder_away"
+WORKER_POLL_SECONDS: Final = 0.1
+
+
+class WorkerHalted(Exception):
+    """A worker cannot go on without help; the message says why."""
+
+
+def run_sagas(settings: Settings) -> None:
+    """Run sagas, outbox, timers and housekeeping until SIGTERM or SIGINT. Raises WorkerHalted."""
+    from infra.postgres.housekeeping import Housekeeper
+    from infra.sagas.settings import SagaSettings
+    from infra.sagas.worker import SagaWorker
+
+    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    metrics = Metrics()
+    with (
+        asked_to_stop() as stop,
+        write_side(settings, metrics) as side,
+        router_beside(settings, side) as router,
+        metrics_served(settings, metrics),
+    ):
+        bounds = SagaSettings(facts_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000)
+        worker = SagaWorker(settings.postgres_dsn, side.log, side.engine, bounds, router=router)
+        housekeeper = Housekeeper(settings.postgres_dsn, keep_days=settings.command_log_days)
+        metrics.add_source(lambda: [Sample(HALTED, (("follower", "sagas"),), 1.0 if worker.halted else 0.0)])
+        worker.start()
+        housekeeper.start()
+        memory.settle()
+        try:
+            while not stop.is_set():
+                time.sleep(WORKER_POLL_SECONDS)  # Not a wait on `stop`: its own signal handler could deadlock with it.
+        finally:
+            halted = worker.halted
+            housekeeper.stop()
+            worker.stop(WORKER_STOP_SECONDS)
+    if halted is not None:
+        raise WorkerHalted(halted)
+
+
+def run_distributions(settings: Settings) -> None:
+    """Carry distributions out until SIGTERM or SIGINT. What is under way then is finished by the next one."""
+    from infra.distributions.runner import DistributionRunner
+
+    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    metrics = Metrics()
+    with asked_to_stop() as stop, write_side(settings, metrics) as side, metrics_served(settings, metrics):
+        runner = DistributionRunner(settings.postgres_dsn, side.log, side.engine)
+        runner.start()
+        memory.settle()
+        try:
+            while not stop.is_set():
+                time.sleep(WORKER_POLL_SECONDS)
+        finally:
+            runner.stop(WORKER_STOP_SECONDS)
+
+
+def run_leases(settings: Settings) -> None:
+    """Keep the leases of budgets that live on this shard until SIGTERM or SIGINT. Several such processes may run."""
+    from infra.leases.keeper import KeeperSettings, KeeperThread, LeaseKeeper
+
+    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    metrics = Metrics()
+    bounds = KeeperSettings(term_seconds=settings.lease_term_seconds)
+    with asked_to_stop() as stop, lease_books(settings, metrics) as sides, metrics_served(settings, metrics):
+        keeper = LeaseKeeper(*sides, bounds)
+        thread = KeeperThread(keeper, bounds)
+        metrics.add_source(lambda: [Sample(HOLDER_AWAY, (("holder", name),), 1.0) for name in keeper.away])
+        metrics.add_source(lambda: _lease_samples(settings))
+        thread.start()
+        try:
+            while not stop.is_set():
+                time.sleep(WORKER_POLL_SECONDS)
+        finally:
+            thread.stop(WORKER_STOP_SECONDS)
+
+
+@contextmanager
+def lease_books(
+    settings: Settings, observer: EngineObserver | None = None
+) -> Iterator[tuple["LeaseStore", dict[str, "LeaseStore"]]]:
+    """This shard's side of leased budgets, and each other shard's by its number, every one with an engine that runs."""
+    from infra.leases.books import Store, require_distinct_stores
+
+    require_distinct_stores(settings.stores)
+    with ExitStack() as stack:
+        stores = {}
+        for shard in settings.stores:
+            at_shard = settings.at_shard(shard)
+            side = stack.enter_context(write_side(at_shard, observer if shard == settings.shard else None))
+            stores[str(shard)] = Store(at_shard.postgres_dsn, side.log, side.engine)
+            stack.callback(stores[str(shard)].close)
+        yield stores.pop(str(settings.shard)), stores
+
+
+def _lease_samples(settings: Settings) -> list[Sample]:
+    """What home has lent, by holder: whoever does not settle after a lease's end shows by its age."""
+    from infra.leases.books import Store, accounts
+
+    log = PostgresEventLog(settings.postgres_dsn, shard=settings.shard)
+    home = Store(settings.postgres_dsn, log)
+    with closing(home), closing(log):
+        found = accounts(home, {})
+    holders = sorted({account.holder for account in found})
+    out = {holder: [it for it in found if it.holder == holder and it.reserved_minor] for holder in holders}
+    return [
+        *(Sample(LEASES_OUT, (("holder", holder),), len(leases)) for holder, leases in out.items()),
+        *(
+            Sample(LEASE_OVERDUE, (("holder", holder),), max((it.overdue_seconds for it in leases), default=0.0))
+            for holder, leases in out.items()
+        ),
+    ]
+
+
+def run_projections(settings: Settings) -> None:
+    """Keep read models and facts up with the log until SIGTERM or SIGINT. Raises WorkerHalted."""
+    from infra.projections.runner import FollowerLimits
+    from infra.projections.service import ProjectionService
+    from infra.telemetry.traced import TracedTarget
+
+    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    metrics, tracing = Metrics(), make_tracing(settings, "tessera-projections")
+    limits = FollowerLimits(
+        batch_events_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000
+    )
+    service = ProjectionService(
+        postgres_dsn=settings.postgres_dsn,
+        redis_url=settings.redis_url,
+        clickhouse_url=settings.clickhouse_url,
+        shard=settings.shard,
+        limits=limits,
+        on_batch=metrics.batch_followed,
+        watched=(lambda target: TracedTarget(target, tracing)) if tracing.enabled else (lambda target: target),
+    )
+    metrics.add_source(lambda: [_halted(status) for status in service.statuses()])
+    with closing(tracing), service, asked_to_stop() as stop, metrics_served(settings, metrics):
+        if not service.run(stop):
+            raise WorkerHalted("a follower was halted when the worker stopped; its log says why")
+
+
+def _halted(status: "FollowerStatus") -> Sample:
+    is_halted = status.state == "halted" or bool(status.halted)
+    return Sample(HALTED, (("follower", status.name),), 1.0 if is_halted else 0.0)
