@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, Self
 
 from command.domain.calendar import NO_INSTANT, period_of
 from command.domain.holds import Holds
-from command.domain.lending import Branch, Lending
+from command.domain.lease_accounts import Branch, Lending
 from command.unit_of_work import Kind
 from contracts.commands import CreateBudget
 from contracts.events import (

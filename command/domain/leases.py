@@ -9,7 +9,7 @@ from typing import Final
 
 from command.domain import budget as budgets
 from command.domain.budget import Budget
-from command.domain.lending import Waiting
+from command.domain.lease_accounts import Waiting
 from command.unit_of_work import NotYet
 from contracts.commands import CloseBudgetLease, GrantBudgetLease, OpenBudgetLease
 from contracts.events import (

@@ -11,7 +11,7 @@ from command.domain import leases, orders
 from command.domain.budget import BUDGET
 from command.domain.checkout import CHECKOUT, Books, Checkout, MoneyIsElsewhere, Plan
 from command.domain.coupon import COUPON, Coupon
-from command.domain.lending import Waiting
+from command.domain.lease_accounts import Waiting
 from command.domain.orders import ORDER, PAYMENT, REFUND
 from command.domain.template import TEMPLATE
 from command.handlers.handler import Data

@@ -81,22 +81,22 @@ def run_distributions(settings: Settings) -> None:
 
 def run_leases(settings: Settings) -> None:
     """Keep the leases of budgets that live on this shard until SIGTERM or SIGINT. Several such processes may run."""
-    from infra.leases.keeper import KeeperSettings, KeeperThread, LeaseKeeper
+    from infra.leases.keeper import KeeperSettings, LeaseKeeper, keeper_loop
 
     configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
     metrics = Metrics()
     bounds = KeeperSettings(term_seconds=settings.lease_term_seconds)
     with asked_to_stop() as stop, lease_books(settings, metrics) as sides, metrics_served(settings, metrics):
         keeper = LeaseKeeper(*sides, bounds)
-        thread = KeeperThread(keeper, bounds)
+        loop = keeper_loop(keeper, bounds)
         metrics.add_source(lambda: [Sample(HOLDER_AWAY, (("holder", name),), 1.0) for name in keeper.away])
         metrics.add_source(lambda: _lease_samples(settings))
-        thread.start()
+        loop.start()
         try:
             while not stop.is_set():
                 time.sleep(WORKER_POLL_SECONDS)
         finally:
-            thread.stop(WORKER_STOP_SECONDS)
+            loop.stop(WORKER_STOP_SECONDS)
 
 
 @contextmanager

@@ -11,13 +11,12 @@ import typer
 from rich.text import Text
 
 from contracts.codes import CODES_PER_BATCH_MAX
-from contracts.commands import Command, GenerateCodes, VoidCodes
-from contracts.envelope import Answer
+from contracts.commands import GenerateCodes, VoidCodes
 from contracts.identity import Realm
 from infra.cli.command import Session, command
 from infra.cli.console import table
-from infra.cli.distribute import cli_envelope, realm_or_own
 from infra.cli.errors import CliError, ExitCode
+from infra.cli.telling import App, Tenant, Yes, realm_or_own, tell
 
 if TYPE_CHECKING:
     from infra.codes.batches import BatchRecord
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 _OWNER_ONLY: Final = 0o600
 
 _Batch = Annotated[str, typer.Argument(help="The batch, as `codes generate` named it.")]
-_Tenant = Annotated[str | None, typer.Option(help="Whose it is; else the local stack's own tenant.")]
-_App = Annotated[str | None, typer.Option(help="The tenant's app; goes with --tenant.")]
-_Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def register(group: typer.Typer) -> None:
@@ -48,8 +44,8 @@ def _generate(
     count: Annotated[int, typer.Argument(help="How many codes.", min=1, max=CODES_PER_BATCH_MAX)],
     name: Annotated[str, typer.Option(help="What people call the batch.")] = "",
     days: Annotated[int | None, typer.Option(help="Days until the codes end; else with the template.", min=1)] = None,
-    tenant: _Tenant = None,
-    app: _App = None,
+    tenant: Tenant = None,
+    app: App = None,
 ) -> None:
     """Generate a batch of codes. Takes as long for one as for ten million; `export` writes them."""
     from infra.postgres import code_keys
@@ -63,7 +59,7 @@ def _generate(
         wanted = GenerateCodes(template_id=template_id, count=count, key_id=key_id, name=name, valid_until=until)
     except ValueError as error:
         raise CliError(str(error), code=ExitCode.USAGE) from None
-    answer = _told(session, realm, wanted)
+    answer = tell(session, realm, wanted)
     batch_id = answer.data["batch_id"]
     next_step = Text(f"`tessera codes export {batch_id} --output codes.csv` writes them.", style="dim")
     session.out.show(dict(answer.data), Text(f"{batch_id}: {count:,} codes of {template_id}"), next_step)
@@ -73,8 +69,8 @@ def _export(
     session: Session,
     batch_id: _Batch,
     output: Annotated[Path | None, typer.Option(help="A new file for its owner's eyes; else stdout.")] = None,
-    tenant: _Tenant = None,
-    app: _App = None,
+    tenant: Tenant = None,
+    app: App = None,
 ) -> None:
     """Write every code of a batch as CSV (index, code); --json: one object per line. The same ones every time."""
     from infra.codes.export import export_pieces
@@ -100,7 +96,7 @@ def _export(
         session.out.note(f"{batch.count:,} codes are in {output}")
 
 
-def _show(session: Session, batch_id: _Batch, tenant: _Tenant = None, app: _App = None) -> None:
+def _show(session: Session, batch_id: _Batch, tenant: Tenant = None, app: App = None) -> None:
     """Show how many codes of a batch are assigned, used and void."""
     view = _found(session, realm_or_own(session, tenant, app), batch_id).view
     rows = [{**view, "valid_until": view["valid_until"] or "with its template"}]
@@ -115,9 +111,9 @@ def _void(
     reason: Annotated[str, typer.Option(help="Why; others see it.")],
     first: Annotated[int | None, typer.Option(help="The first index of a range.", min=0)] = None,
     last: Annotated[int | None, typer.Option(help="The last index of it, included.", min=0)] = None,
-    yes: _Yes = False,
-    tenant: _Tenant = None,
-    app: _App = None,
+    yes: Yes = False,
+    tenant: Tenant = None,
+    app: App = None,
 ) -> None:
     """Take a range of a batch's codes out of use for ever, or (without --first and --last) all. Used ones stay used."""
     if (first is None) != (last is None):
@@ -129,11 +125,11 @@ def _void(
         wanted = VoidCodes(batch_id=batch_id, first_index=first or 0, last_index=last, reason=reason)
     except ValueError as error:
         raise CliError(str(error), code=ExitCode.USAGE) from None
-    answer = _told(session, realm, wanted)
+    answer = tell(session, realm, wanted)
     session.out.show(dict(answer.data), Text(f"Void now: {what} of {batch_id} that nobody had used."))
 
 
-def _keys(session: Session, tenant: _Tenant = None, app: _App = None) -> None:
+def _keys(session: Session, tenant: Tenant = None, app: App = None) -> None:
     """Show the keys that codes are sealed with, without their secrets; the first usable one seals new batches."""
     from infra.postgres import code_keys
     from infra.postgres.connections import transaction
@@ -147,7 +143,7 @@ def _keys(session: Session, tenant: _Tenant = None, app: _App = None) -> None:
     session.out.show({"keys": rows}, table("Code keys", rows, ("key_id", "created_at", "deleted_at")))
 
 
-def _rotate_key(session: Session, tenant: _Tenant = None, app: _App = None) -> None:
+def _rotate_key(session: Session, tenant: Tenant = None, app: App = None) -> None:
     """Seal new batches under a new key. Codes of earlier ones stay good."""
     from infra.postgres import code_keys
     from infra.postgres.connections import transaction
@@ -164,9 +160,9 @@ def _rotate_key(session: Session, tenant: _Tenant = None, app: _App = None) -> N
 def _delete_key(
     session: Session,
     key_id: Annotated[str, typer.Argument(help="As `codes keys` shows it.")],
-    yes: _Yes = False,
-    tenant: _Tenant = None,
-    app: _App = None,
+    yes: Yes = False,
+    tenant: Tenant = None,
+    app: App = None,
 ) -> None:
     """Forget a key for good: every code sealed with it ends within three seconds, and no export brings it back."""
     from infra.postgres import code_keys
@@ -178,16 +174,6 @@ def _delete_key(
         if not code_keys.delete(cursor, realm, key_id):
             raise CliError(f"there is no usable key {key_id!r}", next_step="`tessera codes keys` shows them all.")
     session.out.show({"deleted": key_id}, Text(f"Deleted {key_id}."))
-
-
-def _told(session: Session, realm: Realm, wanted: Command) -> Answer:
-    from infra.bootstrap import stores
-
-    with stores.running_engine(session.settings) as engine:
-        answer = engine.execute(cli_envelope(realm, wanted))
-    if not answer.accepted:
-        raise CliError(f"{answer.code}: {answer.detail}")
-    return answer
 
 
 def _found(session: Session, realm: Realm, batch_id: str) -> "BatchRecord":

@@ -8,13 +8,12 @@ import typer
 from rich.text import Text
 
 from contracts.commands import CancelDistribution, Command, PauseDistribution, ResumeDistribution, StartDistribution
-from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.refusals import AlreadyExists
 from infra.cli.command import Session, command
 from infra.cli.console import table
 from infra.cli.errors import CliError, ExitCode
-from infra.telemetry.ids import new_id
+from infra.cli.telling import App, Tenant, Yes, accepted, cli_envelope, named_realm, realm_or_own, tell
 
 if TYPE_CHECKING:
     from infra.postgres.distributions import Job
@@ -23,11 +22,10 @@ LIST_MAX: Final = 1_000
 POLL_SECONDS: Final = 0.25
 NOBODY_MOVES_SECONDS: Final = 10.0
 _COLUMNS: Final = ("distribution_id", "template_id", "status", "users", "decided", "issued", "refused", "reason")
+_LIST_THEM: Final = "`tessera distribute list` shows where each stands."
 _NUMBERS: Final = ("users", "decided", "issued", "refused")
 
 _Name = Annotated[str, typer.Argument(help="The distribution.")]
-_Tenant = Annotated[str | None, typer.Option(help="Whose it is; else the local stack's own tenant.")]
-_App = Annotated[str | None, typer.Option(help="The tenant's app; goes with --tenant.")]
 _Reason = Annotated[str, typer.Option(help="Why; others see it.")]
 _Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Watch it to its end, or leave at once.")]
 
@@ -49,8 +47,8 @@ def _start(
     file: Annotated[Path, typer.Argument(help="A CSV file: a column `user_id`, or only one column.", dir_okay=False)],
     name: Annotated[str | None, typer.Option("--id", help="Its name; else the file's. The same again resumes.")] = None,
     wait: _Wait = True,
-    tenant: _Tenant = None,
-    app: _App = None,
+    tenant: Tenant = None,
+    app: App = None,
 ) -> ExitCode:
     """Give one template to every user of a list, by the rules of a claim.
 
@@ -78,21 +76,21 @@ def _start(
             answer = starting.start(cli_envelope(realm, started), users)
         except AlreadyExists as refusal:
             raise CliError(refusal.detail, next_step="Name another with --id.") from None
-    _require_accepted(answer)
+    accepted(answer, next_step=_LIST_THEM)
     return _watched(session, realm, started.distribution_id, wait=wait)
 
 
 def _list(
     session: Session,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's (with --app); else all.")] = None,
-    app: _App = None,
+    app: App = None,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=LIST_MAX)] = 50,
 ) -> None:
     """Show distributions and where each stands, the latest first."""
     from infra.postgres import distributions
     from infra.postgres.connections import transaction
 
-    realm = None if tenant is None and app is None else realm_or_own(session, tenant, app)
+    realm = named_realm(tenant, app)
     with transaction(session.settings.postgres_dsn, name="distribute") as cursor:
         jobs = distributions.page(cursor, realm, before=None, limit=limit)
     rows = [{"tenant_id": job.realm.tenant_id, "app_id": job.realm.app_id, **job.view()} for job in jobs]
@@ -101,14 +99,14 @@ def _list(
 
 
 def _show(
-    session: Session, distribution_id: _Name, wait: _Wait = False, tenant: _Tenant = None, app: _App = None
+    session: Session, distribution_id: _Name, wait: _Wait = False, tenant: Tenant = None, app: App = None
 ) -> ExitCode:
     """Show where a distribution stands, or (--wait) how it gets on until it ends or is paused."""
     return _watched(session, realm_or_own(session, tenant, app), distribution_id, wait=wait)
 
 
 def _pause(
-    session: Session, distribution_id: _Name, reason: _Reason = "", tenant: _Tenant = None, app: _App = None
+    session: Session, distribution_id: _Name, reason: _Reason = "", tenant: Tenant = None, app: App = None
 ) -> ExitCode:
     """Stop before the next chunk; `resume` goes on there."""
     return _tell(
@@ -116,7 +114,7 @@ def _pause(
     )
 
 
-def _resume(session: Session, distribution_id: _Name, tenant: _Tenant = None, app: _App = None) -> ExitCode:
+def _resume(session: Session, distribution_id: _Name, tenant: Tenant = None, app: App = None) -> ExitCode:
     """Go on where it was paused."""
     return _tell(session, realm_or_own(session, tenant, app), ResumeDistribution(distribution_id=distribution_id))
 
@@ -125,9 +123,9 @@ def _cancel(
     session: Session,
     distribution_id: _Name,
     reason: _Reason = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    tenant: _Tenant = None,
-    app: _App = None,
+    yes: Yes = False,
+    tenant: Tenant = None,
+    app: App = None,
 ) -> ExitCode:
     """End it for good. What was issued stays issued; the rest of the list is forgotten."""
     realm = realm_or_own(session, tenant, app)
@@ -139,8 +137,8 @@ def _refusals(
     session: Session,
     distribution_id: _Name,
     output: Annotated[Path | None, typer.Option(help="The file to write; else stdout.", dir_okay=False)] = None,
-    tenant: _Tenant = None,
-    app: _App = None,
+    tenant: Tenant = None,
+    app: App = None,
 ) -> None:
     """Write those who got no coupon as CSV (row, user_id, code, detail); --json: one object per line."""
     import csv
@@ -175,18 +173,8 @@ def _refusals(
 
 
 def _tell(session: Session, realm: Realm, told: Command) -> ExitCode:
-    from infra.bootstrap import stores
-
-    with stores.running_engine(session.settings) as engine:
-        _require_accepted(engine.execute(cli_envelope(realm, told)))
+    tell(session, realm, told, next_step=_LIST_THEM)
     return _watched(session, realm, told.distribution_id, wait=False)  # type: ignore[attr-defined]
-
-
-def _require_accepted(answer: Answer) -> None:
-    if not answer.accepted:
-        raise CliError(
-            f"{answer.code}: {answer.detail}", next_step="`tessera distribute list` shows where each stands."
-        )
 
 
 def _watched(session: Session, realm: Realm, distribution_id: str, *, wait: bool) -> ExitCode:
@@ -234,25 +222,3 @@ def _job(session: Session, realm: Realm, distribution_id: str) -> "Job":
             next_step="`tessera distribute list` shows them all; --tenant and --app name another realm.",
         )
     return job
-
-
-def cli_envelope(realm: Realm, told: Command) -> CommandEnvelope:
-    """Under a new id each time: what was refused once may be accepted now, and what was accepted is done already."""
-    command_id = f"cli:{new_id()}"
-    return CommandEnvelope(realm, command_id, told, "cli", command_id)
-
-
-def realm_or_own(session: Session, tenant: str | None, app: str | None) -> Realm:
-    """The named realm, else that of the local stack's key."""
-    from infra.cli.keys import realm_of
-    from infra.stack import local_key
-
-    if (tenant is None) != (app is None):
-        raise CliError("--tenant and --app go together", code=ExitCode.USAGE)
-    if tenant is not None and app is not None:
-        return realm_of(tenant, app)
-    if (key := local_key(session.data_dir)) is None:
-        raise CliError(
-            "whose? this data folder has no key of its own", next_step="Name --tenant and --app.", code=ExitCode.USAGE
-        )
-    return Realm(key.tenant_id, key.app_id)

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from contracts.identity import Realm
 from infra.cli.command import Session, command
-from infra.cli.errors import CliError, ExitCode
+from infra.cli.errors import ExitCode
+from infra.cli.telling import named_realm
 
 
 def register(app: typer.Typer) -> None:
@@ -38,11 +38,9 @@ def _import(
     from infra.imports.mapping import find_mapping
     from infra.imports.report import NobodyWatches, Watcher
 
-    if (tenant is None) != (app is None):
-        raise CliError("--tenant and --app go together", code=ExitCode.USAGE)
+    realm = named_realm(tenant, app)
     found = find_mapping(mapping)
-    realm = Realm(tenant, app) if tenant is not None and app is not None else found.realm
-    job = ImportJob(folder, found, realm, name or found.name, accept_changed)
+    job = ImportJob(folder, found, realm or found.realm, name or found.name, accept_changed)
     watcher: Watcher = NobodyWatches()
     if session.out.as_json:
         watcher = display.LineWatcher()

@@ -7,10 +7,10 @@ import typer
 from rich.text import Text
 
 from contracts.access import ROLES
-from contracts.identity import Realm
 from infra.cli.command import Session, command
 from infra.cli.console import table
 from infra.cli.errors import CliError, ExitCode
+from infra.cli.telling import named_realm, realm_of
 
 _Tenant = Annotated[str, typer.Option(help="The tenant that the key is confined to.")]
 _App = Annotated[str, typer.Option(help="The tenant's app.")]
@@ -21,21 +21,6 @@ def register(group: typer.Typer) -> None:
     command(group, "create", example="tessera keys create --tenant acme --app shop --role merchant")(_create)
     command(group, "list", example="tessera keys list --tenant acme --app shop")(_list)
     command(group, "revoke", example="tessera keys revoke 3f9a1c7b20de --yes")(_revoke)
-
-
-def realm_of(tenant: str, app: str) -> Realm:
-    """The realm that two options name. Raises CliError for a name that no id may have."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from contracts.values import ID_LENGTH_MAX, Id
-
-    rule = f"must be 1 to {ID_LENGTH_MAX} printable characters without surrounding white space"
-    for option, name in (("--tenant", tenant), ("--app", app)):
-        try:
-            TypeAdapter(Id).validate_python(name)
-        except ValidationError as error:
-            raise CliError(f"{option} {rule}, not {name!r}", code=ExitCode.USAGE) from error
-    return Realm(tenant, app)
 
 
 def _create(
@@ -69,9 +54,7 @@ def _list(
     from infra.postgres import api_keys
     from infra.postgres.connections import transaction
 
-    if (tenant is None) != (app is None):
-        raise CliError("--tenant and --app go together", code=ExitCode.USAGE)
-    realm = Realm(tenant, app) if tenant is not None and app is not None else None
+    realm = named_realm(tenant, app)
     with transaction(session.settings.postgres_dsn, name="keys") as cursor:
         rows = [_row(key) for key in api_keys.every(cursor, realm)]
     columns = ("prefix", "tenant_id", "app_id", "role", "label", "created_at", "state")

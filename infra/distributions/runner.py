@@ -1,7 +1,6 @@
 """Carries distributions out: sends their chunks, several under way at once, until each is done or told to stop."""
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -23,6 +22,7 @@ from contracts.envelope import Answer, CommandEnvelope
 from infra.postgres import distributions
 from infra.postgres.connections import connect, translated
 from infra.postgres.distributions import Job
+from infra.worker_loop import Pace, WorkerLoop
 
 logger = logging.getLogger(__name__)
 
@@ -70,19 +70,17 @@ class DistributionRunner:
         self._connection: psycopg.Connection[Any] | None = None
         self._first_failure = _Failing(0.0, self._settings.backoff_seconds_first)
         self._failing: dict[int, _Failing] = {}  # By the job's number.
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="distributions", daemon=True)
+        bounds = self._settings
+        pace = Pace(bounds.poll_seconds, bounds.backoff_seconds_first, bounds.backoff_seconds_max)
+        self._loop = WorkerLoop("distributions", self.run_once, self.close, pace)
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._loop.start()
 
     def stop(self, timeout_seconds: float = 20.0) -> None:
         """Send nothing more, wait for the answers that are under way, and stop."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_seconds)
-        self.close()
+        self._loop.stop(timeout_seconds)
 
     def close(self) -> None:
         """Give the connection back, and with it every lock."""
@@ -102,33 +100,10 @@ class DistributionRunner:
         self._failing = {job.number: self._failing[job.number] for job in jobs if job.number in self._failing}
         decided = 0
         for job in sorted(jobs, key=lambda job: job.number in self._failing):  # Else the oldest first.
-            if self._stopping.is_set():
+            if self._loop.is_stopping:
                 break
             decided += self._try(job)
         return decided
-
-    def _run(self) -> None:
-        backoff = self._settings.backoff_seconds_first
-        while not self._stopping.is_set():
-            try:
-                decided = self.run_once()
-            except Exception as error:
-                if isinstance(error, EngineStopped) and self._stopping.is_set():
-                    return
-                passing = isinstance(error, Busy | StoreUnavailable)
-                logger.log(
-                    logging.WARNING if passing else logging.ERROR,
-                    "distributions_interrupted",
-                    exc_info=not passing,
-                    extra={"reason": str(error)},
-                )
-                self.close()
-                self._stopping.wait(backoff)
-                backoff = min(2 * backoff, self._settings.backoff_seconds_max)
-            else:
-                backoff = self._settings.backoff_seconds_first
-                if not decided:
-                    self._stopping.wait(self._settings.poll_seconds)
 
     def _try(self, job: Job) -> int:
         """Its turn, unless it rests; no failure of one may starve those behind it."""
@@ -181,7 +156,7 @@ class DistributionRunner:
         under_way: deque[Future[Answer]] = deque()
         waiting = deque(takewhile(_Follows(next_row), rows))
         while waiting or under_way:
-            while waiting and len(under_way) < self._settings.chunks_ahead and not self._stopping.is_set():
+            while waiting and len(under_way) < self._settings.chunks_ahead and not self._loop.is_stopping:
                 under_way.append(self._send(job, state, *waiting.popleft()))
             if not under_way:
                 break

@@ -1,7 +1,6 @@
 """The keeper of budget leases: looks at both sides of every shared budget and sends what brings them together."""
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,19 +9,17 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from command.domain.leases import purses
-from command.engine import Busy, EngineStopped, HandlerFailed
-from command.ports import StoreUnavailable
+from command.engine import EngineStopped, HandlerFailed
 from command.unit_of_work import NotYet
 from contracts.envelope import CommandEnvelope
 from contracts.identity import parse_stream
 from infra.leases.books import Side, Store, holders_of, home_books
+from infra.worker_loop import AWAY, Pace, WorkerLoop
 from sagas.leases import Step, command_id, next_steps
 
 logger = logging.getLogger(__name__)
 
 ACTOR: Final = "leases"
-# A store or its engine does not answer, whichever budget it is asked about.
-AWAY: Final = (Busy, StoreUnavailable, TimeoutError)
 # One command came to nothing. Nothing final is known then; the next look finds out how far it came.
 UNFINISHED: Final = (HandlerFailed, NotYet)
 
@@ -199,44 +196,7 @@ def _of_holder() -> Iterator[None]:
         raise HolderAway(f"{type(error).__name__}: {error}") from error
 
 
-class KeeperThread:
-    """Runs a keeper until it is stopped; waits a little longer after each time that home is away."""
-
-    def __init__(self, keeper: LeaseKeeper, settings: KeeperSettings | None = None) -> None:
-        self._keeper = keeper
-        self._settings = settings or KeeperSettings()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self, timeout_seconds: float = 20.0) -> None:
-        """Finish the step that is under way and stop."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_seconds)
-        self._keeper.close()
-
-    def _run(self) -> None:
-        backoff = self._settings.poll_seconds
-        while not self._stopping.is_set():
-            try:
-                self._keeper.run_once()
-            except EngineStopped:
-                return
-            except Exception as error:
-                passing = isinstance(error, AWAY)
-                logger.log(
-                    logging.WARNING if passing else logging.ERROR,
-                    "leases_interrupted",
-                    exc_info=not passing,
-                    extra={"error": f"{type(error).__name__}: {error}"},
-                )
-                self._keeper.close()
-                self._stopping.wait(backoff)
-                backoff = min(2 * backoff, self._settings.backoff_seconds_max)
-            else:
-                backoff = self._settings.poll_seconds
-                self._stopping.wait(self._settings.poll_seconds)
+def keeper_loop(keeper: LeaseKeeper, settings: KeeperSettings) -> WorkerLoop:
+    """What runs a keeper until it is stopped."""
+    pace = Pace(settings.poll_seconds, settings.poll_seconds, settings.backoff_seconds_max)
+    return WorkerLoop("leases", keeper.run_once, keeper.close, pace)

@@ -49,18 +49,7 @@ _ForOrder = BudgetReserved | BudgetCommitted | BudgetReleased | BudgetCredited
 
 
 def _created(recorded: Recorded, event: BudgetCreated) -> tuple[Row]:
-    row = BUDGET.row(
-        recorded,
-        kind="created",
-        budget_id=event.budget_id,
-        name=event.name,
-        currency=event.currency,
-        recurs=event.recurs or "",
-        zone=event.zone,
-        amount_minor=event.limit_minor,
-        limit_delta_minor=event.limit_minor,
-    )
-    return (row,)
+    return (_opened(recorded, event, kind="created", limit_minor=event.limit_minor),)
 
 
 def _topped_up(recorded: Recorded, event: BudgetToppedUp) -> tuple[Row]:
@@ -136,16 +125,7 @@ def _lease_settled(recorded: Recorded, event: BudgetLeaseSettled) -> tuple[Row]:
 
 
 def _branched(recorded: Recorded, event: BudgetBranched) -> tuple[Row]:
-    row = BUDGET.row(
-        recorded,
-        kind="branched",
-        budget_id=event.budget_id,
-        name=event.name,
-        currency=event.currency,
-        recurs=event.recurs or "",
-        zone=event.zone,
-    )
-    return (row,)
+    return (_opened(recorded, event, kind="branched"),)
 
 
 def _lease_opened(recorded: Recorded, event: BudgetLeaseOpened) -> tuple[Row]:
@@ -158,6 +138,20 @@ def _lease_closed(recorded: Recorded, event: BudgetLeaseClosed) -> tuple[Row]:
 
 def _lease_wanted(recorded: Recorded, event: BudgetLeaseWanted) -> tuple[Row]:
     return (_lease(recorded, event, "lease_wanted", event.needed_minor),)
+
+
+def _opened(recorded: Recorded, event: BudgetCreated | BudgetBranched, *, kind: str, limit_minor: int = 0) -> Row:
+    return BUDGET.row(
+        recorded,
+        kind=kind,
+        budget_id=event.budget_id,
+        name=event.name,
+        currency=event.currency,
+        recurs=event.recurs or "",
+        zone=event.zone,
+        amount_minor=limit_minor,
+        limit_delta_minor=limit_minor,
+    )
 
 
 def _lease(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from infra import bootstrap
+from infra.bootstrap import stores
 from infra.cli import app
 from infra.cli.errors import CliError
 
@@ -27,7 +27,7 @@ def test_a_first_row_that_is_no_header_is_shown_before_anything_is_issued(
     def begin(_settings: object) -> None:
         raise CliError("here it is issued")
 
-    monkeypatch.setattr(bootstrap, "running_engine", begin)
+    monkeypatch.setattr(stores, "running_engine", begin)
     file = tmp_path / "users.csv"
     file.write_text(text)
     whose = ["--tenant", "acme", "--app", "shop", "--data-dir", str(tmp_path)]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from infra.cli import app
 from infra.cli.errors import CliError, ExitCode
-from infra.cli.keys import realm_of
+from infra.cli.telling import realm_of
 
 GUIDE = Path(__file__).parents[3] / "docs" / "operations.md"
 
