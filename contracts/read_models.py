@@ -18,6 +18,14 @@ ACTIVE_FIELD: Final = "active"  # In the control hash: the number of the version
 READY_FIELD: Final = "ready_at"  # and the offset that it has to reach before it may be served.
 
 
+def model_at(model: str, shard: int) -> str:
+    """What a shard's model is called in Redis: ``wallet`` on shard 0, ``wallet@1`` on shard 1. They never meet.
+
+    Wherever a name of a model is asked for here, this is one, too.
+    """
+    return f"{model}@{shard}" if shard else model
+
+
 def bucket_key(model: str, version: int, realm: Realm, key: str | None) -> str:
     """One hash: ``bucket_key("wallet", 1, Realm("acme", "shop"), "u1") == "wallet:v1:{acme/shop/u1}"``.
 

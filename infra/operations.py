@@ -73,10 +73,10 @@ class Facts:
 
 @contextmanager
 def facts(settings: Settings) -> Iterator[Facts]:
-    """A connection to the facts."""
+    """A connection to the facts: where tenants are placed, to those of all shards."""
     from infra.clickhouse.connection import connect as connect_clickhouse
 
-    client = connect_clickhouse(settings.clickhouse_url)
+    client = connect_clickhouse(settings.all_facts_url)
     try:
         yield Facts(client)
     finally:
@@ -89,7 +89,7 @@ def projections(settings: Settings) -> Iterator[ProjectionService]:
     with ProjectionService(
         postgres_dsn=settings.postgres_dsn,
         redis_url=settings.redis_url,
-        clickhouse_url=settings.clickhouse_url,
+        clickhouse_url=settings.facts_url,
         shard=settings.shard,
     ) as service:
         yield service
@@ -135,7 +135,7 @@ def verify(settings: Settings, progress: Callable[[int, int], None] = lambda _do
         stack.callback(log.close)
         redis = connect_redis(settings.redis_url)
         stack.callback(redis.close)
-        clickhouse = connect_clickhouse(settings.clickhouse_url)
+        clickhouse = connect_clickhouse(settings.facts_url)
         stack.callback(clickhouse.close)
         verifier = Verifier(
             connection,
@@ -143,6 +143,7 @@ def verify(settings: Settings, progress: Callable[[int, int], None] = lambda _do
             STREAM_KINDS,
             redis,
             clickhouse,
+            shard=settings.shard,
             progress=progress,
             pause=lambda: time.sleep(_VERIFY_PAUSE_SECONDS),
         )

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -153,8 +153,18 @@ class Settings(BaseSettings):
             self.tenant_shards or self.spread_tenants or self.default_shard is not None
         )
 
+    @property
+    def facts_url(self) -> str:
+        """Where this shard's facts are: shard 0's in the database that was named, shard 1's in ``<database>_1``."""
+        return _beside(self.clickhouse_url, str(self.shard)) if self.shard else self.clickhouse_url
+
+    @property
+    def all_facts_url(self) -> str:
+        """Where all facts are read as one: ``<database>_all``; where nobody is placed, this shard's are all."""
+        return _beside(self.clickhouse_url, "all") if self.is_placed else self.facts_url
+
     def at_shard(self, shard: int) -> Self:
-        """The same settings as seen from one of the stores."""
+        """The same settings as seen from one of the stores. Addresses stay; :attr:`facts_url` is that shard's."""
         stores = self.stores
         return self.model_copy(update={"shard": shard, "postgres_dsn": stores[shard], "shard_dsns": stores})
 
@@ -163,6 +173,12 @@ class Settings(BaseSettings):
         values = self.model_dump(mode="json", exclude_none=True)
         values["data_dir"] = str(self.data_dir.absolute())  # A child may run in another folder.
         return {variable(name): _as_text(value) for name, value in values.items()}
+
+
+def _beside(clickhouse_url: str, name: str) -> str:
+    """Another database of the same ClickHouse, named after the one that a URL names."""
+    url = urlsplit(clickhouse_url)
+    return urlunsplit(url._replace(path=f"/{url.path.strip('/') or 'default'}_{name}"))
 
 
 def _as_text(value: Any) -> str:

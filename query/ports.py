@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from contracts.identity import Realm
-from contracts.position import Position
 
 PAGE_MAX = 100
 
@@ -40,10 +39,6 @@ class ReadModelUnavailable(Exception):
 class ReadModels(Protocol):
     """The wallet, coupon, template, order and budget models. Absent things are None. Raises ReadModelUnavailable."""
 
-    async def position(self) -> Position:
-        """What every read model shows at least."""
-        ...
-
     async def user_coupons(self, realm: Realm, user_id: str, *, cursor: str | None, limit: int) -> Page:
         """A user's coupons, latest claim first. Raises BadCursor."""
         ...
@@ -71,10 +66,6 @@ class ReadModels(Protocol):
 
 class Reports(Protocol):
     """Facts and breaks. Raises ReadModelUnavailable."""
-
-    async def position(self) -> Position:
-        """What the facts show at least."""
-        ...
 
     async def funnel(self, realm: Realm, filters: Mapping[str, str], *, cursor: str | None, limit: int) -> Page:
         """Claims, locks, redemptions, returns and refusals per template."""

@@ -19,11 +19,15 @@ from infra.telemetry.metrics import Metrics, Sample
 from infra.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
+    import redis.asyncio
+
     from infra.http.app import Application, HttpParts, Lifespan
     from infra.http.health import Check
     from infra.http.hints import ClaimHints
+    from infra.http.reads import Positions
     from infra.redis.hints import RedisHints
     from query.ports import ReadModels, Reports
+    from query.readers.reports import ClickHouseReports
 
 
 # Threads for what blocks: dry runs, key look-ups, histories, metrics. Each holds at most one connection.
@@ -87,10 +91,11 @@ def _shared_socket(host: str, port: int) -> socket.socket:
 
 @dataclass(frozen=True)
 class ReadSide:
-    """What the API reads from, and how to ask whether it is there."""
+    """What the API reads from, how far that is by shard, and how to ask whether it is there."""
 
     models: "ReadModels"
     reports: "Reports"
+    positions: Mapping[int, "Positions"]
     checks: Mapping[str, "Check"]
     close: Callable[[], Awaitable[None]] | None = None  # Runs in the event loop, when it ends.
 
@@ -116,7 +121,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     from infra.http.codes import CodeParts
     from infra.http.commands import CommandLimits
     from infra.http.health import Readiness
-    from infra.http.reads import PlacedPositions, Positions, ReadLimits
+    from infra.http.reads import PlacedPositions, ReadLimits
     from infra.redis.hints import RedisHints
     from infra.telemetry.traced import TracedQueue
 
@@ -131,9 +136,8 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     metrics.add_source(lookups.samples)
     shared_hints = RedisHints.at(settings.redis_url) if settings.claim_hint_ms else None
     hints = _claim_hints(settings, stores.answers, blocking, shared_hints, metrics) if shared_hints else None
-    shown: Positions = {"models": reads.models.position, "facts": reads.reports.position}
     positions: dict[int, Positions] = {
-        shard: {**(shown if shard == settings.shard else {}), "log": log_position}
+        shard: {**reads.positions.get(shard, {}), "log": log_position}
         for shard, log_position in stores.log_positions.items()
     }
     return HttpParts(
@@ -180,11 +184,30 @@ def _claim_hints(
 
 @contextmanager
 def make_read_side(settings: Settings) -> Iterator[ReadSide]:
-    """Readers of Redis and ClickHouse. They connect at first use, in whichever event loop that is."""
-    import redis.asyncio
-
+    """Readers of Redis and ClickHouse; where tenants are placed, of all shards as one. They connect at first use."""
     from query.readers.models import RedisReadModels
+    from query.readers.placed import PlacedReadModels
     from query.readers.reports import ClickHouseReports
+
+    client = _redis_client(settings)
+    shards = settings.stores if settings.is_placed else (settings.shard,)
+    models = {shard: RedisReadModels(client, shard) for shard in shards}
+    facts = {shard: ClickHouseReports(settings.at_shard(shard).facts_url) for shard in shards}
+    positions: dict[int, Positions] = {
+        shard: {"models": models[shard].position, "facts": facts[shard].position} for shard in shards
+    }
+    placed = PlacedReadModels(settings.placement, models) if settings.is_placed else models[settings.shard]
+    reports = ClickHouseReports(settings.all_facts_url) if settings.is_placed else facts[settings.shard]
+    checks = _placed_checks(positions, reports) if settings.is_placed else _checks(positions[settings.shard])
+    try:
+        yield ReadSide(placed, reports, positions, checks, client.connection_pool.disconnect)
+    finally:
+        for each in (reports, *facts.values()):
+            each.close()
+
+
+def _redis_client(settings: Settings) -> "redis.asyncio.Redis":
+    import redis.asyncio
 
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         settings.redis_url,
@@ -193,21 +216,26 @@ def make_read_side(settings: Settings) -> Iterator[ReadSide]:
         socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
     )
-    models, reports = (
-        RedisReadModels(redis.asyncio.Redis(connection_pool=pool)),
-        ClickHouseReports(settings.clickhouse_url),
-    )
+    return redis.asyncio.Redis(connection_pool=pool)
 
-    async def models_answer() -> None:
-        await models.position()
 
-    async def facts_answer() -> None:
-        await reports.position()
+def _checks(positions: "Positions") -> dict[str, "Check"]:
+    """Whether what is read from is there and whole: whoever cannot tell its position is not."""
 
-    try:
-        yield ReadSide(models, reports, {"read_models": models_answer, "facts": facts_answer}, pool.disconnect)
-    finally:
-        reports.close()
+    def told(position: Callable[[], Awaitable[object]]) -> "Check":
+        async def check() -> None:
+            await position()
+
+        return check
+
+    return {"read_models": told(positions["models"]), "facts": told(positions["facts"])}
+
+
+def _placed_checks(positions: Mapping[int, "Positions"], reports: "ClickHouseReports") -> dict[str, "Check"]:
+    """The same of each shard by its number, and whether the facts of all can be read as one."""
+    of_each = {shard: _checks(shown) for shard, shown in positions.items()}
+    named = {f"{name}_{shard}": check for shard, checks in of_each.items() for name, check in checks.items()}
+    return {**named, "facts": _checks({"models": reports.position, "facts": reports.position})["facts"]}
 
 
 def _closing(*closes: Callable[[], Awaitable[None]] | None) -> "Lifespan":

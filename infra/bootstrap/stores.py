@@ -97,17 +97,38 @@ def create_key(
 
 
 def migrate(settings: Settings) -> dict[str, list[str]]:
-    """Bring the schemas of PostgreSQL and ClickHouse up to date; returns what was applied, by store."""
+    """Bring the schemas of PostgreSQL and ClickHouse up to date; returns what was applied, by store.
+
+    Where tenants are placed, of all shards, and then the database that reads the facts of all of them.
+    """
+    from infra.clickhouse import merged
     from infra.clickhouse import migrations as clickhouse
     from infra.postgres import migrations as postgres
 
-    applied = {"postgres": postgres.migrate(settings.postgres_dsn)}
-    for shard, dsn in settings.stores.items() if settings.is_placed else ():
-        if shard != settings.shard:
-            applied[f"postgres of shard {shard}"] = postgres.migrate(dsn)
-    with _clickhouse(settings) as client:
-        applied["clickhouse"] = clickhouse.migrate(client)
+    applied: dict[str, list[str]] = {}
+    for of_shard, at_shard in _shards_to_prepare(settings).items():
+        applied[f"postgres{of_shard}"] = postgres.migrate(at_shard.postgres_dsn)
+        clickhouse.create_database(at_shard.facts_url)
+        with clickhouse_client(at_shard.facts_url) as client:
+            applied[f"clickhouse{of_shard}"] = clickhouse.migrate(client)
+    if settings.is_placed:
+        clickhouse.create_database(settings.all_facts_url)
+        with clickhouse_client(settings.all_facts_url) as client:
+            applied["clickhouse of all shards"] = merged.migrate(client, facts_databases(settings))
     return applied
+
+
+def facts_databases(settings: Settings) -> list[str]:
+    """The databases of all shards' facts."""
+    from infra.clickhouse.connection import database_of
+
+    return [database_of(settings.at_shard(shard).facts_url) for shard in settings.stores]
+
+
+def _shards_to_prepare(settings: Settings) -> dict[str, Settings]:
+    """How a shard's stores are spoken of -> its settings. The own shard comes first, and needs no name."""
+    others = [shard for shard in settings.stores if settings.is_placed and shard != settings.shard]
+    return {"": settings, **{f" of shard {shard}": settings.at_shard(shard) for shard in others}}
 
 
 def pending_migrations(settings: Settings) -> dict[str, list[str]]:
@@ -116,16 +137,17 @@ def pending_migrations(settings: Settings) -> dict[str, list[str]]:
     from infra.postgres import migrations as postgres
 
     pending = {"postgres": postgres.pending(settings.postgres_dsn)}
-    with _clickhouse(settings) as client:
+    with clickhouse_client(settings.facts_url) as client:
         pending["clickhouse"] = clickhouse.pending(client)
     return pending
 
 
 @contextmanager
-def _clickhouse(settings: Settings) -> Iterator[Any]:
+def clickhouse_client(url: str) -> Iterator[Any]:
+    """A connection to the database that a URL names. Raises ClickHouseUnavailable."""
     from infra.clickhouse.connection import connect
 
-    client = connect(settings.clickhouse_url)
+    client = connect(url)
     try:
         yield client
     finally:

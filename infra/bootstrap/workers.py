@@ -150,7 +150,7 @@ def run_projections(settings: Settings) -> None:
     service = ProjectionService(
         postgres_dsn=settings.postgres_dsn,
         redis_url=settings.redis_url,
-        clickhouse_url=settings.clickhouse_url,
+        clickhouse_url=settings.facts_url,
         shard=settings.shard,
         limits=limits,
         on_batch=metrics.batch_followed,

@@ -134,7 +134,7 @@ def _clickhouse(settings: Settings) -> Iterator[Finding]:
     from infra.clickhouse.connection import connect
     from infra.clickhouse.migrations import missing
 
-    client = connect(settings.clickhouse_url)
+    client = connect(settings.facts_url)
     try:
         version, dropped = client.command("SELECT version()"), missing(client)
     finally:

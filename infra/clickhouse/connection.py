@@ -53,6 +53,11 @@ def at_database(url: str, database: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return "`" + name.replace("`", "``") + "`"
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn what ClickHouse says into what to do about it; mistakes of ours stay what they are.

@@ -9,7 +9,7 @@ from clickhouse_connect.driver.insert import InsertContext
 
 from contracts.position import Position
 from infra.clickhouse import migrations
-from infra.clickhouse.connection import at_database, connect, database_of, translated
+from infra.clickhouse.connection import at_database, connect, database_of, quoted, translated
 from projections.facts import TABLES, Row
 
 POSITION_NAME = "facts"
@@ -93,7 +93,8 @@ class FactsStore:
         return {table: self._checksum(table, upto) for table in TABLES}
 
     def migrate(self) -> list[str]:
-        """Apply pending migrations; returns their names. Raises MigrationRefused."""
+        """Make the database if need be, and apply pending migrations; returns their names. Raises MigrationRefused."""
+        migrations.create_database(self._url)
         return migrations.migrate(self._client)
 
     def restore(self) -> None:
@@ -104,27 +105,27 @@ class FactsStore:
         """A fresh, empty database of the same schema beside this one. A former shadow is dropped."""
         self.drop_shadow()
         with translated():
-            self._client.command(f"CREATE DATABASE {_quoted(self._shadow_name)}")
+            self._client.command(f"CREATE DATABASE {quoted(self._shadow_name)}")
         shadow = type(self)(at_database(self._url, self._shadow_name))
         shadow.migrate()
         return shadow
 
     def switch_to_shadow(self) -> None:
         """Exchange every table with the shadow's, each atomically; the old rows are the shadow's from then on."""
-        live = _quoted(database_of(self._url))
+        live = quoted(database_of(self._url))
         with translated():
             for table in TABLES:
-                self._client.command(f"EXCHANGE TABLES {live}.{table} AND {_quoted(self._shadow_name)}.{table}")
+                self._client.command(f"EXCHANGE TABLES {live}.{table} AND {quoted(self._shadow_name)}.{table}")
 
     def has_shadow(self) -> bool:
         """Whether there is a shadow: being built, or what was live before a switch."""
         with translated():
-            return bool(self._client.command(f"EXISTS DATABASE {_quoted(self._shadow_name)}"))
+            return bool(self._client.command(f"EXISTS DATABASE {quoted(self._shadow_name)}"))
 
     def drop_shadow(self) -> None:
         """Delete the shadow and everything in it."""
         with translated():
-            self._client.command(f"DROP DATABASE IF EXISTS {_quoted(self._shadow_name)} SYNC")
+            self._client.command(f"DROP DATABASE IF EXISTS {quoted(self._shadow_name)} SYNC")
 
     def close(self) -> None:
         """Give back the connection. A store that is used again opens a new one."""
@@ -140,7 +141,7 @@ class FactsStore:
     def _checksum(self, table: str, upto: int) -> Checksum:
         # Every column counts, the origin too; NULL as well, which a hash of columns would swallow. The sum of hashes
         # does not care about order.
-        columns = ", ".join(_quoted(column) for column in TABLES[table].columns)
+        columns = ", ".join(quoted(column) for column in TABLES[table].columns)
         query = (
             f"SELECT count(), lower(hex(sum(reinterpretAsUInt128(sipHash128(formatRow('RowBinary', {columns})))))) "
             f"FROM {table} FINAL WHERE `offset` <= {{upto:UInt64}}"
@@ -148,7 +149,3 @@ class FactsStore:
         with translated():
             rows, digest = self._client.query(query, parameters={"upto": upto}).result_rows[0]
         return Checksum(rows, digest)
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"

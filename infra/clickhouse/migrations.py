@@ -14,11 +14,11 @@ from typing import Final
 from clickhouse_connect.driver.client import Client
 
 import projections
-from infra.clickhouse.connection import translated
+from infra.clickhouse.connection import at_database, connect, database_of, quoted, translated
 
 _FOLDER = Path(projections.__file__).parent / "schema" / "clickhouse"
 
-_CREATE_MIGRATIONS = """
+CREATE_MIGRATIONS: Final = """
     CREATE TABLE IF NOT EXISTS schema_migrations
     (name String, checksum String, applied_at DateTime64(6, 'UTC') DEFAULT now64(6))
     ENGINE = ReplacingMergeTree ORDER BY name
@@ -60,6 +60,19 @@ def released(folder: Path = _FOLDER) -> list[Migration]:
     return found
 
 
+def create_database(url: str) -> None:
+    """Make the database that a URL names, unless it is there. Raises ClickHouseUnavailable."""
+    name = database_of(url)
+    client = connect(at_database(url, "system"))  # The one that every server has.
+    try:
+        with translated():
+            found = client.query("SELECT 1 FROM databases WHERE name = {name:String}", parameters={"name": name})
+            if not found.result_rows:  # Who may not create databases does not need to, where it is there.
+                client.command(f"CREATE DATABASE IF NOT EXISTS {quoted(name)}")
+    finally:
+        client.close()
+
+
 def migrate(client: Client, folder: Path = _FOLDER) -> list[str]:
     """Apply what is pending to the client's database; returns the names applied.
 
@@ -67,7 +80,7 @@ def migrate(client: Client, folder: Path = _FOLDER) -> list[str]:
     ClickHouseUnavailable.
     """
     with translated():
-        client.command(_CREATE_MIGRATIONS)
+        client.command(CREATE_MIGRATIONS)
         todo = _pending(client, released(folder))
         for migration in todo:
             _apply(client, migration)
@@ -86,10 +99,20 @@ def pending(client: Client, folder: Path = _FOLDER) -> list[str]:
 def missing(client: Client, folder: Path = _FOLDER) -> list[str]:
     """Tables and views that applied migrations made and somebody dropped. Raises as :func:`pending` does."""
     waiting = set(pending(client, folder))
-    made = {name for each in released(folder) if each.name not in waiting for name in _CREATES.findall(each.sql)}
+    made = {name for each in released(folder) if each.name not in waiting for name in made_by(each)}
     with translated():
-        rows = client.query("SELECT name FROM system.tables WHERE database = currentDatabase()").result_rows
-    return sorted(made - {row[0] for row in rows})
+        return sorted(made - existing(client))
+
+
+def made_by(migration: Migration) -> set[str]:
+    """The tables and views that a migration makes."""
+    return set(_CREATES.findall(migration.sql))
+
+
+def existing(client: Client) -> set[str]:
+    """The tables and views of the client's database."""
+    rows = client.query("SELECT name FROM system.tables WHERE database = currentDatabase()").result_rows
+    return {row[0] for row in rows}
 
 
 def restore(client: Client, folder: Path = _FOLDER) -> None:

@@ -22,6 +22,7 @@ from infra.projections.runner import Follower, FollowerLimits
 from infra.redis.connection import RedisUnavailable, connect, require_no_eviction
 from infra.redis.models import ModelStore
 from projections.catalog import READ_MODELS
+from projections.model import ReadModel
 
 _log = structlog.get_logger(__name__)
 
@@ -77,10 +78,10 @@ NAMES: Final = (*READ_MODELS, POSITION_NAME)
 
 
 class ProjectionService:
-    """The projections of one shard. Connections open at first use; :meth:`close` gives them back.
+    """The projections of one shard: models under its names in Redis, and the facts at ``clickhouse_url``.
 
-    Make one per process. Operators' calls (list, rebuild, drop) belong to one thread at a time; :meth:`run` makes
-    connections of its own for each follower.
+    Connections open at first use; :meth:`close` gives them back. Make one per process. Operators' calls (list,
+    rebuild, drop) belong to one thread at a time; :meth:`run` makes connections of its own for each follower.
     """
 
     def __init__(
@@ -197,7 +198,7 @@ class ProjectionService:
     def redis_follower(self, feed: StoreFeed, coordination: PostgresCoordination) -> Follower:
         """The follower of all read models."""
         targets = [
-            self._watched(RedisTarget(ModelStore(self._redis, model), coordination, shard=self._shard))
+            self._watched(RedisTarget(self._store(model), coordination, shard=self._shard))
             for model in READ_MODELS.values()
         ]
         return Follower(
@@ -251,8 +252,10 @@ class ProjectionService:
             return RebuildableFacts(self.facts, self._coordination, shard=self._shard, lock=FACTS_FOLLOWER)
         if (model := READ_MODELS.get(name)) is None:
             raise UnknownProjection(name)
-        store = ModelStore(self._redis, model)
-        return RebuildableModel(store, self._coordination, shard=self._shard, lock=REDIS_FOLLOWER)
+        return RebuildableModel(self._store(model), self._coordination, shard=self._shard, lock=REDIS_FOLLOWER)
+
+    def _store(self, model: ReadModel) -> ModelStore:
+        return ModelStore(self._redis, model, self._shard)
 
     def _state_of(self, name: str, head: int) -> ProjectionState:
         try:
@@ -261,7 +264,7 @@ class ProjectionService:
             return self._state(name, head, None, active=None, versions=(), ready=False, problem=str(error))
 
     def _model_state(self, name: str, head: int) -> ProjectionState:
-        control = ModelStore(self._redis, READ_MODELS[name]).control()
+        control = self._store(READ_MODELS[name]).control()
         at = None if control.active is None else control.checkpoints.get(control.active)
         versions = tuple(sorted(control.checkpoints))
         ready = at is not None and at.offset >= control.ready_at

@@ -18,6 +18,7 @@ from contracts.read_models import (
     checkpoint_field,
     control_key,
     list_key,
+    model_at,
 )
 from infra.redis.connection import translated
 from infra.redis.scripts import ACTIVATE, COMPARE_AND_SET, WRITE_BUCKET
@@ -64,15 +65,16 @@ class Checksum:
 
 
 class ModelStore:
-    """Reads and writes one read model. Safe in several threads; every write belongs to one version."""
+    """Reads and writes one read model of one shard. Safe in several threads; every write belongs to one version."""
 
-    def __init__(self, client: "redis.Redis", model: ReadModel) -> None:
+    def __init__(self, client: "redis.Redis", model: ReadModel, shard: int = 0) -> None:
         self.model = model
+        self._name = model_at(model.name, shard)
         self._client = client
         self._write_bucket = client.register_script(WRITE_BUCKET)
         self._compare_and_set = client.register_script(COMPARE_AND_SET)
         self._activate = client.register_script(ACTIVATE)
-        self._control = control_key(model.name)
+        self._control = control_key(self._name)
 
     def control(self) -> Control:
         """The control hash. Raises RedisUnavailable, as everything here."""
@@ -97,7 +99,7 @@ class ModelStore:
 
     def load(self, version: int, places: Iterable[Place]) -> dict[Place, Entry]:
         """The stored entries among these places. Raises BucketDamaged for a bucket that has no position."""
-        return self._load(_by_bucket(self.model, version, places))
+        return self._load(_by_bucket(self._name, version, places))
 
     def write(self, version: int, position: int, entries: Mapping[Place, Entry], *, replay: bool = False) -> bool:
         """Write whole entries, bucket by bucket; a bucket that is past this position already is left alone.
@@ -108,7 +110,7 @@ class ModelStore:
         flag = b"1" if replay else b"0"
         written = True
         with translated():
-            for chunk in _chunks(_by_bucket(self.model, version, entries).items(), PIPELINE_MAX):
+            for chunk in _chunks(_by_bucket(self._name, version, entries).items(), PIPELINE_MAX):
                 with self._client.pipeline(transaction=False) as pipe:
                     for key, places in chunk:
                         arguments: list[Any] = [position, flag]
@@ -126,19 +128,19 @@ class ModelStore:
         with translated():
             moved = self._compare_and_set(keys=[self._control], args=arguments)
         if not moved:
-            raise CheckpointLost(f"{self.model.name} v{version} is no longer at offset {seen.offset}")
+            raise CheckpointLost(f"{self._name} v{version} is no longer at offset {seen.offset}")
 
     def activate(self, version: int, seen: Position) -> None:
         """Let readers use this version from now on. Raises CheckpointLost as above."""
         with translated():
             done = self._activate(keys=[self._control], args=[version, seen.token(), seen.offset])
         if not done:
-            raise CheckpointLost(f"{self.model.name} v{version} is no longer at offset {seen.offset}")
+            raise CheckpointLost(f"{self._name} v{version} is no longer at offset {seen.offset}")
 
     def drop(self, version: int) -> int:
         """Delete a version that is not active; returns how many keys it had. Raises ValueError for the active one."""
         if self.control().active == version:
-            raise ValueError(f"{self.model.name} v{version} is what readers use; switch to another version first")
+            raise ValueError(f"{self._name} v{version} is what readers use; switch to another version first")
         with translated():
             self._client.hdel(self._control, checkpoint_field(version))
         return self._purge(version)
@@ -146,7 +148,7 @@ class ModelStore:
     def checksum(self, version: int) -> Checksum:
         """Read everything of one version and add it up. It has to stand still meanwhile."""
         total, documents = 0, 0
-        prefix = len(f"{self.model.name}:v{version}:")
+        prefix = len(f"{self._name}:v{version}:")
         for key, fields, listed in self._buckets(version):
             documents += len(fields)
             total += sum(digest(key[prefix:], name, value) for name, value in fields.items())
@@ -201,7 +203,7 @@ class ModelStore:
 
     def _keys(self, version: int) -> Iterator[bytes]:
         with translated():
-            yield from self._client.scan_iter(match=f"{self.model.name}:v{version}:*", count=SCAN_COUNT)
+            yield from self._client.scan_iter(match=f"{self._name}:v{version}:*", count=SCAN_COUNT)
 
 
 def encode(entry: Entry) -> bytes:
@@ -222,10 +224,10 @@ def digest(tag: str, name: bytes, value: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "big")
 
 
-def _by_bucket(model: ReadModel, version: int, places: Iterable[Place]) -> dict[str, list[Place]]:
+def _by_bucket(model: str, version: int, places: Iterable[Place]) -> dict[str, list[Place]]:
     buckets: dict[str, list[Place]] = {}
     for place in places:
-        buckets.setdefault(bucket_key(model.name, version, place.realm, place.key), []).append(place)
+        buckets.setdefault(bucket_key(model, version, place.realm, place.key), []).append(place)
     return buckets
 
 

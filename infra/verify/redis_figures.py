@@ -8,27 +8,29 @@ import orjson
 import redis
 
 from contracts.identity import unescape
+from contracts.read_models import control_key, model_at
 from query.verify.figures import VERSION, Figure, Figures
 
 SCAN_COUNT = 1_000
 
 
-def read_figures(client: "redis.Redis") -> Figures:
+def read_figures(client: "redis.Redis", shard: int = 0) -> Figures:
     """Coupons, wallets, templates, budgets and orders, as documents show them. Raises redis.RedisError."""
     figures: Figures = {}
     for model, read in _READ.items():
-        for realm, key, documents in _buckets(client, model):
+        for realm, key, documents in _buckets(client, model_at(model, shard)):
             for document in documents.values():
                 figures.update(read(realm, key, document))
     return figures
 
 
-def positions(client: "redis.Redis") -> dict[str, int]:
+def positions(client: "redis.Redis", shard: int = 0) -> dict[str, int]:
     """Model -> the offset that its active version has reached; a model without one is at -1."""
     found = {}
     for model in _READ:
-        active = client.hget(f"{model}:control", "active")
-        token = client.hget(f"{model}:control", f"v{_text(active)}") if active else None
+        control = control_key(model_at(model, shard))
+        active = client.hget(control, "active")
+        token = client.hget(control, f"v{_text(active)}") if active else None
         found[model] = _offset(_text(token)) if token else -1
     return found
 
@@ -38,7 +40,7 @@ def _offset(token: str) -> int:
 
 
 def _buckets(client: "redis.Redis", model: str) -> Iterator[tuple[tuple[str, str], str, dict[str, Any]]]:
-    active = client.hget(f"{model}:control", "active")
+    active = client.hget(control_key(model), "active")
     if active is None:
         return
     prefix = f"{model}:v{_text(active)}:"

@@ -40,7 +40,10 @@ class Report:
 
 
 class Verifier:
-    """Verifies one shard. Reads only; may run while traffic goes on (stores are compared once they stand still)."""
+    """Verifies one shard; ``shard`` says how its models are called in Redis.
+
+    Reads only; may run while traffic goes on (stores are compared once they stand still).
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Verifier:
         redis_client: "redis.Redis | None",
         clickhouse: Client | None,
         *,
+        shard: int = 0,
         progress: Progress = lambda _done, _all: None,
         pause: Pause = lambda: None,
     ) -> None:
@@ -58,6 +62,7 @@ class Verifier:
         self._kinds = kinds
         self._redis = redis_client
         self._clickhouse = clickhouse
+        self._shard = shard
         self._progress = progress
         self._pause = pause
         self._books = Books()
@@ -124,11 +129,11 @@ class Verifier:
         return iter(())
 
     def _redis_at(self) -> int | None:
-        return None if self._redis is None else min(redis_figures.positions(self._redis).values())
+        return None if self._redis is None else min(redis_figures.positions(self._redis, self._shard).values())
 
     def _redis_figures(self) -> Figures:
         assert self._redis is not None
-        return redis_figures.read_figures(self._redis)
+        return redis_figures.read_figures(self._redis, self._shard)
 
     def _clickhouse_at(self) -> int | None:
         return None if self._clickhouse is None else clickhouse_figures.position(self._clickhouse)

@@ -27,6 +27,7 @@ from contracts.read_models import (
     checkpoint_field,
     control_key,
     list_key,
+    model_at,
 )
 from query.ports import Page, ReadModels, ReadModelUnavailable, View
 from query.readers.cursors import decode_cursor, encode_cursor
@@ -42,30 +43,66 @@ class _Active(NamedTuple):
     position: Position
 
 
+class Listing(NamedTuple):
+    """A list: a model, and whose. It is the same one on whichever shards it has rows; ``name`` binds cursors to it."""
+
+    model: str
+    realm: Realm
+    key: str | None
+
+    @property
+    def name(self) -> str:
+        return bucket_key(self.model, 0, self.realm, self.key)
+
+
+class Row(NamedTuple):
+    """One row of a list. ``first``: the offset of its first event, by which a shard's rows are listed."""
+
+    first: int
+    document: dict[str, Any] | None
+
+    def shown(self) -> View:
+        """As lists show it."""
+        return {name: value for name, value in (self.document or {}).items() if name not in _LIST_LEAVES_OUT}
+
+
+def wallet_of(realm: Realm, user_id: str) -> Listing:
+    """A user's coupons."""
+    return Listing(WALLET, realm, user_id)
+
+
+def templates_of(realm: Realm) -> Listing:
+    """All templates of a realm."""
+    return Listing(TEMPLATES, realm, None)
+
+
 class RedisReadModels:
-    """Implements :class:`query.ports.ReadModels`. One per event loop; the client's pool bounds its connections.
+    """Implements :class:`query.ports.ReadModels` for one shard. One per event loop; the client's pool bounds its
+    connections.
 
     Keys are built from the realm: there is no way to ask for another's.
     """
 
-    def __init__(self, client: "redis.asyncio.Redis") -> None:
+    def __init__(self, client: "redis.asyncio.Redis", shard: int = 0) -> None:
         self._client = client
+        self._shard = shard
         self._versions: dict[str, int] = {}
 
     async def position(self) -> Position:
         """What every read model shows at least. Raises ReadModelUnavailable while one of them is not whole."""
+        models = [model_at(model, self._shard) for model in MODELS]
         async with _translated(), self._client.pipeline(transaction=False) as pipe:
-            for model in MODELS:
+            for model in models:
                 pipe.hgetall(control_key(model))
             answers = await pipe.execute()
-        active = [_active(model, control) for model, control in zip(MODELS, answers, strict=True)]
+        active = [_active(model, control) for model, control in zip(models, answers, strict=True)]
         if len({(each.position.shard, each.position.epoch) for each in active}) > 1:
             raise ReadModelUnavailable("read models belong to different histories of the store: rebuild the older ones")
         return min((each.position for each in active), key=lambda position: position.offset)
 
     async def user_coupons(self, realm: Realm, user_id: str, *, cursor: str | None, limit: int) -> Page:
         """A user's coupons, latest claim first. Raises BadCursor."""
-        return await self._page(WALLET, realm, user_id, cursor=cursor, limit=limit)
+        return await self.page(wallet_of(realm, user_id), cursor=cursor, limit=limit)
 
     async def coupon(self, realm: Realm, coupon_id: str) -> View | None:
         """One coupon."""
@@ -73,7 +110,7 @@ class RedisReadModels:
 
     async def templates(self, realm: Realm, *, cursor: str | None, limit: int) -> Page:
         """All templates of a realm, latest first, without their terms. Raises BadCursor."""
-        return await self._page(TEMPLATES, realm, None, cursor=cursor, limit=limit)
+        return await self.page(templates_of(realm), cursor=cursor, limit=limit)
 
     async def template(self, realm: Realm, template_id: str) -> View | None:
         """Terms, status and availability of one template."""
@@ -87,43 +124,56 @@ class RedisReadModels:
         """One budget by period: limit, reserved, committed, credited, available."""
         return await self._item(BUDGET, realm, budget_id)
 
-    async def _item(self, model: str, realm: Realm, key: str) -> View | None:
+    async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
+        """A list's rows, latest first. Raises BadCursor."""
+        below = None if cursor is None else int(decode_cursor(listing.name, cursor, (int,))[0])
+        rows = await self.rows(listing, below=below, limit=limit + 1)
+        shown = rows[:limit]
+        return Page(
+            tuple(row.shown() for row in shown if row.document is not None),
+            encode_cursor(listing.name, (shown[-1].first,)) if len(rows) > limit else None,
+        )
+
+    async def rows(self, listing: Listing, *, below: int | None, limit: int) -> list[Row]:
+        """The latest rows of a list, or the latest of those ``below`` a row's ``first``; at most ``limit``."""
+        model = model_at(listing.model, self._shard)
+        for _ in range(_TRIES_MAX):
+            version, names, firsts = await self._names(model, listing, below, limit)
+            if not names:
+                return []
+            same, found = await self._documents(model, listing, names)
+            if same == version:
+                return [Row(*each) for each in zip(firsts, found, strict=True)]
+            # Switched in between: names and documents have to be of one version.
+        raise ReadModelUnavailable(f"{model} is being switched")
+
+    async def _item(self, name: str, realm: Realm, key: str) -> View | None:
+        model = model_at(name, self._shard)
+
         def ask(pipe: Pipeline, version: int) -> None:
             pipe.hmget(bucket_key(model, version, realm, key), [POSITION_FIELD, SINGLE_FIELD])
 
         _, (found,) = await self._ask(model, ask)
         return _decoded(model, found)[0]
 
-    async def _page(self, model: str, realm: Realm, key: str | None, *, cursor: str | None, limit: int) -> Page:
-        listing = bucket_key(model, 0, realm, key)
-        highest = "+inf" if cursor is None else f"({decode_cursor(listing, cursor, (int,))[0]}"
-        for _ in range(_TRIES_MAX):
-            version, fields, scores = await self._names(model, realm, key, highest, limit + 1)
-            if not fields:
-                return Page((), None)
-            same, found = await self._documents(model, realm, key, fields[:limit])
-            if same != version:
-                continue  # Switched in between: names and documents have to be of one version.
-            items = [_without(document) for document in found if document is not None]
-            more = len(fields) > limit
-            return Page(items, encode_cursor(listing, (scores[limit - 1],)) if more else None)
-        raise ReadModelUnavailable(f"{model} is being switched")
-
     async def _names(
-        self, model: str, realm: Realm, key: str | None, highest: str, count: int
+        self, model: str, listing: Listing, below: int | None, count: int
     ) -> tuple[int, list[bytes], list[int]]:
+        highest = "+inf" if below is None else f"({below}"
+
         def ask(pipe: Pipeline, version: int) -> None:
-            listed = list_key(bucket_key(model, version, realm, key))
+            listed = list_key(bucket_key(model, version, listing.realm, listing.key))
             pipe.zrevrangebyscore(listed, highest, "-inf", start=0, num=count, withscores=True, score_cast_func=int)
 
         version, (listed,) = await self._ask(model, ask)
         return version, [name for name, _ in listed], [int(score) for _, score in listed]
 
     async def _documents(
-        self, model: str, realm: Realm, key: str | None, fields: Sequence[bytes]
+        self, model: str, listing: Listing, fields: Sequence[bytes]
     ) -> tuple[int, list[dict[str, Any] | None]]:
         def ask(pipe: Pipeline, version: int) -> None:
-            pipe.hmget(bucket_key(model, version, realm, key), [POSITION_FIELD.encode(), *fields])
+            bucket = bucket_key(model, version, listing.realm, listing.key)
+            pipe.hmget(bucket, [POSITION_FIELD.encode(), *fields])
 
         version, (found,) = await self._ask(model, ask)
         return version, _decoded(model, found)
@@ -163,10 +213,6 @@ def _decoded(model: str, found: Sequence[bytes | None]) -> list[dict[str, Any] |
     if position is None and any(values):
         raise ReadModelUnavailable(f"a bucket of {model} has no position and is not trusted: rebuild {model}")
     return [None if value is None else orjson.loads(value)["doc"] for value in values]
-
-
-def _without(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in document.items() if name not in _LIST_LEAVES_OUT}
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from command.unit_of_work import UnitOfWork
 from contracts.access import ROLES
 from contracts.commands import ClaimCoupon, Command, NoteOrder
 from contracts.envelope import Answer, CommandEnvelope
-from infra.bootstrap.serving import ReadSide, http_application
+from infra.bootstrap.serving import http_application
 from infra.bootstrap.stores import create_key
 from infra.postgres.log import PostgresEventLog
 from infra.postgres.recorder import APPEND_LOCK_CLASS
@@ -29,8 +29,7 @@ from tests.audit import Acknowledged, audit, violations
 from tests.builders import REALM, claim, template
 from tests.faults.conftest import engine_on
 from tests.faults.shop import ALWAYS, sold
-from tests.integration.http.conftest import serving, settings_for
-from tests.unit.http.conftest import FakeModels
+from tests.integration.http.conftest import read_side_in_memory, serving, settings_for
 
 pytestmark = pytest.mark.faults
 
@@ -228,9 +227,8 @@ def test_a_batch_keeps_to_its_bounds_however_many_wait(shop: str, bounds: Engine
 async def test_callers_of_a_full_queue_are_told_when_to_come_back_and_then_are_served(shop: str) -> None:
     settings = settings_for(shop).model_copy(update={"queue_commands_max": 5})
     token = create_key(settings, REALM, role="admin", scopes=ROLES["admin"], label="test")
-    models = FakeModels()
     with (
-        http_application(settings, read_side=ReadSide(models, models, {})) as app,
+        http_application(settings, read_side=read_side_in_memory()) as app,
         serving(app) as url,
         psycopg.connect(shop, autocommit=True) as admin,
     ):

@@ -62,14 +62,19 @@ def settings_for(dsn: str, **given: Any) -> Settings:
     return Settings.load(**{"postgres_dsn": dsn, **nowhere, "order_wait_ms": 500, **given})
 
 
+def read_side_in_memory() -> ReadSide:
+    """What shard 0 shows; nothing is shown of others."""
+    models = FakeModels()
+    return ReadSide(models, models, {0: {"models": models.position, "facts": models.position}}, {})
+
+
 @contextmanager
 def api(dsn: str, tracing: Tracing | None = None, **given: Any) -> Iterator[Server]:
     """The API over a database, with an admin's key for acme and read models in memory."""
     settings = settings_for(dsn, **given)
     token = create_key(settings, ACME, role="admin", scopes=ROLES["admin"], label="test")
-    models = FakeModels()
     with ExitStack() as stack:
-        app = stack.enter_context(http_application(settings, tracing=tracing, read_side=ReadSide(models, models, {})))
+        app = stack.enter_context(http_application(settings, tracing=tracing, read_side=read_side_in_memory()))
         url = stack.enter_context(serving(app))
         yield Server(url, token, settings, app)
 
