@@ -154,6 +154,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def known_stores(self) -> dict[int, str]:
+        """The stores that a process works with: all of them where tenants are placed, else its own."""
+        return self.stores if self.is_placed else {self.shard: self.postgres_dsn}
+
+    @property
     def facts_url(self) -> str:
         """Where this shard's facts are: shard 0's in the database that was named, shard 1's in ``<database>_1``."""
         return _beside(self.clickhouse_url, str(self.shard)) if self.shard else self.clickhouse_url

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from command.engine import Engine, EngineStopped
 from command.ports import CommandKey, LoggedAnswer
@@ -18,9 +19,12 @@ from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
 from infra.settings import Settings
 from infra.shards.router import Router
-from infra.telemetry.metrics import Metrics, Sample
+from infra.telemetry.metrics import Metrics, Sample, Source
 
 if TYPE_CHECKING:
+    from psycopg import Connection, Cursor
+    from psycopg_pool import ConnectionPool
+
     from infra.http.commands import CheckoutOutcomes, FirstStep, StartsDistributions
     from infra.http.health import Check
     from infra.postgres.distributions import Job
@@ -129,67 +133,89 @@ def _placed_stores(
 
 
 class StoreLookups:
-    """What the API asks of PostgreSQL beside the log, on a few connections of its own.
+    """What the API asks of PostgreSQL beside the logs, on a few connections of its own to each store.
 
     The door must not wait behind the decisions, nor the decisions behind whoever watches.
     """
 
     def __init__(self, settings: Settings) -> None:
-        from psycopg_pool import ConnectionPool
-
-        from infra.postgres.connections import BoundedConnection, parameters
-
-        self._pool = ConnectionPool(
-            kwargs=parameters(settings.postgres_dsn, DEFAULT_TIMEOUTS, name="edge"),
-            connection_class=BoundedConnection,
-            min_size=1,
-            max_size=EDGE_CONNECTIONS_MAX,
-            timeout=DEFAULT_TIMEOUTS.connect_seconds,
-            open=False,
-        )
+        self._settings = settings
+        self._pools = {shard: _pool(dsn) for shard, dsn in settings.known_stores.items()}
 
     def __enter__(self) -> Self:
-        self._pool.open()
+        for pool in self._pools.values():
+            pool.open()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.close()
+        for pool in self._pools.values():
+            pool.close()
 
     def find_key(self, prefix: str) -> api_keys.ApiKey | None:
-        """The key with this prefix. Raises StoreUnavailable."""
-        with translated(), self._pool.connection() as connection, connection.cursor() as cursor:
+        """The key with this prefix: keys are in the store of the process's own shard. Raises StoreUnavailable."""
+        with self._asked(self._settings.shard) as cursor:
             return api_keys.find(cursor, prefix)
 
     def code_secrets(self, realm: Realm) -> dict[str, bytes]:
         """The secrets that a realm's codes are sealed with, by key id, the latest first. Raises StoreUnavailable."""
-        with translated(), self._pool.connection() as connection, connection.cursor() as cursor:
+        with self._asked(self._home_of(realm)) as cursor:
             return {key.key_id: key.secret for key in code_keys.every(cursor, realm) if key.secret is not None}
 
     def present_code_key(self, realm: Realm) -> str:
         """The key that new codes are sealed with; a realm's first one is made here. Raises StoreUnavailable."""
-        with translated(), self._pool.connection() as connection, connection.cursor() as cursor:
+        with self._asked(self._home_of(realm)) as cursor:
             return code_keys.present(cursor, realm)
 
-    def samples(self) -> list[Sample]:
-        """How far followers are behind, where sagas stand, what is parked. Raises StoreUnavailable."""
-        with translated(), self._pool.connection() as connection, connection.cursor() as cursor:
+    @property
+    def sources(self) -> list[Source]:
+        """Of each store one that tells how far followers are behind, where sagas stand and what is parked there."""
+        return [partial(self._samples, shard) for shard in self._pools]
+
+    def _home_of(self, realm: Realm) -> int:
+        # A realm that is spread has no codes: any of its shards will do to say so.
+        settings = self._settings
+        return settings.placement.shards_of(realm)[0] if settings.is_placed else settings.shard
+
+    @contextmanager
+    def _asked(self, shard: int) -> Iterator["Cursor[Any]"]:
+        with translated(), self._pools[shard].connection() as connection, connection.cursor() as cursor:
+            yield cursor
+
+    def _samples(self, shard: int) -> list[Sample]:
+        with self._asked(shard) as cursor:
             cursor.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events")
             (head,) = cursor.fetchone() or (0,)
             followers = positions.every(cursor)
             steps = cursor.execute("SELECT step, count(*) FROM sagas GROUP BY step").fetchall()
             parked = dead_letters.count(cursor)
             jobs = distributions.open_jobs(cursor)
+        here = ("shard", str(shard))
         return [
-            *(Sample(LAG, (("follower", each.follower),), max(0, head - each.offset)) for each in followers),
-            *(Sample(SAGAS, (("step", step),), count) for step, count in steps),
-            *(Sample(DEAD_LETTERS, (("source", source),), count) for source, count in parked.items()),
-            *_distribution_samples(jobs),
+            *(Sample(LAG, (here, ("follower", each.follower)), max(0, head - each.offset)) for each in followers),
+            *(Sample(SAGAS, (here, ("step", step)), count) for step, count in steps),
+            *(Sample(DEAD_LETTERS, (here, ("source", source)), count) for source, count in parked.items()),
+            *_distribution_samples(here, jobs),
         ]
 
 
-def _distribution_samples(jobs: Sequence["Job"]) -> list[Sample]:
+def _pool(dsn: str) -> "ConnectionPool[Connection[Any]]":
+    from psycopg_pool import ConnectionPool
+
+    from infra.postgres.connections import BoundedConnection, parameters
+
+    return ConnectionPool(
+        kwargs=parameters(dsn, DEFAULT_TIMEOUTS, name="edge"),
+        connection_class=BoundedConnection,
+        min_size=1,
+        max_size=EDGE_CONNECTIONS_MAX,
+        timeout=DEFAULT_TIMEOUTS.connect_seconds,
+        open=False,
+    )
+
+
+def _distribution_samples(here: tuple[str, str], jobs: Sequence["Job"]) -> list[Sample]:
     """Distributions that are not over, by status, and how many of their rows are still to be decided."""
     by_status = Counter(job.status for job in jobs if not job.is_over)
     left = sum(job.users + 1 - job.next_row for job in jobs if job.status in {"running", "paused"})
-    samples = [Sample(DISTRIBUTIONS, (("status", status),), count) for status, count in by_status.items()]
-    return [*samples, Sample(DISTRIBUTION_ROWS_LEFT, (), left)]
+    samples = [Sample(DISTRIBUTIONS, (here, ("status", status)), count) for status, count in by_status.items()]
+    return [*samples, Sample(DISTRIBUTION_ROWS_LEFT, (here,), left)]

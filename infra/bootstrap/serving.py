@@ -133,7 +133,8 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     lookups = stack.enter_context(StoreLookups(settings))
     # Threads of its own: no slow report may keep callers out.
     door = stack.enter_context(ThreadPoolExecutor(EDGE_CONNECTIONS_MAX, "door"))
-    metrics.add_source(lookups.samples)
+    for source in lookups.sources:
+        metrics.add_source(source)
     shared_hints = RedisHints.at(settings.redis_url) if settings.claim_hint_ms else None
     hints = _claim_hints(settings, stores.answers, blocking, shared_hints, metrics) if shared_hints else None
     positions: dict[int, Positions] = {

@@ -1,10 +1,10 @@
 """Event stores and their engines: of this shard, or of all of them as one."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from command.engine import Engine, EngineObserver, EngineSettings
 from command.handlers import HANDLERS
@@ -16,7 +16,10 @@ from infra.postgres import api_keys
 from infra.postgres.connections import transaction
 from infra.postgres.log import PostgresEventLog
 from infra.settings import Settings
-from infra.shards.router import Router
+from infra.shards.router import NotPlaceable, Router
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
 
 ENGINE_STOP_SECONDS: Final = 30.0
 
@@ -62,7 +65,7 @@ def sides_beside(
     """The write side of every shard, the own one among them; that one only where nobody is placed."""
     with ExitStack() as stack:
         sides = {settings.shard: own}
-        for shard in settings.stores if settings.is_placed else ():
+        for shard in settings.known_stores:
             if shard != settings.shard:
                 sides[shard] = stack.enter_context(write_side(settings.at_shard(shard), observer))
         yield dict(sorted(sides.items()))
@@ -76,10 +79,27 @@ def router_over(settings: Settings, sides: Mapping[int, WriteSide]) -> Router:
 
 
 @contextmanager
-def running_engine(settings: Settings) -> Iterator[Engine]:
-    """An engine for a process that is no server: imports, repairs."""
-    with write_side(settings) as side:
-        yield side.engine
+def running_engine(settings: Settings) -> Iterator[Engine | Router]:
+    """What takes commands, for a process that is no server: imports, repairs. Each command is decided at its shard."""
+    with write_side(settings) as side, router_beside(settings, side) as router:
+        yield router or side.engine
+
+
+def at_shard_of(settings: Settings, realm: Realm, key: str) -> Settings:
+    """These settings as seen from the shard where something of a realm lies: a distribution, a batch of codes."""
+    return settings.at_shard(settings.placement.shard_of(realm, key)) if settings.is_placed else settings
+
+
+def at_home_of(settings: Settings, realm: Realm, what: str) -> Settings:
+    """These settings as seen from the one shard of a realm. Raises NotPlaceable when it is spread over several.
+
+    ``what``: what can be done only on one shard, for people: "imports".
+    """
+    if not settings.is_placed:
+        return settings
+    if settings.placement.slots_of(realm) is not None:
+        raise NotPlaceable(f"{realm.key} is spread over several shards: {what} are only for tenants that live on one")
+    return settings.at_shard(settings.placement.home_of(realm))
 
 
 def create_key(
@@ -127,19 +147,38 @@ def facts_databases(settings: Settings) -> list[str]:
 
 def _shards_to_prepare(settings: Settings) -> dict[str, Settings]:
     """How a shard's stores are spoken of -> its settings. The own shard comes first, and needs no name."""
-    others = [shard for shard in settings.stores if settings.is_placed and shard != settings.shard]
+    others = [shard for shard in settings.known_stores if shard != settings.shard]
     return {"": settings, **{f" of shard {shard}": settings.at_shard(shard) for shard in others}}
 
 
 def pending_migrations(settings: Settings) -> dict[str, list[str]]:
     """What :func:`migrate` would apply, by store."""
+    from infra.clickhouse import merged
     from infra.clickhouse import migrations as clickhouse
     from infra.postgres import migrations as postgres
 
-    pending = {"postgres": postgres.pending(settings.postgres_dsn)}
-    with clickhouse_client(settings.facts_url) as client:
-        pending["clickhouse"] = clickhouse.pending(client)
+    pending: dict[str, list[str]] = {}
+    for of_shard, at_shard in _shards_to_prepare(settings).items():
+        pending[f"postgres{of_shard}"] = postgres.pending(at_shard.postgres_dsn)
+        pending[f"clickhouse{of_shard}"] = _pending_facts(at_shard.facts_url, clickhouse.pending)
+    if settings.is_placed:
+        databases = facts_databases(settings)
+        pending["clickhouse of all shards"] = _pending_facts(
+            settings.all_facts_url, lambda client: merged.pending(client, databases)
+        )
     return pending
+
+
+def _pending_facts(url: str, pending_in: Callable[["Client"], list[str]]) -> list[str]:
+    """Of a database that is not there yet: everything."""
+    from infra.clickhouse import migrations as clickhouse
+    from infra.clickhouse.connection import FactsDamaged
+
+    try:
+        with clickhouse_client(url) as client:
+            return pending_in(client)
+    except FactsDamaged:
+        return [migration.name for migration in clickhouse.released()]
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from infra.cli.telling import App, Tenant, Yes, realm_or_own, tell
 
 if TYPE_CHECKING:
     from infra.codes.batches import BatchRecord
+    from infra.settings import Settings
 
 # Whoever may read the file may use the codes.
 _OWNER_ONLY: Final = 0o600
@@ -52,7 +53,7 @@ def _generate(
     from infra.postgres.connections import transaction
 
     realm = realm_or_own(session, tenant, app)
-    with transaction(session.settings.postgres_dsn, name="codes") as cursor:
+    with transaction(_home(session, realm).postgres_dsn, name="codes") as cursor:
         key_id = code_keys.present(cursor, realm)
     until = datetime.now(UTC) + timedelta(days=days) if days else None
     try:
@@ -80,7 +81,7 @@ def _export(
 
     realm = realm_or_own(session, tenant, app)
     batch = _found(session, realm, batch_id).generated
-    with transaction(session.settings.postgres_dsn, name="codes") as cursor:
+    with transaction(_home(session, realm).postgres_dsn, name="codes") as cursor:
         secrets = {key.key_id: key.secret for key in code_keys.every(cursor, realm)}
     if (secret := secrets.get(batch.key_id)) is None:
         raise CliError(f"the key {batch.key_id} of {batch_id} was deleted: nobody can write its codes any more")
@@ -135,7 +136,7 @@ def _keys(session: Session, tenant: Tenant = None, app: App = None) -> None:
     from infra.postgres.connections import transaction
 
     realm = realm_or_own(session, tenant, app)
-    with transaction(session.settings.postgres_dsn, name="codes") as cursor:
+    with transaction(_home(session, realm).postgres_dsn, name="codes") as cursor:
         rows = [
             {"key_id": key.key_id, "created_at": key.created_at, "deleted_at": key.deleted_at}
             for key in code_keys.every(cursor, realm)
@@ -150,7 +151,7 @@ def _rotate_key(session: Session, tenant: Tenant = None, app: App = None) -> Non
 
     realm = realm_or_own(session, tenant, app)
     try:
-        with transaction(session.settings.postgres_dsn, name="codes") as cursor:
+        with transaction(_home(session, realm).postgres_dsn, name="codes") as cursor:
             key_id = code_keys.rotate(cursor, realm)
     except code_keys.TooManyKeys as error:
         raise CliError(str(error), next_step="`tessera codes keys` shows them.") from None
@@ -170,10 +171,17 @@ def _delete_key(
 
     realm = realm_or_own(session, tenant, app)
     session.out.confirm(f"Delete {key_id}? Every code sealed with it ends for ever.", yes=yes)
-    with transaction(session.settings.postgres_dsn, name="codes") as cursor:
+    with transaction(_home(session, realm).postgres_dsn, name="codes") as cursor:
         if not code_keys.delete(cursor, realm, key_id):
             raise CliError(f"there is no usable key {key_id!r}", next_step="`tessera codes keys` shows them all.")
     session.out.show({"deleted": key_id}, Text(f"Deleted {key_id}."))
+
+
+def _home(session: Session, realm: Realm) -> "Settings":
+    """Where a realm's keys, batches and codes are: on one shard, or nowhere."""
+    from infra.bootstrap import stores
+
+    return stores.at_home_of(session.settings, realm, "codes")
 
 
 def _found(session: Session, realm: Realm, batch_id: str) -> "BatchRecord":
@@ -182,7 +190,8 @@ def _found(session: Session, realm: Realm, batch_id: str) -> "BatchRecord":
     from infra.codes.batches import find_batch
     from infra.postgres.log import PostgresEventLog
 
-    with closing(PostgresEventLog(session.settings.postgres_dsn, shard=session.settings.shard)) as log:
+    home = _home(session, realm)
+    with closing(PostgresEventLog(home.postgres_dsn, shard=home.shard)) as log:
         record = find_batch(log, realm, batch_id)
     if record is None:
         raise CliError(

@@ -17,6 +17,7 @@ from infra.cli.telling import App, Tenant, Yes, accepted, cli_envelope, named_re
 
 if TYPE_CHECKING:
     from infra.postgres.distributions import Job
+    from infra.settings import Settings
 
 LIST_MAX: Final = 1_000
 POLL_SECONDS: Final = 0.25
@@ -70,8 +71,9 @@ def _start(
         raise CliError(str(error), code=ExitCode.USAGE) from None
     if not has_header:
         session.out.note(f"first row: {users[0]} (taken as a user; a header would name user_id)")
-    with stores.running_engine(session.settings) as engine:
-        starting = Starting(session.settings.postgres_dsn, engine.dry_run, engine.execute)
+    there = stores.at_shard_of(session.settings, realm, started.distribution_id)
+    with stores.running_engine(there) as engine:
+        starting = Starting(there.postgres_dsn, engine.dry_run, engine.execute)
         try:
             answer = starting.start(cli_envelope(realm, started), users)
         except AlreadyExists as refusal:
@@ -91,8 +93,11 @@ def _list(
     from infra.postgres.connections import transaction
 
     realm = named_realm(tenant, app)
-    with transaction(session.settings.postgres_dsn, name="distribute") as cursor:
-        jobs = distributions.page(cursor, realm, before=None, limit=limit)
+    jobs: list[Job] = []
+    for dsn in _stores_of(session.settings, realm):
+        with transaction(dsn, name="distribute") as cursor:
+            jobs += distributions.page(cursor, realm, before=None, limit=limit)
+    jobs = sorted(jobs, key=lambda job: job.staged_at, reverse=True)[:limit]
     rows = [{"tenant_id": job.realm.tenant_id, "app_id": job.realm.app_id, **job.view()} for job in jobs]
     shown = table("Distributions", rows, _COLUMNS, right=_NUMBERS, whole=("distribution_id",))
     session.out.show({"distributions": rows}, shown)
@@ -145,11 +150,13 @@ def _refusals(
     import json
     import sys
 
+    from infra.bootstrap import stores
     from infra.postgres import distributions
     from infra.postgres.connections import transaction
 
     realm = realm_or_own(session, tenant, app)
     _job(session, realm, distribution_id)
+    there = stores.at_shard_of(session.settings, realm, distribution_id)
     target = output.open("w", newline="", encoding="utf-8") if output is not None else sys.stdout
     columns, count = ("row", "user_id", "code", "detail"), 0
     after: int | None = 0
@@ -158,7 +165,7 @@ def _refusals(
         if not session.out.as_json:
             writer.writerow(columns)
         while after is not None:
-            with transaction(session.settings.postgres_dsn, name="distribute") as cursor:
+            with transaction(there.postgres_dsn, name="distribute") as cursor:
                 rows, after = distributions.refusals(cursor, realm, distribution_id, after, 20)
             count += len(rows)
             if session.out.as_json:
@@ -211,10 +218,12 @@ def _sentence(view: dict[str, Any]) -> str:
 
 
 def _job(session: Session, realm: Realm, distribution_id: str) -> "Job":
+    from infra.bootstrap import stores
     from infra.postgres import distributions
     from infra.postgres.connections import transaction
 
-    with transaction(session.settings.postgres_dsn, name="distribute") as cursor:
+    there = stores.at_shard_of(session.settings, realm, distribution_id)
+    with transaction(there.postgres_dsn, name="distribute") as cursor:
         job = distributions.find(cursor, realm, distribution_id)
     if job is None:
         raise CliError(
@@ -222,3 +231,9 @@ def _job(session: Session, realm: Realm, distribution_id: str) -> "Job":
             next_step="`tessera distribute list` shows them all; --tenant and --app name another realm.",
         )
     return job
+
+
+def _stores_of(settings: "Settings", realm: Realm | None) -> list[str]:
+    """The stores that may hold distributions of a realm, or of anybody."""
+    shards = settings.placement.shards_of(realm) if settings.is_placed and realm is not None else settings.known_stores
+    return [settings.known_stores[shard] for shard in shards]

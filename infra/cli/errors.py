@@ -50,6 +50,11 @@ _TRANSLATIONS: Final = (
         ExitCode.ERROR,
         "A stack already runs on this folder: use it, stop it, or name another folder with --data-dir.",
     ),
+    _Translation(
+        "infra.shards.router.NotPlaceable",
+        ExitCode.USAGE,
+        "Name a tenant that lives on one shard: `tessera doctor` shows who lives where.",
+    ),
     _Translation("infra.processes.StillRunning", ExitCode.ERROR, "Stop that process, then run this again."),
     _Translation("infra.stack.PartFailed", ExitCode.ERROR, "Its whole log is in the data folder's logs/."),
     _Translation(

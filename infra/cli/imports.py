@@ -53,10 +53,9 @@ def _import(
             from infra import operations
             from infra.bootstrap import stores
 
-            with stores.running_engine(session.settings) as engine, operations.facts(session.settings) as facts:
-                report = runner.run_import(
-                    job, engine, session.settings.postgres_dsn, facts=facts.rows, watcher=watcher
-                )
+            home = stores.at_home_of(session.settings, job.realm, "imports")
+            with stores.running_engine(home) as engine, operations.facts(home) as facts:
+                report = runner.run_import(job, engine, home.postgres_dsn, facts=facts.rows, watcher=watcher)
     finally:
         watcher.ended()  # The bar goes, whatever happened.
     if session.out.as_json:

@@ -1,6 +1,6 @@
 """What commands that tell the engine something share: whose it is, under which id it goes, how a refusal reads."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -10,6 +10,8 @@ from contracts.identity import Realm
 from infra.cli.command import Session
 from infra.cli.errors import CliError, ExitCode
 from infra.telemetry.ids import new_id
+
+NOT_PLACEABLE: Final = "not_placeable"
 
 Tenant = Annotated[str | None, typer.Option(help="Whose it is; else the local stack's own tenant.")]
 App = Annotated[str | None, typer.Option(help="The tenant's app; goes with --tenant.")]
@@ -66,7 +68,10 @@ def tell(session: Session, realm: Realm, told: Command, *, next_step: str = "") 
 
 
 def accepted(answer: Answer, *, next_step: str = "") -> Answer:
-    """The answer, when it is no refusal. Raises CliError."""
-    if not answer.accepted:
-        raise CliError(f"{answer.code}: {answer.detail}", next_step=next_step)
-    return answer
+    """The answer, when it is no refusal. Raises CliError; what no shard could take is an error of the caller's."""
+    if answer.accepted:
+        return answer
+    code = ExitCode.ERROR
+    if answer.code == NOT_PLACEABLE:
+        code, next_step = ExitCode.USAGE, "Name it so, and run this again; `tessera doctor` shows what lies where."
+    raise CliError(f"{answer.code}: {answer.detail}", next_step=next_step, code=code)

@@ -50,8 +50,8 @@ class LineWatcher:
     On stderr, so that the report on stdout is one document.
     """
 
-    def __init__(self, write: Callable[[str], object] = sys.stderr.write) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[str], object] | None = None) -> None:
+        self._write = write or sys.stderr.write
         self._rows_total = self._rows_done = 0
         self._has_ended = False
         self._next_line_at = 0.0

@@ -28,12 +28,12 @@ Source = Callable[[], Iterable[Sample]]
 
 # What sources may report: name -> (help, label names). They say it of stores, so any process can serve it.
 GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "tessera_follower_lag_events": ("Events in the log that a follower has not handled.", ("follower",)),
+    "tessera_follower_lag_events": ("Events in the log that a follower has not handled.", ("shard", "follower")),
     "tessera_follower_halted": ("1 when a follower stopped and waits for somebody.", ("follower",)),
-    "tessera_sagas": ("Sagas by the step they are at.", ("step",)),
-    "tessera_dead_letters": ("Events and commands parked for an operator.", ("source",)),
-    "tessera_distributions": ("Distributions that are not over, by status.", ("status",)),
-    "tessera_distribution_rows_left": ("Rows of distributions that are not decided yet.", ()),
+    "tessera_sagas": ("Sagas by the step they are at.", ("shard", "step")),
+    "tessera_dead_letters": ("Events and commands parked for an operator.", ("shard", "source")),
+    "tessera_distributions": ("Distributions that are not over, by status.", ("shard", "status")),
+    "tessera_distribution_rows_left": ("Rows of distributions that are not decided yet.", ("shard",)),
     "tessera_budget_leases_out": ("Leases whose money is still with their holder.", ("holder",)),
     "tessera_budget_lease_overdue_seconds": ("Since the end of the oldest lease that is not settled.", ("holder",)),
     "tessera_budget_holder_away": ("1 when a holder's store cannot be reached.", ("holder",)),

@@ -111,7 +111,7 @@ def test_a_list_is_distributed_from_both_sides_and_the_books_hold(stack: Up, tmp
         names = [each["distribution_id"] for each in stack.run("distribute", "list")["distributions"]]
         assert names == ["by-cli", "by-http"]
         assert [each["issued"] for each in api.get("/v1/distributions").json()["items"]] == [2, 1_500]
-        assert "tessera_distribution_rows_left 0.0" in api.get("/metrics").text
+        assert 'tessera_distribution_rows_left{shard="0"} 0.0' in api.get("/metrics").text
     report = stack.run("verify")
     assert report["holds"]
 

@@ -25,7 +25,7 @@ async def test_lag_sagas_and_dead_letters_are_read_from_the_store(client: httpx.
             " VALUES ('wallet', 'acme/shop/coupon/c1', 1, 1, 'poison', 3)"
         )
     text = (await client.get("/metrics")).text
-    assert 'tessera_follower_lag_events{follower="wallet"} 1.0' in text
-    assert 'tessera_sagas{step="locked"} 1.0' in text
-    assert 'tessera_dead_letters{source="wallet"} 1.0' in text
+    assert 'tessera_follower_lag_events{follower="wallet",shard="0"} 1.0' in text
+    assert 'tessera_sagas{shard="0",step="locked"} 1.0' in text
+    assert 'tessera_dead_letters{shard="0",source="wallet"} 1.0' in text
     assert "tessera_metric_sources_failed 0.0" in text

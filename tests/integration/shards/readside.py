@@ -81,7 +81,7 @@ def prepared(corners: Corners, **given: Any) -> Iterator[Settings]:
         zero, one = (stack.enter_context(corners.postgres()) for _ in range(2))
         redis_url = stack.enter_context(corners.redis())
         clickhouse_url = stack.enter_context(corners.clickhouse())
-        stack.callback(_drop_beside, clickhouse_url)
+        stack.callback(drop_beside, clickhouse_url)
         settings = Settings.load(
             postgres_dsn=zero,
             shard_dsns={1: one},
@@ -100,7 +100,8 @@ def read_world(corners: Corners, **given: Any) -> Iterator[ReadWorld]:
         yield ReadWorld(settings, url)
 
 
-def _drop_beside(clickhouse_url: str) -> None:
+def drop_beside(clickhouse_url: str) -> None:
+    """Drop the databases that were made beside the one that is named."""
     client = clickhouse_connect.get_client(dsn=clickhouse_url)
     beside = "SELECT name FROM system.databases WHERE startsWith(name, concat(currentDatabase(), '_'))"
     for (name,) in client.query(beside).result_rows:

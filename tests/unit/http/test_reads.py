@@ -149,9 +149,10 @@ async def test_a_metric_source_that_fails_hides_no_other(client: httpx.AsyncClie
         raise ConnectionError
 
     world.metrics.add_source(away)
-    world.metrics.add_source(lambda: [Sample("tessera_follower_lag_events", (("follower", "wallet"),), 12)])
+    labels = (("shard", "0"), ("follower", "wallet"))
+    world.metrics.add_source(lambda: [Sample("tessera_follower_lag_events", labels, 12)])
     text = (await client.get("/metrics")).text
-    assert 'tessera_follower_lag_events{follower="wallet"} 12.0' in text
+    assert 'tessera_follower_lag_events{follower="wallet",shard="0"} 12.0' in text
     assert "tessera_metric_sources_failed 1.0" in text
 
 
