@@ -30,11 +30,16 @@ class Step(NamedTuple):
     command: Command
 
 
-def next_steps(home: HomeBooks, purses: Mapping[str, Purse], *, now: datetime, term_seconds: int) -> tuple[Step, ...]:
+def next_steps(
+    home: HomeBooks, purses: Mapping[str, Purse], *, now: datetime, term_seconds: int, is_taken: bool = False
+) -> tuple[Step, ...]:
     """What is to be done, by period; nothing when both sides agree and nobody needs anything.
 
-    ``now`` is home's time. Steps of one period build on each other and are to be sent in order.
+    ``now`` is home's time. ``is_taken``: the holder has a budget of its own under this id, and will for ever. Steps of
+    one period build on each other and are to be sent in order.
     """
+    if is_taken:
+        return tuple(_take_back(home, period, lent) for period, lent in sorted(home.lent.items()) if lent.in_flight)
     periods = sorted({*home.lent, *purses, *([home.present_period] if home.shared else [])})
     return tuple(step for period in periods for step in _steps(home, period, purses, now, term_seconds))
 
@@ -90,6 +95,14 @@ def _needs_more(home: HomeBooks, lent: Lent, purse: Purse, now: datetime, term: 
         return purse.statement.committed_minor > lent.spent_before_minor or purse.reserved_minor > 0
     is_low = purse.free_minor < lent.amount_minor // 2
     return home.available_minor > 0 and (is_low or purse.left_minor == 0)
+
+
+def _take_back(home: HomeBooks, period: str, lent: Lent) -> Step:
+    """What is under way to a holder that can never open it counts as closed unopened."""
+    closed = lent.known.model_copy(update={"number": lent.number})
+    return Step(
+        "home", SettleBudgetLease(budget_id=home.budget_id, holder=home.holder, period=period, statement=closed)
+    )
 
 
 def _open(home: HomeBooks, period: str, lent: Lent) -> Step:

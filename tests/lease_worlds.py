@@ -46,7 +46,13 @@ class Pair:
 
     def steps(self) -> tuple[Step, ...]:
         """What a keeper that looks now would do."""
-        return next_steps(self.books(), leases.purses(self.branch), now=self.home.now, term_seconds=TERM_SECONDS)
+        return next_steps(
+            self.books(),
+            leases.purses(self.branch),
+            now=self.home.now,
+            term_seconds=TERM_SECONDS,
+            is_taken=leases.is_taken(self.branch),
+        )
 
     def take(self, step: Step) -> None:
         """Deliver one step; a refusal is an answer like any other."""

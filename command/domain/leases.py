@@ -224,6 +224,16 @@ def want(budget: Budget, waits: Waiting) -> tuple[Event, ...]:
     return (BudgetLeaseWanted(budget_id=budget.definition.budget_id, currency=budget.currency, **waits._asdict()),)
 
 
+def is_taken(budget: Budget) -> bool:
+    """Whether a budget of its own lives here under the id. It will never be a branch: budgets stay what they are."""
+    return budget.exists and not budget.branch.is_branch
+
+
+def id_is_taken(budget_id: str) -> AlreadyExists:
+    """Why nothing is opened here then."""
+    return AlreadyExists(f"Budget {budget_id} lives here; it cannot be a branch of another one.")
+
+
 def purses(budget: Budget) -> dict[str, Purse]:
     """A branch's books: every period that it was lent money of, or waits for."""
     periods = {*budget.branch.tenures, *(each.period for each in budget.branch.waiting)}
@@ -258,5 +268,5 @@ def _branch(budget: Budget, budget_id: str, terms: BranchTerms) -> tuple[Event, 
     if budget.branch.is_branch:
         return ()
     if budget.exists:
-        raise AlreadyExists(f"Budget {budget_id} lives here; it cannot be a branch of another one.")
+        raise id_is_taken(budget_id)
     return (BudgetBranched(budget_id=budget_id, **dict(terms)),)

@@ -16,6 +16,7 @@ from infra.postgres import api_keys
 from infra.postgres.connections import transaction
 from infra.postgres.log import PostgresEventLog
 from infra.settings import Settings
+from infra.shards.distinct import require_distinct_stores
 from infra.shards.router import NotPlaceable, Router
 
 if TYPE_CHECKING:
@@ -62,7 +63,11 @@ def router_beside(settings: Settings, own: WriteSide) -> Iterator[Router | None]
 def sides_beside(
     settings: Settings, own: WriteSide, observer: EngineObserver | None = None
 ) -> Iterator[Mapping[int, WriteSide]]:
-    """The write side of every shard, the own one among them; that one only where nobody is placed."""
+    """The write side of every shard, the own one among them; that one only where nobody is placed.
+
+    Raises SettingsError when two of them are one and the same database.
+    """
+    require_distinct_stores(settings.known_stores)
     with ExitStack() as stack:
         sides = {settings.shard: own}
         for shard in settings.known_stores:

@@ -104,7 +104,8 @@ def lease_books(
     settings: Settings, observer: EngineObserver | None = None
 ) -> Iterator[tuple["LeaseStore", dict[str, "LeaseStore"]]]:
     """This shard's side of leased budgets, and each other shard's by its number, every one with an engine that runs."""
-    from infra.leases.books import Store, require_distinct_stores
+    from infra.leases.books import Store
+    from infra.shards.distinct import require_distinct_stores
 
     require_distinct_stores(settings.stores)
     with ExitStack() as stack:

@@ -39,9 +39,11 @@ def _list(session: Session) -> ExitCode:
 
 def _verify(session: Session) -> ExitCode:
     """Compare the books of home and of every holder, from their raw logs. Ends with 3 when they do not agree."""
+    from infra.shards.distinct import require_distinct_stores
     from infra.verify.leases import verify_leases
 
     settings = session.settings
+    require_distinct_stores(settings.stores)
     others = {str(shard): dsn for shard, dsn in settings.stores.items() if shard != settings.shard}
     found = [
         {"invariant": it.invariant, "subject": it.subject, "detail": it.detail}
@@ -54,8 +56,9 @@ def _verify(session: Session) -> ExitCode:
 @contextmanager
 def _stores(settings: Settings) -> Iterator[tuple["Store", dict[str, "Store"]]]:
     """Every shard's store, to be looked at."""
-    from infra.leases.books import Store, require_distinct_stores
+    from infra.leases.books import Store
     from infra.postgres.log import PostgresEventLog
+    from infra.shards.distinct import require_distinct_stores
 
     require_distinct_stores(settings.stores)
     with ExitStack() as stack:

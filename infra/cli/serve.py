@@ -25,10 +25,12 @@ def _serve(
     """Serve the API until SIGTERM or Ctrl-C; requests that are under way are answered first."""
     from infra import workers as several
     from infra.bootstrap import serving
+    from infra.shards.distinct import require_distinct_stores
 
     given = {"http_host": host, "http_port": port, "http_workers": workers}
     changes = {name: value for name, value in given.items() if value is not None}
     settings = session.settings.model_copy(update=changes)
+    require_distinct_stores(settings.known_stores)  # Here and not in each of several processes.
     if settings.http_workers == 1 or shared_port:
         serving.serve(settings, shared_port=shared_port)
         return

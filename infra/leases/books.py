@@ -1,7 +1,7 @@
 """Reads both sides of a shared budget: states folded from the logs, and the time of each store."""
 
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -19,8 +19,7 @@ from contracts.leases import NOTHING_HERE, TERM_SECONDS_MAX, HomeBooks, Lent, Pu
 from contracts.refusals import Refusal
 from infra.postgres import leases as rows
 from infra.postgres.connections import connect, translated
-from infra.settings import SettingsError, variable
-from sagas.leases import next_steps
+from sagas.leases import NEVER_LENT, next_steps
 
 
 class Executes(Protocol):
@@ -120,7 +119,8 @@ def accounts(home: Store, holders: Mapping[str, Store]) -> list[Account]:
             there = _budget_of(holders.get(holder), stream)
             purses = None if there is None else leases.purses(there)
             books = home_books(side, holder)
-            for period, lent in books.lent.items():
+            is_taken = there is not None and leases.is_taken(there) and books.shared
+            for period, lent in (books.lent or ({books.present_period: NEVER_LENT} if is_taken else {})).items():
                 reserved = max(lent.out_minor, 0)
                 overdue = max((side.now - lent.until).total_seconds(), 0.0) if reserved else 0.0
                 shared = holder in side.budget.lending.holders
@@ -130,24 +130,6 @@ def accounts(home: Store, holders: Mapping[str, Store]) -> list[Account]:
                     Account(name.realm, name.key, holder, period, shared, lent, purse, reserved, refused, overdue)
                 )
     return found
-
-
-def require_distinct_stores(stores: Mapping[int, str]) -> None:
-    """No two shards are the same database, however it is addressed. One that is away now is not compared.
-
-    Errors: SettingsError.
-    """
-    shards: dict[tuple[Any, ...], int] = {}
-    for shard, dsn in stores.items():
-        with suppress(StoreUnavailable):
-            with translated(), closing(connect(dsn, name="leases", autocommit=True)) as connection:
-                identity = rows.identity(connection)
-            if identity in shards:
-                raise SettingsError(
-                    f"{variable('shard_dsns')} is wrong: shards {shards[identity]} and {shard} are one and the same "
-                    "database; give each shard the address of its own"
-                )
-            shards[identity] = shard
 
 
 def _budget_of(store: Store | None, stream: str) -> Budget | None:
@@ -161,6 +143,9 @@ def _budget_of(store: Store | None, stream: str) -> Budget | None:
 
 def _refused(home: HomeBooks, period: str, side: Side, there: Budget) -> str:
     """What the holder's decider says of the keeper's next step there: it is pure, so that anybody may ask it."""
+    if leases.is_taken(there):
+        refusal = leases.id_is_taken(home.budget_id)
+        return f"{refusal.code}: {refusal.detail}" if home.shared else ""
     steps = next_steps(home, leases.purses(there), now=side.now, term_seconds=TERM_SECONDS_MAX)
     try:
         for step in steps:

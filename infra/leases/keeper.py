@@ -8,7 +8,7 @@ from enum import StrEnum
 from time import monotonic
 from typing import Final, NamedTuple
 
-from command.domain.leases import purses
+from command.domain.leases import is_taken, purses
 from command.engine import EngineStopped, HandlerFailed
 from command.unit_of_work import NotYet
 from contracts.envelope import CommandEnvelope
@@ -153,7 +153,10 @@ class LeaseKeeper:
                 return sent
             books = home_books(home, holder)
             term = self._settings.term_seconds
-            steps = next_steps(books, purses(there.budget), now=home.now, term_seconds=term)
+            taken = is_taken(there.budget)
+            if taken and books.shared and self._seen.get((stream, holder), ())[:2] != versions:
+                logger.warning("lease_holder_has_its_own_budget", extra={"stream": stream, "holder": holder})
+            steps = next_steps(books, purses(there.budget), now=home.now, term_seconds=term, is_taken=taken)
             if steps:
                 self._checkpoint(At.LOOKED)
             for step in steps:

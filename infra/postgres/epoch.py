@@ -43,5 +43,16 @@ def bump_epoch(dsn: str, shard: int) -> str:
         return epoch
 
 
+def identity(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
+    """Which store this is, however it is addressed: server, database and schema."""
+    sql = """
+        SELECT control.system_identifier, oid, current_schema()
+        FROM pg_control_system() AS control, pg_database WHERE datname = current_database()
+    """
+    row = connection.execute(sql).fetchone()
+    assert row is not None
+    return tuple(row)
+
+
 def _new() -> str:
     return secrets.token_hex(4)

@@ -23,14 +23,3 @@ def versions(connection: psycopg.Connection[Any], streams: Sequence[str]) -> dic
         ) AS last
     """
     return dict(connection.execute(sql, (list(streams),)).fetchall())
-
-
-def identity(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
-    """Which store this is, however it is addressed: server, database and schema."""
-    sql = """
-        SELECT control.system_identifier, oid, current_schema()
-        FROM pg_control_system() AS control, pg_database WHERE datname = current_database()
-    """
-    row = connection.execute(sql).fetchone()
-    assert row is not None
-    return tuple(row)

@@ -22,6 +22,7 @@ from command.handlers import HANDLERS
 from command.ports import StoreUnavailable
 from contracts.commands import CloseBudgetLease, CreateBudget, GrantBudgetLease, ShareBudget, UnshareBudget
 from contracts.envelope import Answer, CommandEnvelope
+from contracts.position import Position
 from infra.bootstrap import stores, workers
 from infra.cli import app
 from infra.cli.errors import ExitCode
@@ -31,6 +32,7 @@ from infra.leases import books
 from infra.leases.keeper import At, LeaseKeeper
 from infra.postgres.log import PostgresEventLog
 from infra.settings import Settings, SettingsError
+from infra.shards.distinct import require_distinct_stores
 from tests.integration.leases.shards import HOLDER, OFF_MINOR, SETTINGS, TERM_SECONDS, Died, Shards
 from tests.integration.sagas.world import LOCK_SECONDS, Store
 
@@ -285,32 +287,65 @@ def wait_until(count_of: Callable[[], int], wanted: int, process: subprocess.Pop
         Event().wait(0.02)
 
 
-def test_a_lease_that_the_holder_refuses_for_good_is_tried_ever_less_often_and_listed_with_the_reason(
+def test_a_lease_that_the_holder_refuses_for_good_is_tried_ever_less_often(
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shards.do(shards.holder, CreateBudget(budget_id="b1", currency="GBP", limit_minor=1_000))  # Its own, same id.
     shards.share(LIMIT_MINOR)
     now, tried = 0.0, list[float]()
 
-    class Noting:
+    class Refusing:
         def execute(self, envelope: CommandEnvelope, timeout_seconds: float = 30.0) -> Answer:
             if envelope.realm == shards.realm:
                 tried.append(now)
-            return shards.holder.engine.execute(envelope, timeout_seconds)
+            return Answer("refused", "too_old", "This version knows no leases.", {}, Position(1, "e", 0))
 
     home = books.Store(shards.home.dsn, shards.home.log, shards.home.engine)
-    holder = books.Store(shards.holder.dsn, shards.holder.log, Noting())
+    holder = books.Store(shards.holder.dsn, shards.holder.log, Refusing())
     keeper = LeaseKeeper(home, {HOLDER: holder}, SETTINGS)
     monkeypatch.setattr("infra.leases.keeper.monotonic", lambda: now)
     for now in (float(second) for second in range(200)):  # noqa: B007 - the keeper reads it
         keeper.run_once()
+    keeper.close()
     gaps = [after - before for before, after in pairwise(tried)]
     assert gaps == sorted(gaps)
     assert gaps[-1] == gaps[-2] == SETTINGS.refused_seconds_max
-    (account,) = [it for it in books.accounts(home, {HOLDER: holder}) if it.realm == shards.realm]
-    keeper.close()
-    assert account.refused.startswith("already_exists: Budget b1 lives here")
-    assert _row(account)["state"] == f"refused: {account.refused}"
+
+
+@pytest.mark.parametrize("is_under_way", [False, True], ids=["before anything is lent", "while a lease is under way"])
+def test_a_holder_with_a_budget_of_its_own_under_the_id_gets_nothing_and_what_was_under_way_comes_back(
+    shards: Shards, caplog: pytest.LogCaptureFixture, is_under_way: bool
+) -> None:
+    caplog.set_level("WARNING")
+    shards.share(LIMIT_MINOR)
+    if is_under_way:
+        term: dict[str, int] = {"number": 1, "need_minor": 0, "free_minor": 0, "term_seconds": TERM_SECONDS}
+        shards.do(shards.home, GrantBudgetLease(budget_id="b1", holder=HOLDER, period="", **term))
+        assert shards.budget(shards.home).available_minor("") < LIMIT_MINOR
+    shards.do(shards.holder, CreateBudget(budget_id="b1", currency="GBP", limit_minor=1_000))
+    shards.keep()
+    assert shards.budget(shards.home).available_minor("") == LIMIT_MINOR
+    assert shards.budget(shards.holder).available_minor("") == 1_000
+    assert shards.violations() == []
+    told = [it.__dict__["stream"] for it in caplog.records if it.message == "lease_holder_has_its_own_budget"]
+    assert shards.stream in told
+
+    shards.wait(TERM_SECONDS)
+    shards.keep()
+    assert shards.budget(shards.home).lending.to(HOLDER, "").number == (1 if is_under_way else 0)
+    (state,) = states(shards)
+    assert state.startswith("refused: already_exists: Budget b1 lives here")
+    shards.do(shards.home, UnshareBudget(budget_id="b1", holder=HOLDER))
+    shards.keep()
+    assert states(shards) == (["settled"] if is_under_way else [])
+
+
+def states(shards: Shards) -> list[str]:
+    """What `leases list` says of this realm's leases."""
+    home, holder = (books.Store(it.dsn, it.log) for it in (shards.home, shards.holder))
+    found = [_row(it)["state"] for it in books.accounts(home, {HOLDER: holder}) if it.realm == shards.realm]
+    home.close()
+    holder.close()
+    return found
 
 
 def test_a_lease_that_is_under_way_to_a_holder_that_never_had_one_is_not_away(shards: Shards) -> None:
@@ -326,10 +361,10 @@ def test_a_lease_that_is_under_way_to_a_holder_that_never_had_one_is_not_away(sh
 
 def test_one_store_under_two_numbers_is_refused_at_start(shards: Shards) -> None:
     home, holder, away = shards.home.dsn, shards.holder.dsn, "postgresql://nobody@127.0.0.1:1/none"
-    books.require_distinct_stores({0: home, 1: holder, 2: away})
+    require_distinct_stores({0: home, 1: holder, 2: away})
     same = f"{home}{'&' if '?' in home else '?'}application_name=other"
     with pytest.raises(SettingsError, match="TESSERA_SHARD_DSNS is wrong: shards 0 and 2 are one and the same"):
-        books.require_distinct_stores({0: home, 1: holder, 2: same})
+        require_distinct_stores({0: home, 1: holder, 2: same})
 
 
 def test_processes_refuse_to_share_with_themselves_and_to_keep_leases_with_themselves(

@@ -130,3 +130,24 @@ def test_a_spread_tenant_is_told_that_it_has_no_codes(tessera: Operator) -> None
         assert refused.exit_code == ExitCode.USAGE
         assert "codes are only for tenants that live on one" in words(refused)
     assert [tessera.rows(each, "SELECT count(*) FROM code_keys") for each in (0, 1)] == [[(0,)], [(0,)]]
+
+
+@pytest.mark.parametrize(
+    "started",
+    [
+        ("serve",),
+        ("serve", "--workers", "2"),
+        ("worker", "sagas"),
+        ("leases", "verify"),
+        ("distribute", "resume", "d1"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_starts_over_one_database_under_two_numbers(
+    corners: Corners, tmp_path: Path, started: tuple[str, ...]
+) -> None:
+    with corners.postgres() as store:
+        same = operator(tmp_path, (store, f"{store}?application_name=other"))
+        refused = same.run(*started, *(of(ONE) if "resume" in started else ()))
+    assert refused.exit_code == ExitCode.USAGE, refused.output
+    assert "TESSERA_SHARD_DSNS is wrong: shards 0 and 1 are one and the same database" in words(refused)
