@@ -75,7 +75,6 @@ _BATCH_ONLY: Final[dict[type[Command], Scope]] = {
     c.UseCode: Scope.PROCESSES_WRITE,  # Without the code's text: only the edge, who opened it, may say so.
     c.VoidCode: Scope.PROCESSES_WRITE,
     c.VoidCodes: Scope.PROCESSES_WRITE,
-    c.StartDistribution: Scope.PROCESSES_WRITE,
     c.IssueDistributionChunk: Scope.PROCESSES_WRITE,
     c.OpenTemplate: Scope.PROCESSES_WRITE,
     c.CloseTemplate: Scope.PROCESSES_WRITE,
@@ -95,8 +94,13 @@ _BATCH_ONLY: Final[dict[type[Command], Scope]] = {
     c.TellLender: Scope.PROCESSES_WRITE,
 }
 
+# More than their command: without what else the route takes, nobody could carry them out.
+ROUTE_ONLY: Final[Mapping[type[Command], str]] = MappingProxyType({c.StartDistribution: D})
+
 SCOPE_OF_COMMAND: Final[Mapping[type[Command], Scope]] = MappingProxyType(
-    {route.command: route.scope for route in COMMAND_ROUTES} | _BATCH_ONLY
+    {route.command: route.scope for route in COMMAND_ROUTES}
+    | _BATCH_ONLY
+    | {c.StartDistribution: Scope.COUPONS_DISTRIBUTE}
 )
 
 
@@ -146,8 +150,8 @@ def command_router(endpoints: CommandEndpoints) -> APIRouter:
     batch = "Up to 1,000 commands in one request, answered one by one."
     add("send_commands", "/v1/commands", endpoints.batch, Door.ANY_KEY, batch, **{"x-body": "CommandBatch"})
     stated = {"x-body": "DistributionRequest", "x-list": True}
-    start, given = c.StartDistribution, Scope.COUPONS_DISTRIBUTE
-    add(start.type, D, endpoints.start_distribution, given, "Give one template to a list of users.", **stated)
+    start, summary = c.StartDistribution, "Give one template to a list of users."
+    add(start.type, ROUTE_ONLY[start], endpoints.start_distribution, SCOPE_OF_COMMAND[start], summary, **stated)
     upstream, body = "Report an event under the upstream's own name.", {"x-body": "UpstreamEvent"}
     add("report_upstream_event", "/v1/upstream-events", endpoints.upstream_event, _ORDERS, upstream, **body)
     return router

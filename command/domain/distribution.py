@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 from command.domain import template as templates
 from command.domain.template import Taken, Template
 from command.unit_of_work import Kind
+from contracts.commands import StartDistribution
 from contracts.events import (
     DistributionAdvanced,
     DistributionCancelled,
@@ -39,6 +40,7 @@ class Distribution:
     distribution_id: str = ""
     template_id: str = ""
     users: int = 0
+    users_sha256: str | None = None
     next_row: int = 1
     issued: int = 0
     refused: int = 0
@@ -59,6 +61,7 @@ def evolve(state: Distribution, event: Event) -> Distribution:
                 distribution_id=event.distribution_id,
                 template_id=event.template_id,
                 users=event.progress.users,
+                users_sha256=event.users_sha256,
                 runs=1,
             )
         case DistributionAdvanced():
@@ -81,17 +84,27 @@ DISTRIBUTION: Final = Kind("distribution", Distribution, Distribution(), evolve)
 # Life cycle -----------------------------------------------------------------------------------------------------------
 
 
-def start(
-    state: Distribution, template: Template, distribution_id: str, users: int, *, now: datetime
-) -> tuple[Event, ...]:
+def start(state: Distribution, template: Template, asked: StartDistribution, *, now: datetime) -> tuple[Event, ...]:
     """Set it going, unless every row would be refused anyway. Told again with the same content, it is done already."""
     if state.status != "none":
-        if (state.template_id, state.users) == (template.template_id, users):
+        if _is_what_was_asked(state, asked):
             return ()
-        raise AlreadyExists(f"There is another distribution {distribution_id}.")
+        raise AlreadyExists(f"There is another distribution {asked.distribution_id}.")
     templates.require_claimable(template, now=now)
-    progress = DistributionProgress(users=users, next_row=1, issued=0, refused=0)
-    return (DistributionStarted(distribution_id=distribution_id, template_id=template.template_id, progress=progress),)
+    started = DistributionStarted(
+        distribution_id=asked.distribution_id,
+        template_id=template.template_id,
+        progress=DistributionProgress(users=asked.users, next_row=1, issued=0, refused=0),
+        users_sha256=asked.users_sha256,
+    )
+    return (started,)
+
+
+def _is_what_was_asked(state: Distribution, asked: StartDistribution) -> bool:
+    if (state.template_id, state.users) != (asked.template_id, asked.users):
+        return False
+    # Whoever does not say which list means it; early distributions did not record theirs.
+    return asked.users_sha256 is None or state.users_sha256 in {None, asked.users_sha256}
 
 
 def pause(state: Distribution, reason: str) -> tuple[Event, ...]:

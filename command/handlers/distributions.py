@@ -26,11 +26,7 @@ def start(uow: UnitOfWork, command: StartDistribution) -> Data:
     """Set it going; its rows are staged already."""
     state = uow.load(DISTRIBUTION, command.distribution_id)
     template = uow.load(TEMPLATE, command.template_id)
-    return _recorded(
-        uow,
-        command.distribution_id,
-        distributions.start(state, template, command.distribution_id, command.users, now=uow.now),
-    )
+    return _recorded(uow, command.distribution_id, distributions.start(state, template, command, now=uow.now))
 
 
 def pause(uow: UnitOfWork, command: PauseDistribution) -> Data:

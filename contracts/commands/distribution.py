@@ -19,13 +19,17 @@ def _ids(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class StartDistribution(Command):
-    """Give one template to a list of users, whose rows were staged before."""
+    """Give one template to a list of users, whose rows were staged before.
+
+    ``users_sha256``: of the list, in hexadecimal; what tells it from another one of the same length.
+    """
 
     type: ClassVar[str] = "start_distribution"
 
     distribution_id: Id
     template_id: Id
     users: Annotated[int, Field(gt=0, le=DISTRIBUTION_USERS_MAX)]
+    users_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
 class IssueDistributionChunk(Command):

@@ -25,13 +25,14 @@ class RefusedRows(Value):
 
 
 class DistributionStarted(Event):
-    """A list of users is to get one coupon of the template for each of its rows."""
+    """A list of users is to get one coupon of the template for each of its rows. ``users_sha256``: which list."""
 
     type: ClassVar[str] = "distribution.started.v1"
 
     distribution_id: str
     template_id: str
     progress: DistributionProgress
+    users_sha256: str | None = None
 
 
 class DistributionUsersRefused(Event):

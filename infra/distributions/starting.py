@@ -27,11 +27,14 @@ class Starting:
     def start(self, envelope: CommandEnvelope, user_ids: Sequence[str]) -> Answer:
         """Store the list and start it. The same again, under the same id or another, changes nothing.
 
-        Raises AlreadyExists when the distribution's name stands for another list, and whatever ``execute`` raises;
-        the list then waits for a retry.
+        Raises AlreadyExists when another list of this name was stored and not started (yet), and whatever ``execute``
+        raises; the list then waits for a retry.
         """
         command = envelope.command
         assert isinstance(command, StartDistribution)
+        # Part of what is asked: another list under the same id is another content.
+        command = command.model_copy(update={"users_sha256": distributions.digest_of(user_ids)})
+        envelope = envelope._replace(command=command)
         foreseen = self.dry_run(envelope)
         if not foreseen.accepted:  # Without a million rows on the disk. It is for the engine to say so for good.
             return self.execute(envelope)

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from command.api import BATCH_COMMANDS_MAX, SCOPE_OF_COMMAND, CommandRoute
+from command.api import BATCH_COMMANDS_MAX, ROUTE_ONLY, SCOPE_OF_COMMAND, CommandRoute
 from command.domain.ids import derived_id
 from command.ports import CommandKey
 from command.tickets import Busy
@@ -494,6 +494,9 @@ def _command_of(caller: Caller, body: Mapping[str, Any]) -> Command:
     except UnknownCommandType as error:
         raise malformed([FieldError("/type", "unknown_command", str(error))]) from None
     require_scope(caller, SCOPE_OF_COMMAND[command])
+    if (path := ROUTE_ONLY.get(command)) is not None:
+        message = f"is more than a command and does not go in a batch: send it to POST {path}"
+        raise malformed([FieldError("/type", "has_its_own_route", message)])
     raw = to_json(_object(body.get("data", {}), "/data", None))
     try:
         return command.model_validate_json(raw)

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from command.api import BATCH_COMMANDS_MAX
+from command.api import BATCH_COMMANDS_MAX, ROUTE_ONLY
 from command.upstream_names import UPSTREAM_EVENTS
 from contracts.access import Door
 from contracts.commands import ALL_COMMANDS, Command
@@ -70,17 +70,7 @@ def _complete(path: str, operation: Schema, bodies: dict[str, Schema]) -> None:
     if scope != Door.PUBLIC:
         operation["security"] = [{"api_key": []}]
     operation["parameters"] = parameters
-    for name in (
-        "x-command",
-        "x-creates",
-        "x-awaits-checkout",
-        "x-body",
-        "x-list",
-        "x-file",
-        "x-keyed",
-        "x-view",
-        "x-formats",
-    ):
+    for name in _STATED:
         operation.pop(name, None)
 
 
@@ -219,7 +209,7 @@ _FIXED_SCHEMAS: Final[dict[str, Schema]] = {
                     "required": ["type"],
                     "additionalProperties": False,
                     "properties": {
-                        "type": {"enum": sorted(COMMANDS)},
+                        "type": {"enum": sorted(COMMANDS.keys() - {command.type for command in ROUTE_ONLY})},
                         "command_id": {
                             "type": "string",
                             "maxLength": 128,

@@ -86,12 +86,17 @@ class NewJob:
     traceparent: str | None = None
 
 
+def digest_of(user_ids: Sequence[str]) -> str:
+    """What tells one list of users from another: a SHA-256, in hexadecimal."""
+    return hashlib.sha256("\n".join(user_ids).encode()).hexdigest()
+
+
 def stage(cursor: psycopg.Cursor[Any], new: NewJob, user_ids: Sequence[str]) -> None:
     """Store the list, in the caller's transaction; the very same list again is there already.
 
     Raises AlreadyExists when the name stands for another list or template.
     """
-    digest = hashlib.sha256("\n".join(user_ids).encode()).digest()
+    digest = bytes.fromhex(digest_of(user_ids))
     values = {
         "tenant": new.realm.tenant_id,
         "app": new.realm.app_id,

@@ -179,10 +179,37 @@ def test_the_same_list_may_be_sent_again_and_another_one_under_its_name_may_not(
     first = shop.start(users(1_500))
     assert shop.start(users(1_500)).replayed
     assert shop.start(users(1_500), command_id="again").data == first.data
-    with pytest.raises(AlreadyExists):
-        shop.start(users(1_500, "v"), command_id="other")
+    assert shop.start(users(1_500, "v"), command_id="other").code == "already_exists"
+    assert shop.start(users(1_400), command_id="shorter").code == "already_exists"
     shop.run_to_the_end()
     assert shop.holders() == users(1_500)
+
+
+@pytest.mark.parametrize("other", [users(1_500, "v"), users(1_400)], ids=["as long", "shorter"])
+def test_an_id_that_started_one_list_starts_no_other(shop: Shop, other: list[str]) -> None:
+    shop.template()
+    assert shop.start(users(1_500)).accepted
+    assert shop.start(other).code == "command_id_reused"
+    assert shop.start(users(1_500)).replayed
+    shop.run_to_the_end()
+    assert shop.holders() == users(1_500)
+
+
+def test_a_refused_list_refuses_no_other_under_its_id(shop: Shop) -> None:
+    assert shop.start(users(10)).code == "unknown_template"
+    shop.template()
+    assert shop.start(users(10, "v")).code == "command_id_reused"
+    assert shop.start(users(10)).code == "unknown_template"
+    assert shop.rows("SELECT count(*) FROM distributions") == [(0,)]
+
+
+def test_a_stored_list_that_nobody_started_keeps_its_name_from_another_one(shop: Shop) -> None:
+    shop.template()
+    with transaction(shop.dsn, name="test") as cursor:
+        distributions.stage(cursor, distributions.NewJob(ACME, "d1", "t1", "key:merchant", "c"), users(10))
+    with pytest.raises(AlreadyExists):
+        shop.start(users(10, "v"))
+    assert shop.start(users(10), command_id="again").accepted
 
 
 def test_a_list_whose_distribution_never_started_is_not_kept(shop: Shop) -> None:

@@ -51,8 +51,8 @@ from tests.builders import claim, coupon_of, template, terms
 from tests.gwt import NOON, Given, World, given
 
 
-def start(users: int, distribution_id: str = "d1") -> StartDistribution:
-    return StartDistribution(distribution_id=distribution_id, template_id="t1", users=users)
+def start(users: int, distribution_id: str = "d1", users_sha256: str | None = None) -> StartDistribution:
+    return StartDistribution(distribution_id=distribution_id, template_id="t1", users=users, users_sha256=users_sha256)
 
 
 def chunk(*user_ids: str, first_row: int = 1, distribution_id: str = "d1") -> IssueDistributionChunk:
@@ -168,6 +168,16 @@ def test_it_starts_once_and_telling_it_again_changes_nothing() -> None:
     given(template()).when(start(5)).then([DistributionStarted])
     started(5).when(start(5)).then_nothing()
     started(5).when(start(6)).then_refused(AlreadyExists)
+
+
+def test_a_started_distribution_is_another_one_when_its_list_is() -> None:
+    def of(digit: str) -> StartDistribution:
+        return start(5, users_sha256=digit * 64)
+
+    given([*template(), of("a")]).when(of("a")).then_nothing()
+    given([*template(), of("a")]).when(of("b")).then_refused(AlreadyExists)
+    given([*template(), of("a")]).when(start(5)).then_nothing()  # It does not say which list it means.
+    given([*template(), start(5)]).when(of("b")).then_nothing()  # Started by a version that did not record it.
 
 
 @pytest.mark.parametrize(

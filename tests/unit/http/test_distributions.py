@@ -21,7 +21,8 @@ async def test_a_json_list_is_accepted_and_says_where_it_stands(client: httpx.As
     assert response.status_code == 202, response.text
     assert response.headers["location"] == "/v1/distributions/d%201"
     assert world.distributions.lists == {"d 1": ["ann", "7"]}
-    assert response.json()["data"]["echo"] == {"distribution_id": "d 1", "template_id": "t1", "users": 2}
+    echo = {"distribution_id": "d 1", "template_id": "t1", "users": 2, "users_sha256": None}
+    assert response.json()["data"]["echo"] == echo
     shown = await client.get(response.headers["location"])
     assert shown.json()["data"]["users"] == 2
 
@@ -127,3 +128,19 @@ async def test_a_list_of_the_wrong_kind_is_told_which_kind_to_send(client: httpx
         response = await client.post(address, content="ann\n", headers={"Content-Type": kind})
         assert response.status_code == 422
         assert "send Content-Type: text/csv" in response.json()["errors"][0]["message"]
+
+
+async def test_a_batch_cannot_start_a_distribution_because_it_has_no_list(
+    client: httpx.AsyncClient, world: World
+) -> None:
+    start = {"distribution_id": "d1", "template_id": "t1", "users": 5}
+    pause = {"distribution_id": "d1"}
+    entries = [{"type": "start_distribution", "data": start}, {"type": "pause_distribution", "data": pause}]
+    response = await client.post("/v1/commands", json={"commands": entries})
+    refused, paused = response.json()["answers"]
+    assert (refused["status"], refused["code"]) == (422, "has_its_own_route")
+    (error,) = refused["errors"]
+    assert (error["pointer"], error["code"]) == ("/type", "has_its_own_route")
+    assert "POST /v1/distributions" in error["message"]
+    assert paused["status"] == "accepted"
+    assert world.stored_answers == 1
