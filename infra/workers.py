@@ -8,6 +8,7 @@ import structlog
 
 from infra.processes import ChildSpec, Supervisor, port_is_free
 from infra.settings import Settings
+from infra.telemetry.logs import configure_logs_by
 
 logger = structlog.get_logger(__name__)
 
@@ -26,6 +27,7 @@ def serve_together(settings: Settings) -> None:
     The kernel spreads connections over them (SO_REUSEPORT), and any engine may write any stream. A worker that ends by
     itself takes its own connections along and nobody else's; it is started again after a pause.
     """
+    configure_logs_by(settings)
     # Whoever shares a port shares it with anybody who asks to: look before.
     if not port_is_free(settings.http_port):
         raise PortTaken(f"port {settings.http_port} is taken")

@@ -14,7 +14,7 @@ from infra.bootstrap.edge import EDGE_CONNECTIONS_MAX, StoreLookups, stores_at_e
 from infra.bootstrap.processes import asked_to_stop, make_tracing, metrics_served
 from infra.bootstrap.stores import write_side
 from infra.settings import Settings
-from infra.telemetry.logs import configure_logs
+from infra.telemetry.logs import configure_logs_by
 from infra.telemetry.metrics import Metrics, Sample
 from infra.telemetry.tracing import Tracing
 
@@ -44,7 +44,7 @@ def serve(settings: Settings, *, shared_port: bool = False) -> None:
 
     ``shared_port``: as one of several processes, whose metrics have a port of their own where one is set.
     """
-    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    configure_logs_by(settings)
     with ExitStack() as stack:
         app = stack.enter_context(http_application(settings))
         if shared_port:

@@ -11,7 +11,7 @@ from infra.bootstrap.processes import WORKER_STOP_SECONDS, asked_to_stop, make_t
 from infra.bootstrap.stores import router_beside, write_side
 from infra.postgres.log import PostgresEventLog
 from infra.settings import Settings
-from infra.telemetry.logs import configure_logs
+from infra.telemetry.logs import configure_logs_by
 from infra.telemetry.metrics import Metrics, Sample
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run_sagas(settings: Settings) -> None:
     from infra.sagas.settings import SagaSettings
     from infra.sagas.worker import SagaWorker
 
-    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    configure_logs_by(settings)
     metrics = Metrics()
     with (
         asked_to_stop() as stop,
@@ -66,7 +66,7 @@ def run_distributions(settings: Settings) -> None:
     """Carry distributions out until SIGTERM or SIGINT. What is under way then is finished by the next one."""
     from infra.distributions.runner import DistributionRunner
 
-    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    configure_logs_by(settings)
     metrics = Metrics()
     with asked_to_stop() as stop, write_side(settings, metrics) as side, metrics_served(settings, metrics):
         runner = DistributionRunner(settings.postgres_dsn, side.log, side.engine)
@@ -83,7 +83,7 @@ def run_leases(settings: Settings) -> None:
     """Keep the leases of budgets that live on this shard until SIGTERM or SIGINT. Several such processes may run."""
     from infra.leases.keeper import KeeperSettings, LeaseKeeper, keeper_loop
 
-    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    configure_logs_by(settings)
     metrics = Metrics()
     bounds = KeeperSettings(term_seconds=settings.lease_term_seconds)
     with asked_to_stop() as stop, lease_books(settings, metrics) as sides, metrics_served(settings, metrics):
@@ -143,7 +143,7 @@ def run_projections(settings: Settings) -> None:
     from infra.projections.service import ProjectionService
     from infra.telemetry.traced import TracedTarget
 
-    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
+    configure_logs_by(settings)
     metrics, tracing = Metrics(), make_tracing(settings, "tessera-projections")
     limits = FollowerLimits(
         batch_events_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000

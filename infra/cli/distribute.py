@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 LIST_MAX: Final = 1_000
+SHOWN_ENTRIES_MAX: Final = 5
 POLL_SECONDS: Final = 0.25
 NOBODY_MOVES_SECONDS: Final = 10.0
 _COLUMNS: Final = ("distribution_id", "template_id", "status", "users", "decided", "issued", "refused", "reason")
+_AFTER_REFUSAL: Final = {
+    "unknown_template": "Is {template_id} its name? GET /v1/templates lists all of this --tenant and --app.",
+    "not_active": "POST /v1/templates/{template_id}/activate opens it.",
+    "paused": "POST /v1/templates/{template_id}/resume lets it go on.",
+    "already_exists": "Name another with --id; `tessera distribute list` shows where each stands.",
+}
 _LIST_THEM: Final = "`tessera distribute list` shows where each stands."
 _NUMBERS: Final = ("users", "decided", "issued", "refused")
 
@@ -46,6 +53,7 @@ def _start(
     session: Session,
     template_id: Annotated[str, typer.Argument(help="The template that everybody gets one coupon of.")],
     file: Annotated[Path, typer.Argument(help="A CSV file: a column `user_id`, or only one column.", dir_okay=False)],
+    column: Annotated[str | None, typer.Option(help="The column with the users, when it is not `user_id`.")] = None,
     name: Annotated[str | None, typer.Option("--id", help="Its name; else the file's. The same again resumes.")] = None,
     wait: _Wait = True,
     tenant: Tenant = None,
@@ -57,20 +65,14 @@ def _start(
     with 3 when some were refused.
     """
     from infra.bootstrap import stores
-    from infra.distributions.lists import BadList, read_csv
     from infra.distributions.starting import Starting
 
     realm = realm_or_own(session, tenant, app)
+    users = _users_in(session, file, column)
     try:
-        users, has_header = read_csv(file.read_bytes())
         started = StartDistribution(distribution_id=name or file.stem, template_id=template_id, users=len(users))
-    except BadList as bad:
-        places = "; ".join(f"row {each.row} {each.what}" for each in bad.entries[:5])
-        raise CliError(f"{file}: {bad}", next_step=places or "Mend the file.", code=ExitCode.USAGE) from None
     except ValueError as error:
         raise CliError(str(error), code=ExitCode.USAGE) from None
-    if not has_header:
-        session.out.note(f"first row: {users[0]} (taken as a user; a header would name user_id)")
     there = stores.at_shard_of(session.settings, realm, started.distribution_id)
     with stores.running_engine(there) as engine:
         starting = Starting(there.postgres_dsn, engine.dry_run, engine.execute)
@@ -78,8 +80,26 @@ def _start(
             answer = starting.start(cli_envelope(realm, started), users)
         except AlreadyExists as refusal:
             raise CliError(refusal.detail, next_step="Name another with --id.") from None
-    accepted(answer, next_step=_LIST_THEM)
+    accepted(answer, next_step=_AFTER_REFUSAL.get(answer.code, _LIST_THEM).format(template_id=template_id))
     return _watched(session, realm, started.distribution_id, wait=wait)
+
+
+def _users_in(session: Session, file: Path, column: str | None) -> list[str]:
+    """The users of a file; what is taken for one without a header saying so is shown. Raises CliError."""
+    from infra.distributions.lists import BadList, UnclearColumn, read_csv
+
+    try:
+        users, has_header = read_csv(file.read_bytes(), column)
+    except UnclearColumn as unclear:
+        next_step = "Name the column with the users with --column, or call it user_id."
+        raise CliError(f"{file}: {unclear}", next_step=next_step, code=ExitCode.USAGE) from None
+    except BadList as bad:
+        more = "; ".join(f"{each.place} {each.what}" for each in bad.entries[1:SHOWN_ENTRIES_MAX])
+        next_step = "Mend the file and start it again: nobody was given anything." + (f" Also: {more}." if more else "")
+        raise CliError(f"{file}: {bad}", next_step=next_step, code=ExitCode.USAGE) from None
+    if not has_header:
+        session.out.note(f"first row: {users[0]} (taken as a user; if it is a header, name it with --column)")
+    return users
 
 
 def _list(

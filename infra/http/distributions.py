@@ -12,7 +12,7 @@ import orjson
 
 from contracts.commands import StartDistribution
 from contracts.identity import Realm
-from infra.distributions.lists import BadList, users_of_csv, users_of_json
+from infra.distributions.lists import BadList, UnclearColumn, read_csv, users_of_json
 from infra.http.bodies import malformed, parse_command, parse_json, read_body
 from infra.http.edge import Exchange
 from infra.http.problems import FieldError, Problem
@@ -76,7 +76,7 @@ class Uploads:
         if not is_csv and (kind.startswith(b"text/") or b"template_id=" in exchange.scope["query_string"]):
             message = "must be text/csv for a list with its template in the query: send Content-Type: text/csv"
             raise malformed([FieldError("Content-Type", "wrong_content_type", message)])
-        query = exchange.query(_DRY_RUN | {"template_id", "distribution_id"} if is_csv else _DRY_RUN)
+        query = exchange.query(_DRY_RUN | {"template_id", "distribution_id", "column"} if is_csv else _DRY_RUN)
         raw = await read_body(exchange.raw_headers, exchange.receive, LIST_BYTES_MAX)
         parse = _from_csv if is_csv else _from_json
         upload = await asyncio.get_running_loop().run_in_executor(self._blocking, parse, raw, query)
@@ -87,7 +87,7 @@ def _from_csv(raw: bytes, query: dict[str, str]) -> Upload:
     if "template_id" not in query:
         raise malformed([FieldError("?template_id", "missing", "must be there")])
     with _told(""):
-        users = users_of_csv(raw)
+        users = read_csv(raw, query.get("column")).users
     return Upload(query["template_id"], query.get("distribution_id"), users, query)
 
 
@@ -109,8 +109,14 @@ def _from_json(raw: bytes, query: dict[str, str]) -> Upload:
 def _told(where: str) -> Iterator[None]:
     try:
         yield
+    except UnclearColumn as unclear:
+        message = f"must name the column of the users, because {unclear}"
+        raise malformed([FieldError("?column", "unclear_column", message)]) from unclear
     except BadList as bad:
-        errors = [FieldError(f"{where}/{entry.row - 1}", "malformed_user_id", entry.what) for entry in bad.entries]
+        errors = [
+            FieldError(f"{where}/{entry.row - 1}", "malformed_user_id", f"{entry.place} {entry.what}")
+            for entry in bad.entries
+        ]
         raise Problem(
             "malformed_list", str(bad), errors=errors or [FieldError(where, "malformed_list", str(bad))]
         ) from bad

@@ -74,6 +74,7 @@ def _complete(path: str, operation: Schema, bodies: dict[str, Schema]) -> None:
         operation.pop(name, None)
 
 
+_CSV_NAMES: Final = ("template_id", "distribution_id", "column")
 _STATED: Final = (
     *("x-command", "x-creates", "x-awaits-checkout", "x-body", "x-list", "x-file"),
     *("x-keyed", "x-view", "x-formats"),
@@ -100,7 +101,7 @@ def _list_upload(operation: Schema) -> list[Schema]:
     operation["requestBody"]["content"]["text/csv"] = {"schema": _CSV_LIST}
     operation["responses"] = _responses("202", "Answer")
     dry_run = _parameter("dry_run", "query", {"type": "boolean"}, "Answer, but store nothing.")
-    names = [_parameter(name, "query", _TEXT, "Of a CSV file.") for name in ("template_id", "distribution_id")]
+    names = [_parameter(name, "query", _TEXT, "Of a CSV file.") for name in _CSV_NAMES]
     return [*names, dry_run, _IDEMPOTENCY_KEY]
 
 

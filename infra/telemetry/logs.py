@@ -9,6 +9,8 @@ from typing import Any, Final, TextIO
 import orjson
 import structlog
 
+from infra.settings import Settings
+
 _SECRET_FIELD: Final = re.compile(r"secret|password|passwd|token|authorization|api_?key|cookie|dsn", re.IGNORECASE)
 # Keys, and passwords inside connection addresses, wherever they turn up in a text.
 _SECRET_TEXT: Final = re.compile(r"(tsk_[A-Za-z0-9]+_)[A-Za-z0-9_\-]+|(://[^:/@\s]*:)[^@\s]+(?=@)|(password=)\S+")
@@ -29,8 +31,12 @@ def configure_logs(*, level: str = "INFO", stream: TextIO | None = None, human: 
         structlog.processors.format_exc_info,
         mask_secrets,
     ]
+    stream = stream or sys.stderr
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         if human
         else structlog.processors.JSONRenderer(serializer=_to_json)
     )
@@ -38,7 +44,7 @@ def configure_logs(*, level: str = "INFO", stream: TextIO | None = None, human: 
         foreign_pre_chain=shared,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
     )
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -49,6 +55,11 @@ def configure_logs(*, level: str = "INFO", stream: TextIO | None = None, human: 
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         cache_logger_on_first_use=False,  # Else whatever was logged first would decide for good where a logger writes.
     )
+
+
+def configure_logs_by(settings: Settings) -> None:
+    """The logs of a server process, by its settings' level and format."""
+    configure_logs(level=settings.log_level.upper(), human=settings.log_format == "console")
 
 
 def mask_secrets(_logger: object, _method: str, event: Event) -> Event:

@@ -1,6 +1,7 @@
 """Several API processes on one port: all of them work, and losing one loses nothing that was acknowledged."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -134,6 +135,8 @@ async def test_both_work_and_losing_one_loses_nothing_that_was_acknowledged(work
     after = workers.pids()
     assert len(after) == 2
     assert after != before
+    lines = [json.loads(line) for line in workers.log.read_text().splitlines()]
+    assert [line["exit_code"] for line in lines if line["event"] == "worker_ended"] == [-signal.SIGKILL]
     workers.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(workers.process.wait, STOP_SECONDS) == 0
     assert not [pid for pid in after if _exists(pid)]

@@ -79,9 +79,23 @@ async def test_a_list_that_cannot_be_meant_is_refused_by_its_place(
 async def test_a_csv_list_that_is_wrong_names_its_row(client: httpx.AsyncClient) -> None:
     response = await client.post("/v1/distributions?template_id=t1", content="user_id,x\nann,1\n,2\n", headers=CSV)
     assert (response.status_code, response.json()["code"]) == (422, "malformed_list")
-    assert "row 2" in response.json()["detail"]
+    assert "row 2 (line 3 of the file)" in response.json()["detail"]
+    (error,) = response.json()["errors"]
+    assert (error["pointer"], error["message"][:26]) == ("/1", "row 2 (line 3 of the file)")
     missing = await client.post("/v1/distributions", content="ann\n", headers=CSV)
     assert missing.json()["errors"][0]["pointer"] == "?template_id"
+
+
+async def test_a_file_of_several_columns_has_to_name_one(client: httpx.AsyncClient, world: World) -> None:
+    address, content = "/v1/distributions?template_id=t1&distribution_id=d1", "customer,name\nann,Ann\n"
+    response = await client.post(address, content=content, headers=CSV)
+    assert (response.status_code, response.json()["code"]) == (422, "unclear_column")
+    (error,) = response.json()["errors"]
+    assert error["pointer"] == "?column"
+    assert "its columns: customer, name" in error["message"]
+    named = await client.post(f"{address}&column=customer", content=content, headers=CSV)
+    assert named.status_code == 202, named.text
+    assert world.distributions.lists == {"d1": ["ann"]}
 
 
 async def test_refused_rows_are_a_csv_file(client: httpx.AsyncClient) -> None:

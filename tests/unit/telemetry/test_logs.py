@@ -45,6 +45,13 @@ def test_libraries_log_in_the_same_way(stream: io.StringIO) -> None:
     assert (line["event"], line["command_id"], line["level"]) == ("batch_failed", "k1", "warning")
 
 
+def test_lines_for_people_have_no_colours_in_a_file(stream: io.StringIO) -> None:
+    configure_logs(stream=stream, human=True)
+    structlog.get_logger("edge").error("worker_ended", worker="worker-1")
+    assert "worker_ended" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+
+
 def test_secrets_are_masked_by_name_and_by_look(stream: io.StringIO) -> None:
     structlog.get_logger().info(
         "key_used",
