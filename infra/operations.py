@@ -17,7 +17,8 @@ from infra.postgres.feed import StoreFeed
 from infra.postgres.mapper import UnreadableEvent
 from infra.projections.service import ProjectionService
 from infra.settings import Settings
-from infra.verify import Report, Verifier
+from infra.shards.distinct import require_distinct_stores
+from infra.verify import Report, Verifier, verify_several
 from query.reconciliation import KINDS, Found, commands_for, find_breaks, open_breaks
 from query.reconciliation.breaks import STORE_DRIFT
 
@@ -123,7 +124,22 @@ def _standings(settings: Settings) -> list[FollowerStanding]:
 
 
 def verify(settings: Settings, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Report:
-    """Hold log, answers and stores against the invariants. Raises when a store is out of reach."""
+    """Hold log, answers and stores against the invariants; of all shards where tenants are placed.
+
+    Raises when a store is out of reach, or SettingsError when two shards are one.
+    """
+    require_distinct_stores(settings.known_stores)
+    with ExitStack() as stack:
+        if not settings.is_placed:
+            return stack.enter_context(_verifier(settings, progress)).run()
+        verifiers = {
+            shard: stack.enter_context(_verifier(settings.at_shard(shard), progress)) for shard in settings.stores
+        }
+        return verify_several(verifiers, settings.placement)
+
+
+@contextmanager
+def _verifier(settings: Settings, progress: Callable[[int, int], None]) -> Iterator[Verifier]:
     from command.handlers import KINDS as STREAM_KINDS
     from infra.clickhouse.connection import connect as connect_clickhouse
     from infra.postgres.log import PostgresEventLog
@@ -137,7 +153,7 @@ def verify(settings: Settings, progress: Callable[[int, int], None] = lambda _do
         stack.callback(redis.close)
         clickhouse = connect_clickhouse(settings.facts_url)
         stack.callback(clickhouse.close)
-        verifier = Verifier(
+        yield Verifier(
             connection,
             log,
             STREAM_KINDS,
@@ -147,7 +163,6 @@ def verify(settings: Settings, progress: Callable[[int, int], None] = lambda _do
             progress=progress,
             pause=lambda: time.sleep(_VERIFY_PAUSE_SECONDS),
         )
-        return verifier.run()
 
 
 def breaks_now(settings: Settings, as_of: datetime | None = None) -> list[Found]:
@@ -182,7 +197,7 @@ def _drift(verified: Report) -> list[Found]:
             realm=_realm_of(each.subject),
             kind=STORE_DRIFT,
             severity="critical",
-            subject=each.subject,
+            subject=each.subject if each.shard is None else f"shard {each.shard}: {each.subject}",
             currency=None,
             amount_minor=0,
             detail=each.detail,

@@ -65,8 +65,10 @@ def _explain(
     if found is None:
         raise CliError(f"no break {break_id!r} shows now", next_step="`tessera reconcile breaks` lists them.")
     row = _row(found)
-    with transaction(session.settings.postgres_dsn, name="explain") as cursor:
-        events = events_by_id(cursor, found.event_ids)
+    events: list[dict[str, Any]] = []
+    for dsn in session.settings.known_stores.values():  # An order's coupons may lie on other shards than the order.
+        with transaction(dsn, name="explain") as cursor:
+            events += events_by_id(cursor, found.event_ids)
     session.out.show(
         {"break": row, "events": events},
         Text.assemble(

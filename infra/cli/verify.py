@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
 def _verify(session: Session) -> ExitCode:
     """Fold the raw log with code of its own and hold everything against the invariants.
 
+    Where tenants are placed: of every shard, and then the shards against each other.
     Reads only, and may run while traffic goes on. Ends with 3 when an invariant is broken or a store did not stand
     still long enough to be compared.
     """
@@ -46,12 +47,14 @@ def _verify(session: Session) -> ExitCode:
     payload = {
         "holds": report.holds,
         "last_offset": report.events,
+        "shards": dict(report.shards),
         "commands": report.commands,
         "compared": report.compared,
         "not_compared": report.not_compared,
         "violations": rows,
     }
-    checked = f"{report.commands:,} commands and the log up to offset {report.events:,} checked"
+    logs = ", ".join(f"the log of shard {n} up to offset {offset:,}" for n, offset in report.shards.items())
+    checked = f"{report.commands:,} commands and {logs or f'the log up to offset {report.events:,}'} checked"
     stores = f"compared: {', '.join(report.compared) or 'no store'}"
     if report.not_compared:
         stores += f"; NOT compared (still moving, or not begun): {', '.join(report.not_compared)}"
@@ -59,7 +62,7 @@ def _verify(session: Session) -> ExitCode:
     listed = [
         (
             Text.assemble((f"{row['invariant']:<5}", "bold red"), row["subject"]),
-            f"{row['detail']} ({row['promise']}{_at(row['offset'])})",
+            f"{row['detail']} ({row['promise']}{_at(row['offset'])}{_on(row['shard'])})",
         )
         for row in rows
     ]
@@ -69,3 +72,7 @@ def _verify(session: Session) -> ExitCode:
 
 def _at(offset: int | None) -> str:
     return "" if offset is None else f"; offset {offset}"
+
+
+def _on(shard: int | None) -> str:
+    return "" if shard is None else f"; shard {shard}"

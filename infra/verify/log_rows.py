@@ -61,6 +61,18 @@ def parked(connection: psycopg.Connection[Any]) -> list[tuple[str, str, int, str
     return connection.execute("SELECT follower, stream, version, reason FROM parked_events").fetchall()
 
 
+def letters(connection: psycopg.Connection[Any]) -> frozenset[tuple[tuple[str, str], str]]:
+    """What waits to be brought to other shards, or to this one as one of several: realm and thread."""
+    rows = connection.execute("SELECT tenant_id, app_id, saga_key FROM saga_outbox WHERE refused_code IS NULL")
+    return frozenset(((tenant_id, app_id), thread) for tenant_id, app_id, thread in rows)
+
+
+def heard(connection: psycopg.Connection[Any]) -> int:
+    """How far the sagas have read the log."""
+    row = connection.execute("SELECT max(log_offset) FROM follower_positions WHERE follower = 'sagas'").fetchone()
+    return int(row[0] or 0) if row else 0
+
+
 def _event(offset: int, stream: str, version: int, topic: str, state: bytes) -> RawEvent:
     try:
         body = orjson.loads(state)

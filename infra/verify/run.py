@@ -1,7 +1,7 @@
 """One verification from beginning to end: fold the log, then ask each store for the same figures at one offset."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -14,6 +14,7 @@ from infra.verify import clickhouse_figures, log_rows, redis_figures
 from infra.verify.replay import check_snapshots
 from query.verify.answers import check_answers
 from query.verify.books import Books
+from query.verify.crossing import ShardView
 from query.verify.figures import Figures, differences, fact_figures, read_model_figures
 from query.verify.raw import RawEvent, Violation
 
@@ -32,6 +33,7 @@ class Report:
     compared: tuple[str, ...]
     not_compared: tuple[str, ...]
     violations: tuple[Violation, ...]
+    shards: Mapping[int, int] = field(default_factory=dict)  # The last offset of each, where there are several.
 
     @property
     def holds(self) -> bool:
@@ -83,6 +85,13 @@ class Verifier:
         compared = tuple(name for name in ("Redis", "ClickHouse") if name not in skipped)
         violations = (*self._books.finish(), *self._books.overdue_locks(), *found)
         return Report(self._books.last_offset, len(commands), compared, skipped, violations)
+
+    def look(self) -> ShardView:
+        """This shard as it is by now, to be held against others. Raises psycopg.Error."""
+        with self._connection.transaction():
+            self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            self._fold(log_rows.head(self._connection))
+            return ShardView(self._books, log_rows.letters(self._connection), log_rows.heard(self._connection))
 
     def _fold(self, upto: int) -> None:
         self._books.fold(self._counted(log_rows.events(self._connection, self._books.last_offset, upto), upto))

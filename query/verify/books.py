@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from query.verify.codes import BATCH_EVENTS, CODE_MOVES, CodeBooks
+from query.verify.crossing import CROSSING_EVENTS, CrossingBooks
 from query.verify.leases import LeaseBook
 from query.verify.raw import RawEvent, Violation
 
@@ -128,6 +129,7 @@ class Books:
         self.orders: dict[Key, OrderBook] = defaultdict(OrderBook)
         self.distributions: dict[Key, DistributionBook] = defaultdict(DistributionBook)
         self.codes = CodeBooks()
+        self.crossing = CrossingBooks()
         self.user_claims: Counter[tuple[Key, str]] = Counter()
         self.payments: dict[Key, int] = {}
         self.refunds: dict[Key, int] = {}
@@ -167,6 +169,7 @@ class Books:
             "payment.succeeded.v1": self._paid,
             "refund.succeeded.v1": self._refunded,
             **dict.fromkeys(COUPON_MOVES, self._coupon_moved),
+            **dict.fromkeys(CROSSING_EVENTS, self.crossing.moved),
             **dict.fromkeys(BATCH_EVENTS, lambda event: self.violations.extend(self.codes.batch_told(event))),
             **dict.fromkeys(CODE_MOVES, lambda event: self.violations.extend(self.codes.code_moved(event))),
         }

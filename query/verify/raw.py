@@ -48,3 +48,4 @@ class Violation:
     subject: str  # The stream, key or row.
     detail: str
     offset: int | None = None  # The event at which it shows, where there is one.
+    shard: int | None = None  # Where it shows, of several.
