@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 from contracts.access import ROLES
 from contracts.identity import Realm
 from infra.embedded import EmbeddedStack
+from infra.local_shards import make_databases, placed, remember, shards_of
 from infra.processes import Child, ChildSpec, Ending, Supervisor, first_ending, free_port, port_is_free
 from infra.settings import Settings
 
@@ -26,14 +27,11 @@ READY_POLL_SECONDS: Final = 0.05
 CHILD_GRACE_SECONDS: Final = 15.0
 _ENDPOINTS_FILE: Final = "endpoints.json"
 _KEY_FILE: Final = "local-key.json"
+_PLACEMENT: Final = {"shard", "shard_dsns", "default_shard", "tenant_shards", "spread_tenants"}
 
-# In the order of starting: name, and how the command line calls it.
-PARTS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("serve", ("serve",)),
-    ("sagas", ("worker", "sagas")),
-    ("projections", ("worker", "projections")),
-    ("distributions", ("worker", "distributions")),
-)
+# In the order of starting: what each shard has of its own; leases are for several shards only.
+WORKERS: Final = ("sagas", "projections", "distributions")
+WORKERS_OF_SEVERAL: Final = (*WORKERS, "leases")
 
 Say = Callable[[str], None]
 
@@ -44,7 +42,7 @@ class PartFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class RunningStack:
-    """Where a local stack is: what a second terminal needs."""
+    """Where a local stack is, and what lies where in it: what a second terminal needs."""
 
     pid: int
     http_url: str
@@ -53,6 +51,18 @@ class RunningStack:
     redis_url: str
     clickhouse_url: str
     started_at: str
+    placement: dict[str, Any]
+
+    def as_settings(self, data_dir: Path) -> Settings:
+        """The settings of a command that works with it."""
+        return Settings.load(
+            data_dir=data_dir,
+            postgres_dsn=self.postgres_dsn,
+            redis_url=self.redis_url,
+            clickhouse_url=self.clickhouse_url,
+            http_port=self.http_port,
+            **self.placement,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,8 @@ def local_key(data_dir: Path) -> LocalKey | None:
 class LocalStack:
     """Everything on one data folder, as a context manager: entering starts it and waits until it is ready.
 
-    ``overrides`` are settings. Errors: PartFailed, and those of EmbeddedStack; after an error nothing is left running.
+    ``shards``: how many a new folder is made for; an old one stays as it is. ``overrides`` are settings.
+    Errors: PartFailed, OtherShards, and those of EmbeddedStack; after an error nothing is left running.
     """
 
     def __init__(
@@ -94,12 +105,14 @@ class LocalStack:
         data_dir: Path,
         *,
         port: int | None = None,
+        shards: int | None = None,
         ephemeral: bool = False,
         overrides: Mapping[str, Any] | None = None,
         say: Say = lambda _text: None,
     ) -> None:
         self.data_dir = data_dir.expanduser().resolve()
         self._port = port
+        self._shards = shards
         self._overrides = dict(overrides or {})
         self._ephemeral = ephemeral
         self._engines = EmbeddedStack(self.data_dir, ephemeral=ephemeral)
@@ -114,18 +127,18 @@ class LocalStack:
         with ExitStack() as starting:
             # The supervisor outlives the engines: until the last one has stopped, it listens to a second Ctrl-C.
             starting.enter_context(self._supervisor)
+            shards = shards_of(self.data_dir, self._shards, is_new=local_key(self.data_dir) is None)
             self._say("starting PostgreSQL, Redis and ClickHouse")
             starting.enter_context(self._engines)
             starting.callback(self._supervisor.stop)
             starting.callback(lambda: (self.data_dir / _ENDPOINTS_FILE).unlink(missing_ok=True))
             self._supervisor.adopt(*self._engines.children)
-            self.settings = self._settings()
+            self.settings = self._settings(shards)
             self._say("applying migrations")
             self._migrate()
             self.key = self._key()
             self._say("starting API, sagas, projections and distributions")
-            for name, call in PARTS:
-                self._parts.append(self._supervisor.start(self._spec(name, call)))
+            self._start_parts()
             self._wait_until_ready()
             self._write_endpoints()
             self._exit = starting.pop_all()
@@ -162,18 +175,22 @@ class LocalStack:
         """Every process of the stack by name."""
         return {child.name: child.pid for child in (*self._engines.children, *self._parts)}
 
-    def _settings(self) -> Settings:
+    def _settings(self, shards: int) -> Settings:
         endpoints = self._engines.endpoints
-        return Settings.load(
+        remember(self.data_dir, shards)
+        others = make_databases(endpoints.postgres_dsn, shards)
+        settings = Settings.load(
             **{
                 "data_dir": self.data_dir,
                 "postgres_dsn": endpoints.postgres_dsn,
                 "redis_url": endpoints.redis_url,
                 "clickhouse_url": endpoints.clickhouse_url,
                 "http_port": self._http_port(),
+                **({"shard_dsns": others} if others else {}),
                 **self._overrides,
             }
         )
+        return placed(settings, DEMO_REALM.tenant_id)
 
     def _http_port(self) -> int:
         """The wished port; else the one of the last time or 8080, if nobody else has it."""
@@ -203,12 +220,24 @@ class LocalStack:
         _write_private(self.data_dir / _KEY_FILE, asdict(key))
         return key
 
-    def _spec(self, name: str, call: tuple[str, ...]) -> ChildSpec:
+    def _start_parts(self) -> None:
+        """One API, and of each shard all workers, named after it where there are several."""
+        self._start("serve", ("serve",), self.settings)
+        shards = list(self.settings.stores)
+        for shard in shards:
+            for worker in WORKERS_OF_SEVERAL if len(shards) > 1 else WORKERS:
+                name = f"{worker}-{shard}" if len(shards) > 1 else worker
+                self._start(name, ("worker", worker), self.settings.at_shard(shard))
+
+    def _start(self, name: str, call: tuple[str, ...], settings: Settings) -> None:
+        self._parts.append(self._supervisor.start(self._spec(name, call, settings)))
+
+    def _spec(self, name: str, call: tuple[str, ...], settings: Settings) -> ChildSpec:
         return ChildSpec(
             name=name,
             argv=(sys.executable, "-m", "infra.cli", *call),
             log_path=self.data_dir / "logs" / f"{name}.log",
-            env=self.settings.to_env(),
+            env=settings.to_env(),
             cwd=Path(__file__).resolve().parents[1],  # Where `-m` finds our packages, installed or not.
             grace_seconds=CHILD_GRACE_SECONDS,
         )
@@ -242,6 +271,7 @@ class LocalStack:
             redis_url=self.settings.redis_url,
             clickhouse_url=self.settings.clickhouse_url,
             started_at=datetime.now(UTC).isoformat(),
+            placement=self.settings.model_dump(mode="json", include=_PLACEMENT, exclude_none=True),
         )
         _write_private(self.data_dir / _ENDPOINTS_FILE, asdict(running))
 

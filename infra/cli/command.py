@@ -46,13 +46,7 @@ class Session:
         local = running_stack(self.data_dir)
         if local is None or _addresses_are_set():
             return self._named_settings()
-        return Settings.load(
-            data_dir=self.data_dir,
-            postgres_dsn=local.postgres_dsn,
-            redis_url=local.redis_url,
-            clickhouse_url=local.clickhouse_url,
-            http_port=local.http_port,
-        )
+        return local.as_settings(self.data_dir)
 
     def _named_settings(self) -> Settings:
         from infra.settings import SettingsError

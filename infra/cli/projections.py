@@ -1,16 +1,19 @@
 """``tessera projections``: read models and facts, how far they are, and building them anew."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from infra.cli.command import Session, command
 from infra.cli.console import table
-from infra.cli.errors import ExitCode
+from infra.cli.errors import CliError, ExitCode
 
 if TYPE_CHECKING:
     from infra.operations import FollowerStanding
+    from infra.projections.rebuild import RebuildReport
+    from infra.settings import Settings
 
 LAG_EVENTS_MAX = 10_000
 
@@ -21,21 +24,38 @@ def register(group: typer.Typer) -> None:
     command(group, "lag", example="tessera projections lag --max 1000")(_lag)
     command(group, "rebuild", example="tessera projections rebuild wallet")(_rebuild)
     command(group, "drop", example="tessera projections drop facts --yes")(_drop)
+    command(group, "checksum", example="tessera projections checksum wallet")(_checksum)
 
 
 _Name = Annotated[str, typer.Argument(help="One that `projections list` shows.")]
+_NameOrAll = Annotated[str, typer.Argument(help="One that `projections list` shows, or `all`.")]
+_Shard = Annotated[int | None, typer.Option("--shard", help="Of this shard only; else of all shards.", min=0)]
 
 
-def _list(session: Session) -> None:
+def _list(session: Session, shard: _Shard = None) -> None:
     """Show every projection: which version readers use, where it stands, what is parked."""
     from infra import operations
 
-    with operations.projections(session.settings) as service:
-        rows = [state.as_json() for state in service.states()]
+    rows: list[dict[str, Any]] = []
+    for settings in _shards(session, shard):
+        with operations.projections(settings) as service:
+            rows += [{"shard": settings.shard, **state.as_json()} for state in service.states()]
     shown = [{**row, "versions": ", ".join(f"v{version}" for version in row["versions"])} for row in rows]
-    columns = ("name", "follower", "active", "versions", "offset", "lag", "parked", "ready")
-    right = ("active", "offset", "lag", "parked")
+    columns = ("shard", "name", "follower", "active", "versions", "offset", "lag", "parked", "ready")
+    right = ("shard", "active", "offset", "lag", "parked")
     session.out.show({"projections": rows}, table("Projections", shown, columns, right=right))
+
+
+def _shards(session: Session, only: int | None) -> "list[Settings]":
+    """The settings as seen from each shard, or from the one that is asked for. Raises CliError when it is unknown."""
+    settings = session.settings
+    known = list(settings.stores) if settings.is_placed else [settings.shard]
+    if only is None:
+        return [settings.at_shard(shard) for shard in known]
+    if only not in known:
+        told = ", ".join(map(str, known))
+        raise CliError(f"there is no shard {only}", next_step=f"There are: {told}.", code=ExitCode.USAGE)
+    return [settings.at_shard(only)]
 
 
 def _lag(
@@ -65,50 +85,72 @@ def lag_state(standing: "FollowerStanding", most: int) -> str:
     return "not begun" if standing.lag is None else "behind" if standing.lag > most else "ok"
 
 
-def _rebuild(
-    session: Session,
-    name: Annotated[str, typer.Argument(help="One that `projections list` shows, or `all`.")],
-) -> None:
+def _rebuild(session: Session, name: _NameOrAll, shard: _Shard = None) -> None:
     """Build a projection anew beside the old one and switch to it; readers notice nothing.
 
     The old version is kept until `projections drop`.
     """
     from infra import operations
+
+    rows: list[dict[str, Any]] = []
+    for settings in _shards(session, shard):
+        with operations.projections(settings) as service:
+            for each in _named(name):
+                with session.out.progress(f"rebuilding {each} of shard {settings.shard}", total=1) as progress:
+                    report = service.rebuild(each, lambda offset, head: progress.to(offset, total=head))
+                rows.append({"shard": settings.shard, **_rebuilt(report)})
+    columns = ("shard", "name", "from", "to", "events", "offset", "parked", "content")
+    right = ("shard", "from", "to", "events", "offset", "parked")
+    session.out.show({"rebuilt": rows}, table("Rebuilt", rows, columns, right=right))
+
+
+def _named(name: str) -> Sequence[str]:
     from infra.projections.service import NAMES
 
-    reports = []
-    with operations.projections(session.settings) as service:
-        for each in NAMES if name == "all" else (name,):
-            with session.out.progress(f"rebuilding {each}", total=1) as progress:
-                reports.append(service.rebuild(each, lambda offset, head: progress.to(offset, total=head)))
-    rows = [
-        {
-            "name": report.name,
-            "from": report.from_version,
-            "to": report.to_version,
-            "events": report.events,
-            "offset": report.offset,
-            "parked": report.parked,
-            "content": "as before" if not report.changed else "was damaged" if report.before is None else "differs",
-            "before": report.before,
-            "after": report.after,
-        }
-        for report in reports
-    ]
-    columns = ("name", "from", "to", "events", "offset", "parked", "content")
-    right = ("from", "to", "events", "offset", "parked")
-    session.out.show({"rebuilt": rows}, table("Rebuilt", rows, columns, right=right))
+    return NAMES if name == "all" else (name,)
+
+
+def _rebuilt(report: "RebuildReport") -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "from": report.from_version,
+        "to": report.to_version,
+        "events": report.events,
+        "offset": report.offset,
+        "parked": report.parked,
+        "content": "as before" if not report.changed else "was damaged" if report.before is None else "differs",
+        "before": report.before,
+        "after": report.after,
+    }
 
 
 def _drop(
     session: Session,
     name: _Name,
+    shard: _Shard = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete the versions of a projection that readers do not use. The one in use is never deleted."""
     from infra import operations
 
     session.out.confirm(f"Delete every version of {name} that readers do not use?", yes=yes)
-    with operations.projections(session.settings) as service:
-        dropped = service.drop(name)
-    session.out.show({"name": name, "dropped": dropped}, Text(f"Dropped {dropped} unused versions of {name}."))
+    rows = []
+    for settings in _shards(session, shard):
+        with operations.projections(settings) as service:
+            rows.append({"shard": settings.shard, "dropped": service.drop(name)})
+    dropped = sum(row["dropped"] for row in rows)
+    told = Text(f"Dropped {dropped} unused versions of {name}.")
+    session.out.show({"name": name, "dropped": dropped, "shards": rows}, told)
+
+
+def _checksum(session: Session, name: _NameOrAll = "all", shard: _Shard = None) -> None:
+    """Add up what projections hold: the same number means the same content. Comparable while nothing is written."""
+    from infra import operations
+
+    rows: list[dict[str, Any]] = []
+    for settings in _shards(session, shard):
+        with operations.projections(settings) as service:
+            sums = service.checksums(_named(name))
+        rows += [{"shard": settings.shard, "name": each, "checksum": told} for each, told in sums.items()]
+    shown = [{**row, "checksum": str(row["checksum"]).replace(" ", "\n") or "not built"} for row in rows]
+    session.out.show({"checksums": rows}, table("Checksums", shown, ("shard", "name", "checksum"), right=("shard",)))

@@ -9,9 +9,13 @@ from urllib.parse import urlsplit
 import typer
 from rich.text import Text
 
+from contracts.read_models import MODELS, model_at
 from infra.cli.command import Session, command
 from infra.cli.console import Output
 from infra.cli.errors import CliError, ExitCode
+from infra.settings import Settings
+
+SHARDS_MAX = 4  # On one machine: each has four processes and some thirty connections to the one PostgreSQL.
 
 
 def register(app: typer.Typer) -> None:
@@ -24,11 +28,17 @@ def _up(
     port: Annotated[
         int | None, typer.Option(help="The API's port; else the last one used, or 8080.", min=1, max=65535)
     ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(help="How many shards a new data folder gets; an old one keeps its own.", min=1, max=SHARDS_MAX),
+    ] = None,
 ) -> ExitCode:
     """Start engines, API and workers, and keep them running until Ctrl-C.
 
-    Data stays in the data folder. Ctrl-C stops everything in order; a second Ctrl-C kills.
+    Data stays in the data folder. Ctrl-C stops everything in order; a second Ctrl-C kills. Several shards are databases
+    of the one PostgreSQL, each with workers of its own, over which the tenant of the local key is spread evenly.
     """
+    from infra.local_shards import OtherShards
     from infra.processes import port_is_free
     from infra.stack import LocalStack, PartFailed
 
@@ -36,12 +46,15 @@ def _up(
         raise CliError(f"port {port} is taken", next_step="Name another with --port.", code=ExitCode.USAGE)
     out = session.out
     try:
-        with _saying(out) as say, LocalStack(session.data_dir, port=port, say=say) as stack:
+        with _saying(out) as say, LocalStack(session.data_dir, port=port, shards=shards, say=say) as stack:
             say("")
             facts = _facts(stack, session.data_dir)
             out.line(facts, _welcome(facts))
             ending = stack.wait()
             out.note("Stopping … (Ctrl-C again to kill)" if ending is None else "Stopping the rest …")
+    except OtherShards as error:
+        step = "Leave --shards out, or name another folder with --data-dir."
+        raise CliError(str(error), next_step=step, code=ExitCode.USAGE) from error
     except PartFailed as error:
         raise CliError(str(error), next_step=f"Whole logs: {session.data_dir}/logs/") from error
     if ending is not None:
@@ -68,7 +81,7 @@ def _saying(out: Output) -> "Iterator[Any]":
 
 def _facts(stack: Any, data_dir: Path) -> dict[str, Any]:
     redis = urlsplit(stack.settings.redis_url)
-    clickhouse = urlsplit(stack.settings.clickhouse_url)
+    clickhouse = urlsplit(stack.settings.all_facts_url)
     return {
         "http_url": stack.http_url,
         "key": stack.key.token,
@@ -77,11 +90,26 @@ def _facts(stack: Any, data_dir: Path) -> dict[str, Any]:
         "postgres_dsn": stack.settings.postgres_dsn,
         "redis_url": stack.settings.redis_url,
         "redis_port": redis.port,
-        "clickhouse_url": stack.settings.clickhouse_url,
+        "clickhouse_url": stack.settings.all_facts_url,
         "clickhouse_http": f"http://{clickhouse.hostname}:{clickhouse.port}/?database={clickhouse.path.strip('/')}",
+        "shards": _shards(stack.settings) if stack.settings.is_placed else [],
         "data_dir": str(data_dir),
         "pids": stack.pids,
     }
+
+
+def _shards(settings: Settings) -> list[dict[str, Any]]:
+    """What each shard has of its own."""
+    return [
+        {
+            "shard": shard,
+            "slots": {tenant: slots[shard] for tenant, slots in settings.spread_tenants.items() if shard in slots},
+            "postgres_dsn": dsn,
+            "clickhouse_url": settings.at_shard(shard).facts_url,
+            "redis_models": [model_at(model, shard) for model in MODELS],
+        }
+        for shard, dsn in settings.stores.items()
+    ]
 
 
 def _welcome(facts: dict[str, Any]) -> Text:
@@ -99,12 +127,19 @@ def _welcome(facts: dict[str, Any]) -> Text:
         ("Data", facts["data_dir"], "logs in logs/"),
     )
     text = Text.assemble(("✓ Tessera is up", "bold green"), ("   Ctrl-C stops it\n", "dim"))
-    for name, value, note in rows:
+    for name, value, note in (*rows, *map(_shard_row, facts["shards"])):
         text.append(f"  {name:<11}", style="bold")
         text.append(value)
         text.append(f"   {note}\n" if note else "\n", style="dim")
     text.rstrip()
     return text
+
+
+def _shard_row(shard: dict[str, Any]) -> tuple[str, str, str]:
+    slots = "; ".join(f"slots {ranges} of {tenant}" for tenant, ranges in shard["slots"].items())
+    postgres, clickhouse = (urlsplit(shard[url]).path.strip("/") for url in ("postgres_dsn", "clickhouse_url"))
+    where = f"PostgreSQL {postgres}, ClickHouse {clickhouse}, Redis {shard['redis_models'][0]}:…"
+    return f"Shard {shard['shard']}", slots or "tenants that are placed there", where
 
 
 def _second_terminal(data_dir: str) -> str:

@@ -64,7 +64,7 @@ class EmbeddedPostgres(Engine):
             "listen_addresses": LOOPBACK,
             "port": str(self.port),
             "unix_socket_directories": "",  # A socket's path may be too long; TCP is what everybody uses anyway.
-            "max_connections": "100",
+            "max_connections": "160",
             "shared_buffers": "128MB",
             "max_wal_size": "1GB",
             "fsync": "on",

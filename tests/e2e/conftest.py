@@ -86,10 +86,10 @@ def clean_env() -> dict[str, str]:
 
 
 @contextmanager
-def up(data_dir: Path) -> Iterator[Up]:
+def up(data_dir: Path, *options: str) -> Iterator[Up]:
     """`tessera up` on a folder, ready; whatever happens, nothing of it is left running."""
     process = subprocess.Popen(
-        [*CLI, "up", "--json", "--data-dir", str(data_dir)],
+        [*CLI, "up", *options, "--json", "--data-dir", str(data_dir)],
         cwd=ROOT,
         env=clean_env(),
         stdout=subprocess.PIPE,

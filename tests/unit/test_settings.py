@@ -131,3 +131,30 @@ def test_a_wrong_address_is_refused_without_showing_its_password() -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.load(**{**ADDRESSES, "postgres_dsn": "mysql://tessera:secret@127.0.0.1/x"})
     assert "secret" not in str(caught.value)
+
+
+PLACED = {"shard_dsns": {1: ADDRESSES["postgres_dsn"] + "_1"}, "tenant_shards": {"acme": 1}}
+
+
+def test_each_shard_has_a_database_of_facts_and_readers_of_placed_tenants_have_one_of_all() -> None:
+    settings = Settings.load(**ADDRESSES, **PLACED)
+    assert settings.facts_url == ADDRESSES["clickhouse_url"]
+    assert settings.at_shard(1).facts_url == ADDRESSES["clickhouse_url"] + "_1"
+    for shard in (0, 1):
+        seen = settings.at_shard(shard)
+        assert seen.all_facts_url == ADDRESSES["clickhouse_url"] + "_all"
+        assert seen.at_shard(0).facts_url == settings.facts_url
+    alone = Settings.load(**ADDRESSES)
+    assert alone.all_facts_url == alone.facts_url == ADDRESSES["clickhouse_url"]
+
+
+def test_a_database_that_no_address_names_is_the_default_one() -> None:
+    settings = Settings.load(**{**ADDRESSES, "clickhouse_url": "http://127.0.0.1:8123"}, **PLACED)
+    assert settings.at_shard(1).facts_url == "http://127.0.0.1:8123/default_1"
+
+
+def test_a_child_of_a_shard_writes_its_facts_where_that_shard_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_shard = Settings.load(**ADDRESSES, **PLACED).at_shard(1)
+    for name, value in at_shard.to_env().items():
+        monkeypatch.setenv(name, value)
+    assert (Settings.load().facts_url, Settings.load().all_facts_url) == (at_shard.facts_url, at_shard.all_facts_url)

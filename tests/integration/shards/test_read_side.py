@@ -10,6 +10,7 @@ import pytest
 
 from contracts.position import Position
 from infra.bootstrap import stores
+from infra.clickhouse import merged
 from tests.engines import Corners
 from tests.integration.http.test_serving import active_template
 from tests.integration.shards.readside import ReadWorld, read_world
@@ -178,6 +179,21 @@ async def test_a_tenant_of_one_shard_is_read_there(world: ReadWorld, app: str) -
 
 async def test_migrating_again_does_nothing(world: ReadWorld) -> None:
     assert set(itertools.chain(*stores.migrate(world.settings).values())) == set()
+
+
+async def test_migrating_brings_back_what_somebody_dropped_of_all_facts(world: ReadWorld) -> None:
+    world.facts("DROP VIEW coupon_funnel")
+    world.facts("DROP TABLE coupon_facts SYNC")
+    applied = {store: names for store, names in stores.migrate(world.settings).items() if names}
+    assert applied == {"clickhouse of all shards": ["0001_facts", "0003_views"]}
+    assert world.facts("SELECT count() FROM coupon_funnel WHERE tenant_id = 'nobody'") == [(0,)]
+
+
+async def test_facts_of_a_shard_that_is_added_have_to_be_migrated_to_be_read(world: ReadWorld) -> None:
+    known = stores.facts_databases(world.settings)
+    with stores.clickhouse_client(world.settings.all_facts_url) as client:
+        assert merged.pending(client, known) == []
+        assert merged.pending(client, [*known, "another"]) == merged.pending(client, known[:1]) != []
 
 
 async def test_readiness_names_what_is_not_built_of_which_shard(corners: Corners) -> None:

@@ -49,7 +49,8 @@ def test_all_promised_commands_are_there() -> None:
         "codes keys", "codes rotate-key", "codes delete-key", "leases list", "leases verify", "distribute start",
         "distribute list", "distribute show", "distribute pause", "distribute resume", "distribute cancel",
         "distribute refusals", "migrate", "events tail", "events show",
-        "projections list", "projections lag", "projections rebuild", "projections drop", "verify", "sagas list",
+        "projections list", "projections lag", "projections rebuild", "projections drop", "projections checksum",
+        "verify", "sagas list",
         "sagas show", "reconcile run", "reconcile breaks", "reconcile explain", "dead-letters list",
         "dead-letters show", "dead-letters requeue", "import", "keys create", "keys list", "keys revoke", "doctor",
     }  # fmt: skip
