@@ -191,7 +191,7 @@ def make_read_side(settings: Settings) -> Iterator[ReadSide]:
     from query.readers.reports import ClickHouseReports
 
     client = _redis_client(settings)
-    shards = settings.stores if settings.is_placed else (settings.shard,)
+    shards = settings.known_stores
     models = {shard: RedisReadModels(client, shard) for shard in shards}
     facts = {shard: ClickHouseReports(settings.at_shard(shard).facts_url) for shard in shards}
     positions: dict[int, Positions] = {

@@ -49,7 +49,7 @@ def _list(session: Session, shard: _Shard = None) -> None:
 def _shards(session: Session, only: int | None) -> "list[Settings]":
     """The settings as seen from each shard, or from the one that is asked for. Raises CliError when it is unknown."""
     settings = session.settings
-    known = list(settings.stores) if settings.is_placed else [settings.shard]
+    known = list(settings.known_stores)
     if only is None:
         return [settings.at_shard(shard) for shard in known]
     if only not in known:
