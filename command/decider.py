@@ -251,6 +251,7 @@ class Decider:
             answers=[verdict.logged for verdict in new if verdict.logged is not None],
             answer_events=[verdict.last_event for verdict in new],
             counts=view.changed_counts(),
+            new_counts=view.new_counts(),
             snapshots=view.due_snapshots(self._snapshot_every_events),
         )
 

@@ -1,18 +1,29 @@
 """One batch of decisions: a command sees what earlier ones of its batch decided; a refused one leaves no trace."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
 from command.domain.clock import CLOCK
-from command.ports import CommandKey, LoggedAnswer, NewEvent, ReadView, Snapshot, StreamHistory, Wanted
+from command.ports import (
+    CommandKey,
+    LoggedAnswer,
+    NewEvent,
+    NewEvents,
+    NewSeries,
+    ReadView,
+    Snapshot,
+    StreamHistory,
+    Wanted,
+)
 from command.states import Entry, SnapshotFormats, StateCache, fold
 from command.unit_of_work import Kind
 from contracts.envelope import CommandEnvelope, Metadata
 from contracts.events import Event
-from contracts.identity import REALMS_REMEMBERED_MAX, Realm, escape, stream_id
+from contracts.events.series import EventSeries
+from contracts.identity import REALMS_REMEMBERED_MAX, Realm, are_plain, escape, stream_id
 
 S = TypeVar("S")
 Merge = Callable[[Event, Event], Event | None]
@@ -28,14 +39,15 @@ class Target(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A new stream's only event."""
+    """New streams with nothing but their first event."""
 
     kind: Kind[Any]
-    event: Event
+    series: NewSeries
 
-    def entry(self) -> Entry:
-        """Its state, now that somebody asks."""
-        return Entry(self.kind, self.kind.evolve(self.kind.initial, self.event), 1)
+    def entry(self, stream: str) -> Entry:
+        """The state of one, now that somebody asks."""
+        event = self.series.events[self.series.streams.index(stream)]
+        return Entry(self.kind, self.kind.evolve(self.kind.initial, event), 1)
 
 
 class BatchView:
@@ -68,8 +80,9 @@ class BatchView:
         self.begun: dict[str, Begun] = {}  # Streams of one event, whose states nobody has asked for.
         self.counts: dict[str, int] = {}
         self._changed_counts: set[str] = set()
-        self.events: list[NewEvent] = []
-        self._latest: dict[str, int] = {}  # Of streams whose events may be merged: where the latest one is.
+        self._absent_counts: set[str] = set()  # Those that the store was asked for and does not have.
+        self.events = NewEvents()
+        self._latest: dict[str, int] = {}  # Of streams whose events may be merged: which part the latest one is.
 
     @property
     def store_now(self) -> datetime:
@@ -89,7 +102,7 @@ class BatchView:
         missing_counts = self._unknown_counts(counts)
         seen = self._view.look(Wanted(list(missing), self._hashes(missing), list(answers), missing_counts))
         self._take_in(missing, seen.histories)
-        self.counts.update((key, seen.counts.get(key, 0)) for key in missing_counts)
+        self._take_in_counts(missing_counts, seen.counts)
         self._assumed_now = None
         return seen.answers
 
@@ -126,7 +139,13 @@ class BatchView:
         begun = self.begun.get(stream)
         if begun is None and self._earlier is not None:
             begun = self._earlier.begun.get(stream)
-        return None if begun is None else begun.entry()
+        return None if begun is None else begun.entry(stream)
+
+    def _take_in_counts(self, missing: Sequence[str], found: Mapping[str, int]) -> None:
+        self.counts.update(dict.fromkeys(missing, 0))
+        self.counts.update(found)
+        self._absent_counts.update(missing)
+        self._absent_counts.difference_update(found)
 
     def _take_in(self, missing: Mapping[str, Kind[Any]], histories: Mapping[str, StreamHistory]) -> None:
         for stream, kind in missing.items():
@@ -158,7 +177,7 @@ class BatchView:
         """The value of one counter."""
         if (value := self.counts.get(key)) is None:
             if self._unknown_counts((key,)):
-                self.counts[key] = self._view.counts((key,)).get(key, 0)
+                self._take_in_counts((key,), self._view.counts((key,)))
             value = self.counts[key]
         return value
 
@@ -172,18 +191,17 @@ class BatchView:
         entries: Mapping[str, Entry],
         begun: "Mapping[str, Begun]",
         counts: Mapping[str, int],
-        events: Sequence[NewEvent],
+        events: Sequence[NewEvent | NewSeries],
     ) -> None:
         """Take over what one accepted command decided."""
         self.entries.update(entries)
         self.begun.update(begun)
         for stream in begun.keys() & self.entries.keys():  # Somebody had looked before there was anything.
-            self.entries[stream] = begun[stream].entry()
+            self.entries[stream] = begun[stream].entry(stream)
         self.counts.update(counts)
         self._changed_counts.update(counts)
         for event in events:
-            entry = entries.get(event.stream)  # None: it only just began, so there is nothing to merge with.
-            if entry is None or (merge := entry.kind.merge) is None:
+            if isinstance(event, NewSeries) or (merge := entries[event.stream].kind.merge) is None:
                 self.events.append(event)
             else:
                 self._keep_or_merge(event, merge)
@@ -192,29 +210,34 @@ class BatchView:
         """Append an event, or make it part of the latest one of its stream in this batch."""
         stream = event.stream
         if (place := self._latest.get(stream)) is not None:
-            before = self.events[place]
+            before = self.events.parts[place]
+            assert isinstance(before, NewEvent)  # No series is merged with anything.
             both = None
             if before.metadata.occurred_at == event.metadata.occurred_at:
                 both = merge(before.event, event.event)
             if both is not None:
-                self.events[place] = before._replace(event=both)
+                self.events.parts[place] = before._replace(event=both)
                 entry = self.entries[stream]
                 self.entries[stream] = entry._replace(version=entry.version - 1)
                 return
             event = event._replace(version=before.version + 1)
-        self._latest[stream] = len(self.events)
+        self._latest[stream] = len(self.events.parts)
         self.events.append(event)
 
     def changed_counts(self) -> dict[str, int]:
         """The counters to store."""
         return {key: self.counts[key] for key in self._changed_counts}
 
+    def new_counts(self) -> set[str]:
+        """Those of them that are surely not stored yet."""
+        return self._changed_counts & self._absent_counts
+
     def due_snapshots(self, every: int) -> list[Snapshot]:
         """Snapshots of the streams that grew by ``every`` events since their last one; marks them as taken."""
         snapshots = []
-        for stream in dict.fromkeys(event.stream for event in self.events):
-            if (entry := self.entries.get(stream)) is None:
-                continue  # It only just began.
+        single = [part.stream for part in self.events.parts if isinstance(part, NewEvent)]
+        for stream in dict.fromkeys(single):  # A series is too young.
+            entry = self.entries[stream]
             grown = entry.version - entry.snapshot_version
             if grown >= every and grown >= entry.kind.size(entry.state):
                 snapshots.append(self._formats.of(entry.kind).write(stream, entry))
@@ -226,8 +249,8 @@ class Decision:
     """One command's unit of work: an overlay on the batch that is kept only when the handler returns."""
 
     __slots__ = (
-        "_about", "_batch", "_begun", "_counts", "_entries", "_envelope", "_events", "_lock_ttl_seconds", "_now",
-        "_prefix",
+        "_about", "_batch", "_begun", "_counts", "_entries", "_envelope", "_events", "_inside_series",
+        "_lock_ttl_seconds", "_now", "_prefix",
     )  # fmt: skip
 
     def __init__(
@@ -241,7 +264,8 @@ class Decision:
         self._entries: dict[str, Entry] = {}
         self._begun: dict[str, Begun] = {}
         self._counts: dict[str, int] = {}
-        self._events: list[NewEvent] = []
+        self._events: list[NewEvent | NewSeries] = []
+        self._inside_series = 0  # Events beyond the first of each series.
         self._about: tuple[Any, ...] | None = None
 
     @property
@@ -255,7 +279,7 @@ class Decision:
     @property
     def recorded(self) -> int:
         """How many events it would add."""
-        return len(self._events)
+        return len(self._events) + self._inside_series
 
     @property
     def now(self) -> datetime:
@@ -286,22 +310,40 @@ class Decision:
         state: S = self._append(stream, known or Entry(kind, kind.initial, 0), events)
         return state
 
-    def create_each(self, kind: Kind[S], events: Iterable[tuple[str, Event]]) -> None:
-        about = self._about or self._describe()
-        start, recorded, begun = f"{self._prefix}{kind.name}/", self._events, self._begun
-        seed = _event_seed(self._envelope)
-        for index, (key, event) in enumerate(events, len(recorded)):
-            stream = start + escape(key)
-            recorded.append(NewEvent(stream, 1, event, Metadata(_event_id(seed, index), *about)))
-            begun[stream] = Begun(kind, event)
+    def create_each(self, kind: Kind[S], keys: Sequence[str], events: EventSeries) -> None:
+        if not keys:
+            return
+        first, start, seed = self.recorded, f"{self._prefix}{kind.name}/", _event_seed(self._envelope)
+        streams = [start + key for key in (keys if are_plain(keys) else map(escape, keys))]
+        numbers = range(first, first + len(keys))
+        event_ids = [blake2b(f"{seed}{index}".encode(), digest_size=16).hexdigest() for index in numbers]
+        series = NewSeries(streams, events, event_ids, Metadata("", *(self._about or self._describe())))
+        self._events.append(series)
+        self._inside_series += len(series) - 1
+        self._begun.update(dict.fromkeys(streams, Begun(kind, series)))
 
     def count(self, key: str) -> int:
         full = self._prefix + key
         value = self._counts.get(full)
         return self._batch.count(full) if value is None else value
 
+    def counts(self, keys: Collection[str]) -> list[int]:
+        full = [self._prefix + key for key in keys]
+        if not self._counts.keys().isdisjoint(full):
+            return [self.count(key) for key in keys]
+        known = self._batch.counts
+        return [known[key] if key in known else self._batch.count(key) for key in full]
+
     def add(self, key: str, by: int) -> None:
         self._counts[self._prefix + key] = self.count(key) + by
+
+    def add_one_each(self, keys: Sequence[str]) -> None:
+        if len(set(keys)) < len(keys):
+            for key in keys:
+                self.add(key, 1)
+        else:
+            after = [count + 1 for count in self.counts(keys)]
+            self._counts.update(zip([self._prefix + key for key in keys], after, strict=True))
 
     def keep(self) -> None:
         """Make it part of the batch."""
@@ -317,7 +359,7 @@ class Decision:
     def _entry(self, stream: str, kind: Kind[Any]) -> Entry:
         known = self._entries.get(stream)
         if known is None and (begun := self._begun.get(stream)) is not None:
-            known = begun.entry()
+            known = begun.entry(stream)
         return known or self._batch.entries.get(stream) or self._batch.entry(Target(stream, kind))
 
     def _append(self, stream: str, entry: Entry, events: Sequence[Event]) -> Any:
@@ -326,7 +368,7 @@ class Decision:
         for event in events:
             version += 1
             state = kind.evolve(state, event)
-            event_id = event_id_of(self._envelope, len(self._events))
+            event_id = event_id_of(self._envelope, len(self._events) + self._inside_series)
             self._events.append(NewEvent(stream, version, event, Metadata(event_id, *about)))
         self._entries[stream] = Entry(kind, state, version, snapshot_version)
         return state

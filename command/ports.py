@@ -1,6 +1,6 @@
 """What the write side needs of a store: one append path that hands out a consistent view while nobody else writes."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from contracts.envelope import Metadata, Recorded
 from contracts.events import Event
+from contracts.events.series import EventSeries
 from contracts.identity import Realm
 
 
@@ -41,6 +42,58 @@ class NewEvent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class NewSeries:
+    """The first events of many new streams, as columns: none of them is an object before somebody asks."""
+
+    streams: Sequence[str]
+    events: EventSeries
+    event_ids: Sequence[str]
+    metadata: Metadata  # Of all of them, but for the event's own id.
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def __iter__(self) -> Iterator[NewEvent]:
+        about = self.metadata[1:]
+        for stream, event, event_id in zip(self.streams, self.events, self.event_ids, strict=True):
+            yield NewEvent(stream, 1, event, Metadata(event_id, *about))
+
+
+class NewEvents(Collection[NewEvent]):
+    """Events about to be stored, in order; those of a series count one by one."""
+
+    __slots__ = ("_inside_series", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[NewEvent | NewSeries] = []
+        self._inside_series = 0
+
+    def append(self, part: NewEvent | NewSeries) -> None:
+        """One more, or a series of them."""
+        self.parts.append(part)
+        if isinstance(part, NewSeries):
+            self._inside_series += len(part) - 1
+
+    def __len__(self) -> int:
+        return len(self.parts) + self._inside_series
+
+    def __iter__(self) -> Iterator[NewEvent]:
+        for part in self.parts:
+            if isinstance(part, NewSeries):
+                yield from part
+            else:
+                yield part
+
+    def __contains__(self, event: object) -> bool:
+        return any(event == each for each in self)
+
+
+def parts_of(events: Collection[NewEvent]) -> Collection[NewEvent | NewSeries]:
+    """Events with their series in one piece."""
+    return events.parts if isinstance(events, NewEvents) else events
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A stream's state at a version; useless (fold again) when ``schema_hash`` is not today's."""
 
@@ -62,10 +115,11 @@ class StreamHistory:
 class Batch:
     """Everything that one transaction stores together."""
 
-    events: list[NewEvent] = field(default_factory=list)
+    events: Collection[NewEvent] = ()
     answers: list[LoggedAnswer] = field(default_factory=list)  # `offset` is ignored.
     answer_events: list[int] = field(default_factory=list)  # Per answer: index of its last event here, or -1.
     counts: dict[str, int] = field(default_factory=dict)  # Guard key -> new absolute value.
+    new_counts: Set[str] = frozenset()  # Those of them that were looked for and not found.
     snapshots: list[Snapshot] = field(default_factory=list)
 
 
@@ -144,7 +198,10 @@ class AppendTransaction(ReadView, Protocol):
     """A view taken under the append lock: nobody else appends until it ends."""
 
     def append(self, batch: Batch) -> Sequence[int]:
-        """Store the batch; returns the events' offsets. Raises StreamConflict when a version is already taken."""
+        """Store the batch; returns the events' offsets.
+
+        Raises StreamConflict when a version is already taken, or a counter there that was taken for new.
+        """
         ...
 
 

@@ -1,11 +1,12 @@
 """What a handler sees while it decides: states by stream, counters, and a place to record what it decided."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Generic, Protocol, TypeVar
 
 from contracts.events import Event
+from contracts.events.series import EventSeries
 from contracts.identity import Realm
 
 S = TypeVar("S")
@@ -81,7 +82,7 @@ class UnitOfWork(Protocol):
         """Like record, for a stream that cannot exist yet because its key is new: nothing is loaded."""
         ...
 
-    def create_each(self, kind: Kind[S], events: Iterable[tuple[str, Event]]) -> None:
+    def create_each(self, kind: Kind[S], keys: Sequence[str], events: EventSeries) -> None:
         """Begin thousands of streams whose keys are new, with one event each: no state is made before somebody asks."""
         ...
 
@@ -89,6 +90,14 @@ class UnitOfWork(Protocol):
         """A guard counter of this realm (how many coupons of a template a user has claimed …)."""
         ...
 
+    def counts(self, keys: Collection[str]) -> list[int]:
+        """Thousands of guard counters, in the order of the keys."""
+        ...
+
     def add(self, key: str, by: int) -> None:
         """Change a guard counter; it is stored with the events."""
+        ...
+
+    def add_one_each(self, keys: Sequence[str]) -> None:
+        """Add one to thousands of guard counters; a key that is named twice counts twice."""
         ...

@@ -204,6 +204,8 @@ class _Transaction(_View):
 
     def append(self, batch: Batch) -> Sequence[int]:
         before = self.state
+        if taken := batch.new_counts & before.counts.keys():
+            raise StreamConflict(f"counters {taken} are there already")
         streams = dict(before.streams)
         recorded = [_record(new, before.last_offset + nth, streams) for nth, new in enumerate(batch.events, start=1)]
         offsets = [event.offset for event in recorded]

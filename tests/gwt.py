@@ -9,7 +9,7 @@ History is given as commands (they are handled, and must be accepted) or as :cla
 deciders. :class:`World` is the same thing open-ended, for tests that go on and on.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +18,7 @@ from command.handlers import HANDLERS, KINDS
 from command.unit_of_work import Kind
 from contracts.commands import Command
 from contracts.events import Event
+from contracts.events.series import EventSeries
 from contracts.identity import Realm
 from contracts.refusals import Refusal
 
@@ -86,14 +87,23 @@ class InMemoryUnitOfWork:
         assert self.load(kind, key) == kind.initial, f"{kind.name}/{key} was created twice"
         return self.record(kind, key, events)
 
-    def create_each(self, kind: Kind[S], events: Iterable[tuple[str, Event]]) -> None:
+    def create_each(self, kind: Kind[S], keys: Sequence[str], events: EventSeries) -> None:
         """Start many streams with one event each."""
-        for key, event in events:
+        for key, event in zip(keys, events, strict=True):
             self.create(kind, key, (event,))
 
     def count(self, key: str) -> int:
         """A guard counter."""
         return self._counts.get(key, 0)
+
+    def counts(self, keys: Collection[str]) -> list[int]:
+        """Many guard counters."""
+        return [self.count(key) for key in keys]
+
+    def add_one_each(self, keys: Sequence[str]) -> None:
+        """Change many guard counters."""
+        for key in keys:
+            self.add(key, 1)
 
     def add(self, key: str, by: int) -> None:
         """Change a guard counter."""

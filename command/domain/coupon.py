@@ -5,7 +5,7 @@ record it. A lock taken in time keeps its order's right until the lock ends, eve
 does not expire, and when it is released after its validity it expires in the same decision.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
@@ -24,6 +24,7 @@ from contracts.events import (
     Event,
 )
 from contracts.events.coupon import Channel, ReleaseCause
+from contracts.events.series import EventSeries
 from contracts.lending import LENT_UNTIL
 from contracts.refusals import (
     AlreadyLocked,
@@ -147,11 +148,11 @@ def claim(
 
 def claim_each(
     template: Template, coupon_ids: Sequence[str], claims: Sequence[tuple[str, int]], origin: Origin, *, now: datetime
-) -> Iterator[tuple[str, CouponClaimed]]:
-    """The same for many claims, (user, n-th) each, of one template at one instant: (coupon, its event), in order."""
+) -> EventSeries:
+    """The same for many claims, (user, n-th) each, of one template at one instant: each coupon's event, in order."""
     (like,) = claim(template, "", "", 0, origin, now=now)
-    for coupon_id, (user_id, nth) in zip(coupon_ids, claims, strict=True):
-        yield coupon_id, like.but(coupon_id=coupon_id, about=like.about.but(user_id=user_id), nth=nth)
+    user_ids, nths = zip(*claims, strict=True)
+    return EventSeries(like, {("coupon_id",): coupon_ids, ("about", "user_id"): user_ids, ("nth",): nths})
 
 
 def require_usable(coupon: Coupon, *, now: datetime) -> None:

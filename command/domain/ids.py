@@ -33,9 +33,11 @@ def coupon_id(realm: Realm, template_id: str, user_id: str, nth: int) -> str:
 def coupon_ids(realm: Realm, template_id: str, claims: Sequence[tuple[str, int]]) -> list[str]:
     """The same for many claims of one template: (user, n-th) each."""
     start, prefix = _of_template(realm, template_id)
-    if are_plain(user_id for user_id, _ in claims):
-        return [prefix + _letters(f"{start}{user_id}/{nth}") for user_id, nth in claims]
-    return [prefix + _letters(f"{start}{escape(user_id)}/{nth}") for user_id, nth in claims]
+    if not are_plain(user_id for user_id, _ in claims):
+        claims = [(escape(user_id), nth) for user_id, nth in claims]
+    digests = [sha256(f"{start}{user_id}/{nth}".encode()).digest()[:_LENGTH] for user_id, nth in claims]
+    letters = b"".join(digests).translate(_LETTER_OF_BYTE).decode()
+    return [prefix + letters[place : place + _LENGTH] for place in range(0, len(letters), _LENGTH)]
 
 
 def guard_key(name: str, *parts: str) -> str:

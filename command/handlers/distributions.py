@@ -54,14 +54,12 @@ def issue_chunk(uow: UnitOfWork, command: IssueDistributionChunk) -> Data:
         return _data(state)
     template = uow.load(TEMPLATE, state.template_id)
     keys = _keys_of(uow, template, command.user_ids)
-    holdings = Holdings(*({user: uow.count(key) for user, key in each.items()} for each in keys))
+    holdings = Holdings(*(dict(zip(each, uow.counts(each.values()), strict=True)) for each in keys))
     allotment = distributions.allot(template, command.user_ids, holdings, command.first_row, now=uow.now)
     if allotment.claims:
         _issue(uow, template, allotment.claims, command.distribution_id)
-        for user_id, _ in allotment.claims:
-            uow.add(keys.claimed[user_id], 1)
-            if keys.in_period:
-                uow.add(keys.in_period[user_id], 1)
+        for each in (keys.claimed, keys.in_period) if keys.in_period else (keys.claimed,):
+            uow.add_one_each([each[user_id] for user_id, _ in allotment.claims])
     return _recorded(uow, command.distribution_id, distributions.advance(state, len(command.user_ids), allotment))
 
 
@@ -97,7 +95,7 @@ def _issue(uow: UnitOfWork, template: Template, claims: Sequence[tuple[str, int]
     uow.record(TEMPLATE, template.template_id, templates.issue_many(template, len(claims), distribution_id))
     ids = coupon_ids(uow.realm, template.template_id, claims)
     origin = Origin("distribution", distribution_id)
-    uow.create_each(COUPON, coupons.claim_each(template, ids, claims, origin, now=uow.now))
+    uow.create_each(COUPON, ids, coupons.claim_each(template, ids, claims, origin, now=uow.now))
 
 
 def _recorded(uow: UnitOfWork, distribution_id: str, events: Sequence[Event]) -> Data:

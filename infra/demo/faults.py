@@ -344,14 +344,15 @@ class Saboteur:
             histories = transaction.histories(set(streams))
             now = transaction.store_now
             versions = {stream: history.events[-1].version for stream, history in histories.items() if history.events}
-            batch = Batch()
+            new: list[NewEvent] = []
             for stream, (_, event) in zip(streams, events, strict=True):
                 versions[stream] = versions.get(stream, 0) + 1
-                event_id = f"{command_id}:{len(batch.events)}"
+                event_id = f"{command_id}:{len(new)}"
                 metadata = Metadata(event_id, self._now, now, SABOTEUR, command_id, SABOTEUR)
-                batch.events.append(NewEvent(stream, versions[stream], event, metadata))
+                new.append(NewEvent(stream, versions[stream], event, metadata))
+            batch = Batch(events=new)
             if answer_to is not None:
-                batch.answers.append(self._lost_answer(answer_to, batch.events[0].metadata.event_id))
+                batch.answers.append(self._lost_answer(answer_to, new[0].metadata.event_id))
                 batch.answer_events.append(-1)
             transaction.append(batch)
 

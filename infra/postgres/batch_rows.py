@@ -1,13 +1,23 @@
 """A batch as the arguments of the database's ``append_batch``: encoded before anything is locked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple, Self
 
 import orjson
 import psycopg
 from psycopg.rows import tuple_row
 
-from command.ports import Batch, LoggedAnswer, NewEvent, Snapshot, StoreUnavailable, StreamConflict
+from command.ports import (
+    Batch,
+    LoggedAnswer,
+    NewEvent,
+    NewSeries,
+    Snapshot,
+    StoreUnavailable,
+    StreamConflict,
+    parts_of,
+)
 from infra.postgres.arrays import byte_strings, encoded_texts, integers, texts
 from infra.postgres.mapper import EventMapper
 
@@ -28,8 +38,9 @@ class BatchRows(NamedTuple):
         columns = (
             *_of_events(batch.events, mapper),
             *_of_answers(batch.answers, backs),
-            *_of_counts(batch.counts),
+            *_of_counts({key: value for key, value in batch.counts.items() if key not in batch.new_counts}),
             *_of_snapshots(batch.snapshots),
+            *_of_counts({key: value for key, value in batch.counts.items() if key in batch.new_counts}),
         )
         return cls(len(batch.events), columns)
 
@@ -53,13 +64,25 @@ class BatchRows(NamedTuple):
         return range(first, last + 1)
 
 
-def _of_events(events: Sequence[NewEvent], mapper: EventMapper) -> tuple[bytes, ...]:
+def _of_events(events: Collection[NewEvent], mapper: EventMapper) -> tuple[bytes, ...]:
     # A new stream's first version follows nothing; only the others can leave a gap.
     grown = {stream: version for stream, version in _first_versions(events).items() if version != 1}
+    streams: list[str] = []
+    versions: list[int] = []
+    types: list[str] = []
+    for part in parts_of(events):
+        if isinstance(part, NewSeries):
+            streams += part.streams
+            versions += repeat(1, len(part))
+            types += repeat(part.events.like.type, len(part))
+        else:
+            streams.append(part.stream)
+            versions.append(part.version)
+            types.append(part.event.type)
     return (
-        texts([event.stream for event in events]),
-        integers([event.version for event in events]),
-        texts([event.event.type for event in events]),
+        texts(streams),
+        integers(versions),
+        texts(types),
         byte_strings(mapper.states_of(events)),
         texts(grown),
         integers(list(grown.values())),
@@ -94,20 +117,28 @@ def _of_snapshots(snapshots: Sequence[Snapshot]) -> tuple[bytes, ...]:
     )
 
 
-def _first_versions(events: Sequence[NewEvent]) -> dict[str, int]:
-    """Per stream its first version in the batch; the others must follow without a gap."""
+def _first_versions(events: Collection[NewEvent]) -> dict[str, int]:
+    """Per stream its first version in the batch, but for those of series; the others must follow without a gap."""
     firsts: dict[str, int] = {}
     next_versions: dict[str, int] = {}
-    for stream, version, _, _ in events:
-        if version != next_versions.setdefault(stream, version):
+    for part in parts_of(events):
+        if isinstance(part, NewSeries):
+            if not next_versions.keys().isdisjoint(part.streams):
+                raise StreamConflict("the batch begins a stream anew")
+            next_versions.update(dict.fromkeys(part.streams, 2))
+            continue
+        stream, version = part.stream, part.version
+        next_version = next_versions.get(stream)
+        if next_version is None:
+            firsts[stream] = version
+        elif next_version != version:
             raise StreamConflict(f"{stream}: the batch has version {version} out of turn")
-        firsts.setdefault(stream, version)
         next_versions[stream] = version + 1
     return firsts
 
 
 _APPEND = """
-    SELECT * FROM append_batch(
-        %s, %s, %s, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b
+    SELECT * FROM append_batch_counting(
+        %s, %s, %s, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b
     )
 """

@@ -8,15 +8,16 @@ The stored state is one JSON object::
 and the topic is the event's stored name (``coupon.redeemed.v1``), never a Python path.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, cast
 
 import orjson
 from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, StoredEvent
 
-from command.ports import NewEvent
+from command.ports import NewEvent, NewSeries, parts_of
 from contracts.envelope import Metadata, Recorded
+from contracts.events.series import blank_for
 from contracts.identity import unescape
 from contracts.registry import EVENTS, EventRegistry, UnknownEventType
 
@@ -47,12 +48,16 @@ class EventMapper(Mapper[Any]):
         (state,) = self.states_of((domain_event,))
         return StoredEvent(domain_event.stream, domain_event.version, domain_event.event.type, state)
 
-    def states_of(self, events: Sequence[NewEvent]) -> list[bytes]:
+    def states_of(self, events: Collection[NewEvent]) -> list[bytes]:
         """The states to store. What a command's events have in common is encoded once, as they follow each other."""
         states: list[bytes] = []
         last: tuple[Any, ...] = ()
         common = ""
-        for stream, _, event, metadata in events:
+        for part in parts_of(events):
+            if isinstance(part, NewSeries):
+                states += _states_of(part)
+                continue
+            stream, _, event, metadata = part
             tenant, app, _ = stream.split("/", 2)
             about = (tenant, app, *metadata[1:])
             if about != last:
@@ -98,6 +103,16 @@ def _common(tenant: str, app: str, metadata: Metadata) -> str:
         "app": unescape(app),
     }
     return orjson.dumps(members, None, _UTC)[1:-1].decode()
+
+
+def _states_of(series: NewSeries) -> list[bytes]:
+    """The states of a series: one text, and what differs filled in."""
+    tenant, app, _ = series.streams[0].split("/", 2)
+    payload, columns = series.events.form()
+    common = _common(tenant, app, series.metadata).replace("%", "%%")
+    blank, event_ids = blank_for(series.event_ids)
+    text = f'{{"id":{blank},{common},"data":{payload}}}'
+    return [(text % values).encode() for values in zip(event_ids, *columns, strict=True)]
 
 
 def _metadata(state: dict[str, Any]) -> Metadata:

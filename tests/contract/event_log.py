@@ -234,9 +234,18 @@ class EventLogContract:
     def test_guard_counters_hold_the_last_value_given(self, log: EventLog) -> None:
         for value in (1, 5, 3):
             with log.appending() as tx:
-                tx.append(Batch(counts={"claims:t1:u/1": value, f"only:{value}": value}))
+                tx.append(Batch(counts={"claims:t1:u/1": value, f"only:{value}": value}, new_counts={f"only:{value}"}))
         with log.reading() as view:
             assert view.counts(["claims:t1:u/1", "only:1", "only:2"]) == {"claims:t1:u/1": 3, "only:1": 1}
+
+    def test_a_counter_that_was_taken_for_new_and_is_not_refuses_its_batch(self, log: EventLog) -> None:
+        with log.appending() as tx:
+            tx.append(Batch(counts={"k": 1}, new_counts={"k"}))
+        with pytest.raises(StreamConflict), log.appending() as tx:
+            tx.append(Batch(events=[at(1)], counts={"k": 1, "l": 1}, new_counts={"k", "l"}))
+        with log.reading() as view:
+            assert view.counts(["k", "l"]) == {"k": 1}
+        assert everything(log) == []
 
     def test_a_history_begins_at_its_snapshot_when_the_schema_is_todays(self, log: EventLog) -> None:
         store(log, at(1), at(2), at(1, stream=OTHER))
