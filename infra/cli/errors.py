@@ -55,6 +55,9 @@ _TRANSLATIONS: Final = (
         ExitCode.USAGE,
         "Name a tenant that lives on one shard: `tessera doctor` shows who lives where.",
     ),
+    _Translation(
+        "infra.local_shards.OtherShards", ExitCode.USAGE, "Name another folder, or as many shards as it was made for."
+    ),
     _Translation("infra.processes.StillRunning", ExitCode.ERROR, "Stop that process, then run this again."),
     _Translation("infra.stack.PartFailed", ExitCode.ERROR, "Its whole log is in the data folder's logs/."),
     _Translation(

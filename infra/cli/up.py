@@ -38,7 +38,6 @@ def _up(
     Data stays in the data folder. Ctrl-C stops everything in order; a second Ctrl-C kills. Several shards are databases
     of the one PostgreSQL, each with workers of its own, over which the tenant of the local key is spread evenly.
     """
-    from infra.local_shards import OtherShards
     from infra.processes import port_is_free
     from infra.stack import LocalStack, PartFailed
 
@@ -52,9 +51,6 @@ def _up(
             out.line(facts, _welcome(facts))
             ending = stack.wait()
             out.note("Stopping … (Ctrl-C again to kill)" if ending is None else "Stopping the rest …")
-    except OtherShards as error:
-        step = "Leave --shards out, or name another folder with --data-dir."
-        raise CliError(str(error), next_step=step, code=ExitCode.USAGE) from error
     except PartFailed as error:
         raise CliError(str(error), next_step=f"Whole logs: {session.data_dir}/logs/") from error
     if ending is not None:

@@ -1,5 +1,6 @@
 """What is read of two shards: each shard's models by themselves, and all of them as one."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from contracts.position import Position
 from infra.bootstrap import stores
 from infra.clickhouse import merged
+from infra.projections.service import ProjectionService
 from tests.engines import Corners
 from tests.integration.http.test_serving import active_template
 from tests.integration.shards.readside import ReadWorld, read_world
@@ -166,6 +168,30 @@ async def test_rebuilding_one_shard_changes_nothing_there_and_leaves_the_other_a
         assert world.facts(shadows, 1) == [(2,)]
         for name in before:
             assert one.drop(name) == 1
+
+
+async def test_all_facts_stay_whole_while_those_of_one_shard_are_rebuilt(
+    world: ReadWorld, giant: httpx.AsyncClient
+) -> None:
+    for tag in (ON_0, ON_1):
+        await claimed(giant, f"{tag}-ten-off")
+    world.catch_up()
+    before = (await giant.get("/v1/reports/funnel")).json()["items"]
+    with world.projections(1) as one:
+        rebuilding = asyncio.create_task(asyncio.to_thread(rebuilt_and_dropped, one))
+        shown = [before]
+        while not rebuilding.done():
+            shown.append((await giant.get("/v1/reports/funnel")).json().get("items"))
+        await rebuilding
+    assert len(before) == 2
+    assert [items for items in shown if items != before] == []
+
+
+def rebuilt_and_dropped(service: ProjectionService) -> None:
+    """The facts, a few times."""
+    for _ in range(3):
+        service.rebuild("facts")
+        service.drop("facts")
 
 
 async def test_a_tenant_of_one_shard_is_read_there(world: ReadWorld, app: str) -> None:
