@@ -149,23 +149,12 @@ class _Unasked:
 
 
 def serve_bare(port: int) -> None:
-    """Run the bare server as ours is run."""
+    """Run the bare server: uvicorn as we run it, and its own way of answering."""
     import uvicorn
 
-    uvicorn.run(
-        bare,
-        host=LOOPBACK,
-        port=port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        backlog=4_096,
-    )
+    from infra.bootstrap.serving import server_options
+
+    uvicorn.run(bare, lifespan="off", **server_options(LOOPBACK, port))
 
 
 def serve_no_op(port: int) -> None:

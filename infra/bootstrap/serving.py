@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from command.ports import CommandKey, LoggedAnswer
 from infra import memory
@@ -57,26 +57,29 @@ def run_server(app: "Application", host: str, port: int, *, shared_port: bool = 
     """Serve an application until SIGTERM or SIGINT."""
     import uvicorn
 
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,  # Nothing here asks who the peer is, so nobody needs to be believed about it.
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=GRACEFUL_SECONDS,
-    )
+    config = uvicorn.Config(app, lifespan="on", **server_options(host, port))
     # uvicorn stops in good order and then repeats the signal, which would end us before our own parts have stopped.
     with asked_to_stop(), ExitStack() as stack:
         sockets = [stack.enter_context(_shared_socket(host, port))] if shared_port else None
         uvicorn.Server(config).run(sockets)
+
+
+def server_options(host: str, port: int) -> dict[str, Any]:
+    """How uvicorn serves here, whatever it serves."""
+    return {
+        "host": host,
+        "port": port,
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "date_header": False,
+        "proxy_headers": False,  # Nothing here asks who the peer is, so nobody needs to be believed about it.
+        "backlog": BACKLOG,
+        "timeout_graceful_shutdown": GRACEFUL_SECONDS,
+    }
 
 
 def _shared_socket(host: str, port: int) -> socket.socket:

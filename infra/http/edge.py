@@ -23,6 +23,7 @@ from contracts.access import Caller, Door, Scope
 from contracts.registry import UnknownEventType
 from infra.http.access import KeyRing, require_scope
 from infra.http.problems import FieldError, Problem
+from infra.http.protocol import answer
 from infra.telemetry.ids import new_id
 from infra.telemetry.tracing import Tracing
 
@@ -124,7 +125,7 @@ class Edge:
             exchange.traceparent = self._tracing.traceparent_of(headers.get(b"traceparent"), exchange.made_id)
             response = await self._answer(route, exchange)
         response.raw_headers.append((b"x-request-id", exchange.request_id.encode()))
-        await response(scope, receive, send)
+        await answer(response, scope, receive, send)
         seconds = perf_counter() - started
         self._observer.request_served(route.path, route.method, response.status_code, seconds)
         if self._tells_all:

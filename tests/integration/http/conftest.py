@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from starlette.types import ASGIApp
 
 from contracts.access import ROLES
 from contracts.identity import Realm
-from infra.bootstrap.serving import ReadSide, http_application
+from infra.bootstrap.serving import ReadSide, http_application, server_options
 from infra.bootstrap.stores import create_key
 from infra.http.app import Application
 from infra.settings import Settings
@@ -39,12 +40,15 @@ class Server:
 
 
 @contextmanager
-def serving(app: Application) -> Iterator[str]:
-    """Serve on a free port of the loopback until the block ends; yields the address."""
+def serving(app: ASGIApp, **options: Any) -> Iterator[str]:
+    """Serve on a free port of the loopback, as in production (but for these options), until the block ends.
+
+    Yields the address.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1_024)
-        server = uvicorn.Server(uvicorn.Config(app, loop="uvloop", http="httptools", ws="none", log_config=None))
+        server = uvicorn.Server(uvicorn.Config(app, **(server_options(*listener.getsockname()) | options)))
         # In a thread that is not the main one uvicorn leaves the signals alone.
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
