@@ -1,6 +1,8 @@
 """Where read models lie in Redis: the names that projections write under and readers read from."""
 
-from typing import Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from contracts.identity import Realm, escape
 
@@ -10,7 +12,15 @@ TEMPLATE: Final = "template"
 TEMPLATES: Final = "templates"
 ORDER: Final = "order"
 BUDGET: Final = "budget"
-MODELS: Final = (WALLET, COUPON, TEMPLATE, TEMPLATES, ORDER, BUDGET)
+CLOCK: Final = "clock"
+MODELS: Final = (WALLET, COUPON, TEMPLATE, TEMPLATES, ORDER, BUDGET, CLOCK)
+
+INSTANT_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"  # In UTC. Such texts sort like their times.
+
+# What a coupon's document says while no order holds it.
+NO_LOCK: Final[Mapping[str, Any]] = MappingProxyType(
+    {"order_id": None, "lock_until": None, "discount_minor": None, "external": False}
+)
 
 POSITION_FIELD: Final = "_pos"  # Every bucket's own position; a bucket without one is not trusted.
 SINGLE_FIELD: Final = "doc"  # The field of a bucket that holds one document only.

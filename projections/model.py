@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from contracts.envelope import Recorded
 from contracts.identity import Realm
+from contracts.read_models import INSTANT_FORMAT
 
 FIRST_VERSION = 1
 
@@ -85,7 +86,7 @@ def require(document: Document | None, recorded: Recorded) -> Document:
 
 def instant(moment: datetime) -> str:
     """How documents write an instant: ``2026-01-31T12:00:00.000000Z``."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.strftime(INSTANT_FORMAT)
 
 
 def changed(document: Document, recorded: Recorded, changes: Mapping[str, Any]) -> Document:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from command.ports import CommandKey, LoggedAnswer
@@ -195,7 +196,7 @@ def make_read_side(settings: Settings) -> Iterator[ReadSide]:
 
     client = _redis_client(settings)
     shards = settings.known_stores
-    models = {shard: RedisReadModels(client, shard) for shard in shards}
+    models = {shard: RedisReadModels(client, shard, wall_clock=lambda: datetime.now(UTC)) for shard in shards}
     facts = {shard: ClickHouseReports(settings.at_shard(shard).facts_url) for shard in shards}
     positions: dict[int, Positions] = {
         shard: {"models": models[shard].position, "facts": facts[shard].position} for shard in shards

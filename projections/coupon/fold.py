@@ -14,10 +14,8 @@ from contracts.events import (
     CouponRevoked,
     Event,
 )
-from contracts.read_models import COUPON, SINGLE_FIELD
+from contracts.read_models import COUPON, NO_LOCK, SINGLE_FIELD
 from projections.model import Document, Place, ReadModel, changed, instant, require
-
-_NO_LOCK = {"order_id": None, "lock_until": None, "discount_minor": None, "external": False}
 
 
 def route(recorded: Recorded) -> tuple[Place, ...]:
@@ -48,7 +46,7 @@ def _claimed(event: CouponClaimed, recorded: Recorded) -> Document:
         "nth": event.nth,
         "valid_from": instant(event.valid_from),
         "valid_until": instant(event.valid_until),
-        **_NO_LOCK,
+        **NO_LOCK,
         "honoured": False,
         "returned_by": None,
         "reason": None,
@@ -79,19 +77,19 @@ def _redeemed(event: CouponRedeemed) -> dict[str, Any]:
 
 
 def _released(event: CouponReleased) -> dict[str, Any]:
-    return {"status": "claimed", **_NO_LOCK}
+    return {"status": "claimed", **NO_LOCK}
 
 
 def _returned(event: CouponReturned) -> dict[str, Any]:
-    return {"status": "claimed", **_NO_LOCK, "honoured": False, "returned_by": event.refund_id}
+    return {"status": "claimed", **NO_LOCK, "honoured": False, "returned_by": event.refund_id}
 
 
 def _expired(event: CouponExpired) -> dict[str, Any]:
-    return {"status": "expired", **_NO_LOCK, "expired_at": instant(event.expired_at)}
+    return {"status": "expired", **NO_LOCK, "expired_at": instant(event.expired_at)}
 
 
 def _revoked(event: CouponRevoked) -> dict[str, Any]:
-    return {"status": "revoked", **_NO_LOCK, "reason": event.reason}
+    return {"status": "revoked", **NO_LOCK, "reason": event.reason}
 
 
 _CHANGES: dict[type[Event], Callable[[Any], dict[str, Any]]] = {

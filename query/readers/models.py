@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -14,7 +15,9 @@ from contracts.position import Position
 from contracts.read_models import (
     ACTIVE_FIELD,
     BUDGET,
+    CLOCK,
     COUPON,
+    INSTANT_FORMAT,
     MODELS,
     ORDER,
     POSITION_FIELD,
@@ -31,6 +34,7 @@ from contracts.read_models import (
 )
 from query.ports import Page, ReadModels, ReadModelUnavailable, View
 from query.readers.cursors import decode_cursor, encode_cursor
+from query.readers.instants import coupon_at, coupon_ends_by_itself, hold_ends_by_itself, order_at
 
 _TRIES_MAX: Final = 5  # A version may be switched between two looks, but not five times.
 _LIST_LEAVES_OUT: Final = ("terms",)  # Long, and one look away.
@@ -80,12 +84,14 @@ class RedisReadModels:
     """Implements :class:`query.ports.ReadModels` for one shard. One per event loop; the client's pool bounds its
     connections.
 
-    Keys are built from the realm: there is no way to ask for another's.
+    Keys are built from the realm: there is no way to ask for another's. ``wall_clock``: the time, in UTC, for realms
+    without a business clock of their own.
     """
 
-    def __init__(self, client: "redis.asyncio.Redis", shard: int = 0) -> None:
+    def __init__(self, client: "redis.asyncio.Redis", shard: int = 0, *, wall_clock: Callable[[], datetime]) -> None:
         self._client = client
         self._shard = shard
+        self._wall_clock = wall_clock
         self._versions: dict[str, int] = {}
 
     async def position(self) -> Position:
@@ -105,8 +111,11 @@ class RedisReadModels:
         return await self.page(wallet_of(realm, user_id), cursor=cursor, limit=limit)
 
     async def coupon(self, realm: Realm, coupon_id: str) -> View | None:
-        """One coupon."""
-        return await self._item(COUPON, realm, coupon_id)
+        """One coupon, as it stands now."""
+        coupon = await self._item(COUPON, realm, coupon_id)
+        if coupon is None or not coupon_ends_by_itself(coupon):
+            return coupon
+        return coupon_at(coupon, await self._business_now(realm))
 
     async def templates(self, realm: Realm, *, cursor: str | None, limit: int) -> Page:
         """All templates of a realm, latest first, without their terms. Raises BadCursor."""
@@ -117,8 +126,11 @@ class RedisReadModels:
         return await self._item(TEMPLATE, realm, template_id)
 
     async def order(self, realm: Realm, order_id: str) -> View | None:
-        """One order: what was told, what is held, where its saga stands and why."""
-        return await self._item(ORDER, realm, order_id)
+        """One order: what was told, what is held now, where its saga stands and why."""
+        order = await self._item(ORDER, realm, order_id)
+        if order is None or not hold_ends_by_itself(order):
+            return order
+        return order_at(order, await self._business_now(realm))
 
     async def budget(self, realm: Realm, budget_id: str) -> View | None:
         """One budget by period: limit, reserved, committed, credited, available."""
@@ -143,11 +155,22 @@ class RedisReadModels:
                 return []
             same, found = await self._documents(model, listing, names)
             if same == version:
-                return [Row(*each) for each in zip(firsts, found, strict=True)]
+                rows = [Row(*each) for each in zip(firsts, found, strict=True)]
+                return rows if listing.model != WALLET else await self._coupons_now(listing.realm, rows)
             # Switched in between: names and documents have to be of one version.
         raise ReadModelUnavailable(f"{model} is being switched")
 
-    async def _item(self, name: str, realm: Realm, key: str) -> View | None:
+    async def _coupons_now(self, realm: Realm, rows: list[Row]) -> list[Row]:
+        now = await self._business_now(realm)
+        return [row._replace(document=row.document and coupon_at(row.document, now)) for row in rows]
+
+    async def _business_now(self, realm: Realm) -> str:
+        """What a realm's own clock shows, else the wall's: as documents write instants."""
+        clock = await self._item(CLOCK, realm, None)
+        shows: str = self._wall_clock().strftime(INSTANT_FORMAT) if clock is None else clock["shows"]
+        return shows
+
+    async def _item(self, name: str, realm: Realm, key: str | None) -> dict[str, Any] | None:
         model = model_at(name, self._shard)
 
         def ask(pipe: Pipeline, version: int) -> None:

@@ -37,7 +37,7 @@ from query.readers.models import RedisReadModels
 from tests.engines import clickhouse
 from tests.integration.projections import oracle
 from tests.integration.projections.conftest import Running, World
-from tests.unit.projections.stories import ACME, Story, about, claimed, claims, everything, locked, redeemed
+from tests.unit.projections.stories import ACME, NOON, Story, about, claimed, claims, everything, locked, redeemed
 
 SMALL = FollowerLimits(batch_events_max=7, tend_seconds=0.0)
 
@@ -165,7 +165,7 @@ async def test_a_flushed_model_starts_again_and_is_not_served_before_it_is_whole
     follower = follower_of(world, coordination, targets)
     run_dry(follower)
     client = redis.asyncio.Redis.from_url(world.redis_url)
-    models = RedisReadModels(client)
+    models = RedisReadModels(client, wall_clock=lambda: NOON)
     assert await models.coupon(ACME, "c1") is not None
     await client.flushdb()
     served = 0
@@ -429,7 +429,7 @@ def test_a_redis_that_may_evict_is_refused_by_name(world: World) -> None:
 def test_a_worker_follows_in_two_threads_and_tells_where_it_is(world: World) -> None:
     with Running(world.service):
         head = world.append(everything())
-        _wait_for(lambda: [state.offset for state in world.service.states()] == [head] * 7)
+        _wait_for(lambda: [state.offset for state in world.service.states()] == [head] * len(NAMES))
         _wait_for(lambda: _reported(world) == {"redis": head, "facts": head})
         assert {status.state for status in world.service.statuses()} == {"following"}
     assert redis_checksums(world) == oracle.checksums(world.stored())

@@ -1,18 +1,21 @@
 """Readers show whole models of the caller's realm, page by page, and say when there is nothing whole to show."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import pytest
 import redis.asyncio
 
-from contracts.events import TemplateCreated
+from contracts.envelope import Recorded
+from contracts.events import CheckoutReady, ClockAdvanced, Event, TemplateCreated
 from contracts.identity import Realm
 from contracts.read_models import bucket_key
 from query.ports import BadCursor, BadFilter, Page, ReadModelUnavailable
 from query.readers.models import RedisReadModels
 from query.readers.reports import ClickHouseReports
 from tests.integration.projections.conftest import World
-from tests.unit.projections.stories import ACME, Story, about, claimed, everything, terms
+from tests.unit.projections.stories import ACME, NOON, Story, about, claimed, everything, locked, placed, terms
 
 OTHER = Realm("acme", "shop:1")
 
@@ -20,7 +23,7 @@ OTHER = Realm("acme", "shop:1")
 @pytest.fixture
 async def models(world: World) -> AsyncIterator[RedisReadModels]:
     client = redis.asyncio.Redis.from_url(world.redis_url)
-    yield RedisReadModels(client)
+    yield RedisReadModels(client, wall_clock=lambda: NOON)
     await client.aclose()
 
 
@@ -94,6 +97,80 @@ async def test_templates_coupons_and_budgets_are_shown_as_they_stand(world: Worl
         "thresholds_percent": [],
     }
     assert await models.coupon(ACME, "nobody") is None
+
+
+@dataclass
+class WallClock:
+    """A wall clock that stands still until it is set."""
+
+    shows: datetime = NOON
+
+    def __call__(self) -> datetime:
+        return self.shows
+
+
+READY = CheckoutReady(
+    order_id="o1",
+    attempt=1,
+    user_id="u1",
+    currency="GBP",
+    total_minor=6_250,
+    shipping_minor=250,
+    discount_minor=1_000,
+    payable_minor=5_250,
+    lines=(),
+    coupons=(),
+    lock_until=NOON + timedelta(minutes=15),
+)
+
+
+def held(realm: Realm, *more: tuple[str, str, Event]) -> list[Recorded]:
+    """A coupon that an order holds for a quarter of an hour, of a day's validity, and what is told after that."""
+    story = Story(realm)
+    story.tell("order", "o1", placed("o1", "u1", ["c1"]))
+    story.tell("coupon", "c1", claimed("c1", about()))
+    story.tell("checkout", "o1", READY)
+    story.tell("coupon", "c1", locked("c1", about(), "o1"))
+    for kind, key, event in more:
+        story.tell(kind, key, event)
+    return story.log
+
+
+async def stands(models: RedisReadModels, realm: Realm) -> tuple[str, str, str, str | None]:
+    """Status of the coupon, by itself and in its user's wallet; status and cause of the order's checkout."""
+    coupon, order = await models.coupon(realm, "c1"), await models.order(realm, "o1")
+    (in_wallet,) = (await models.user_coupons(realm, "u1", cursor=None, limit=9)).items
+    assert coupon is not None
+    assert order is not None
+    assert in_wallet == coupon
+    assert (coupon["lock_until"] is None) == (coupon["order_id"] is None) == (coupon["status"] != "locked")
+    return coupon["status"], order["checkout"]["status"], order["order"]["status"], order["checkout"].get("cause")
+
+
+async def test_a_lock_ends_for_readers_at_its_instant_whether_a_timer_has_recorded_it_or_not(world: World) -> None:
+    world.append(held(ACME))
+    world.catch_up()
+    clock = WallClock()
+    async with redis.asyncio.Redis.from_url(world.redis_url) as client:
+        models = RedisReadModels(client, wall_clock=clock)
+        clock.shows = NOON + timedelta(minutes=15, microseconds=-1)
+        assert await stands(models, ACME) == ("locked", "ready", "placed", None)
+        clock.shows = NOON + timedelta(minutes=15)
+        assert await stands(models, ACME) == ("claimed", "released", "placed", "lock_ended")
+        clock.shows = NOON + timedelta(days=1)
+        assert await stands(models, ACME) == ("expired", "released", "placed", "lock_ended")
+
+
+async def test_a_realm_on_a_business_clock_is_read_by_that_clock(world: World) -> None:
+    later = ClockAdvanced(to=NOON + timedelta(minutes=20))
+    world.append(held(ACME, ("clock", "main", later)))
+    world.append(held(OTHER, ("clock", "main", ClockAdvanced(to=NOON + timedelta(minutes=1)))))
+    world.catch_up()
+    async with redis.asyncio.Redis.from_url(world.redis_url) as client:
+        for shows in (NOON, NOON + timedelta(days=400)):
+            models = RedisReadModels(client, wall_clock=WallClock(shows))
+            assert (await stands(models, ACME))[:2] == ("claimed", "released")
+            assert (await stands(models, OTHER))[:2] == ("locked", "ready")
 
 
 async def test_pages_show_every_coupon_once_latest_first(world: World, models: RedisReadModels) -> None:
@@ -187,7 +264,7 @@ async def test_a_bucket_without_a_position_is_not_trusted(world: World, models: 
 async def test_an_engine_that_is_away_is_unavailable_not_a_crash() -> None:
     client = redis.asyncio.Redis.from_url("redis://127.0.0.1:1/0")
     with pytest.raises(ReadModelUnavailable):
-        await RedisReadModels(client).coupon(ACME, "c1")
+        await RedisReadModels(client, wall_clock=lambda: NOON).coupon(ACME, "c1")
     await client.aclose()
     with pytest.raises(ReadModelUnavailable):
         await ClickHouseReports("http://127.0.0.1:1/tessera").position()

@@ -22,7 +22,7 @@ from query.readers.reports import ClickHouseReports
 from tests.engines import clickhouse
 from tests.integration.projections import oracle
 from tests.integration.projections.conftest import Running, World
-from tests.unit.projections.stories import ACME, claims, everything
+from tests.unit.projections.stories import ACME, NOON, claims, everything
 
 MODELS = list(READ_MODELS)
 
@@ -189,7 +189,7 @@ async def test_readers_see_neither_error_nor_emptiness_nor_an_older_answer_while
     world.append(claims(ACME, 60))
     world.catch_up()
     client = redis.asyncio.Redis.from_url(world.redis_url)
-    models = RedisReadModels(client)
+    models = RedisReadModels(client, wall_clock=lambda: NOON)
     reports = ClickHouseReports(world.clickhouse_url)
     with Running(world.service):
         stop = Signal()

@@ -534,7 +534,8 @@ def _operations(story: Story) -> None:
         RowSetAside(row="9", outcome="parked", code="no_issue", detail="never mailed"),
     )
     tell("import", "i1", ImportRowsSetAside(import_id="i1", statement="sales", rows=rows))
-    tell("clock", "main", ClockAdvanced(to=NOON + timedelta(days=1)))
+    for hours in (1, 2, 3):
+        tell("clock", "main", ClockAdvanced(to=NOON + timedelta(hours=hours)))
 
 
 def placed(order_id: str, user_id: str | None, coupon_ids: Iterable[str] = ()) -> OrderPlaced:

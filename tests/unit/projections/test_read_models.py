@@ -17,7 +17,6 @@ from tests.unit.projections.stories import ACME, Story, about, claimed, everythi
 MODEL_LIST = list(READ_MODELS.values())
 # No read model shows these: facts do, or nobody needs to.
 SHOWN_NOWHERE = {
-    "clock.advanced.v1",
     "refusals.counted.v1",
     "break.opened.v1",
     "break.closed.v1",
