@@ -40,7 +40,7 @@ def redis_checksum(running: Up) -> dict[str, str]:
     """What each read model says, computed here: keys without their version, documents without positions."""
     sums: dict[str, str] = {}
     with redis.Redis.from_url(running.facts["redis_url"]) as server:
-        for model in ("wallet", "coupon", "template", "templates", "order", "budget"):
+        for model in ("wallet", "coupon", "template", "templates", "order", "budget", "clock"):
             active = server.hget(f"{model}:control", "active")
             assert isinstance(active, bytes), f"{model} is gone"
             prefix = f"{model}:v{active.decode()}:"

@@ -429,7 +429,7 @@ def test_a_redis_that_may_evict_is_refused_by_name(world: World) -> None:
 def test_a_worker_follows_in_two_threads_and_tells_where_it_is(world: World) -> None:
     with Running(world.service):
         head = world.append(everything())
-        _wait_for(lambda: [state.offset for state in world.service.states()] == [head] * len(NAMES))
+        _wait_for(lambda: [state.offset for state in world.service.states()] == [head] * (len(READ_MODELS) + 1))
         _wait_for(lambda: _reported(world) == {"redis": head, "facts": head})
         assert {status.state for status in world.service.statuses()} == {"following"}
     assert redis_checksums(world) == oracle.checksums(world.stored())
