@@ -2,24 +2,20 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import redis
 
-from command.handlers import KINDS
 from contracts.commands import GrantBudgetLease, OpenBudgetLease, ShareBudget
 from contracts.envelope import CommandEnvelope
 from contracts.leases import BranchTerms
 from infra.cli.errors import ExitCode
-from infra.verify import Report, Verifier, verify_several
 from tests.engines import Corners
 from tests.integration.shards.command_line import Operator
 from tests.integration.shards.readside import ReadWorld, prepared
-from tests.integration.shards.world import ON_0, ON_1, PLACEMENT, GiantWorld, TwoStores
+from tests.integration.shards.world import ON_0, ON_1, PLACEMENT, GiantWorld, TwoStores, verified
 
 ORDER = f"{ON_0}-order"
 LENT = f"order/{ORDER}, lent by shard 1"
@@ -27,16 +23,6 @@ ROUNDS_MAX = 60
 
 Named = tuple[str, int | None, str]  # Invariant, shard, and a part of the detail.
 Plant = Callable[[GiantWorld], None]
-
-
-def verified(stores: TwoStores) -> Report:
-    """What `tessera verify` says of both stores."""
-    with ExitStack() as stack:
-        verifiers = {}
-        for store in stores.shards:
-            connection = stack.enter_context(closing(psycopg.connect(store.dsn, autocommit=True)))
-            verifiers[store.shard] = Verifier(connection, store.log, KINDS, None, None, shard=store.shard)
-        return verify_several(verifiers, PLACEMENT)
 
 
 @pytest.fixture

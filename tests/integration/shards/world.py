@@ -1,6 +1,7 @@
 """A giant tenant on two shards, each a database with its own engine and saga process, played by hand."""
 
 from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -8,7 +9,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from command.engine import Engine, EngineSettings
-from command.handlers import HANDLERS
+from command.handlers import HANDLERS, KINDS
 from command.handlers.crossing import handlers_at
 from command.ports import StoreUnavailable
 from contracts.envelope import Answer, CommandEnvelope
@@ -24,6 +25,7 @@ from infra.sagas.sending import Submits
 from infra.sagas.settings import SagaSettings
 from infra.sagas.timer_service import TimerService
 from infra.shards.router import Router, shard_of
+from infra.verify import Report, Verifier, verify_several
 from tests.integration.sagas.world import LOCK_SECONDS, Died, Store, World
 
 PLACEMENT = Placement.of((0, 1), tenants={"zero": 0, "one": 1}, spread={"giant": {0: "0-511", 1: "512-1023"}})
@@ -199,3 +201,14 @@ class Reaching:
         lost: Future[Answer] = Future()
         lost.set_exception(StoreUnavailable("away"))
         return lost
+
+
+def verified(stores: TwoStores) -> Report:
+    """What `tessera verify` says of both stores."""
+    with ExitStack() as stack:
+        verifiers = {}
+        for store in stores.shards:
+            connection = stack.enter_context(closing(psycopg.connect(store.dsn, autocommit=True)))
+            log = stack.enter_context(closing(PostgresEventLog(store.dsn, shard=store.shard)))
+            verifiers[store.shard] = Verifier(connection, log, KINDS, None, None, shard=store.shard)
+        return verify_several(verifiers, PLACEMENT)
