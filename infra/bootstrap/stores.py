@@ -158,20 +158,32 @@ def _shards_to_prepare(settings: Settings) -> dict[str, Settings]:
 
 def pending_migrations(settings: Settings) -> dict[str, list[str]]:
     """What :func:`migrate` would apply, by store."""
-    from infra.clickhouse import merged
+    pending: dict[str, list[str]] = {}
+    for of_shard, at_shard in _shards_to_prepare(settings).items():
+        pending |= {f"{store}{of_shard}": names for store, names in pending_at_shard(at_shard).items()}
+    return pending | pending_over_shards(settings)
+
+
+def pending_at_shard(settings: Settings) -> dict[str, list[str]]:
+    """What :func:`migrate` would apply to the stores of the own shard."""
     from infra.clickhouse import migrations as clickhouse
     from infra.postgres import migrations as postgres
 
-    pending: dict[str, list[str]] = {}
-    for of_shard, at_shard in _shards_to_prepare(settings).items():
-        pending[f"postgres{of_shard}"] = postgres.pending(at_shard.postgres_dsn)
-        pending[f"clickhouse{of_shard}"] = _pending_facts(at_shard.facts_url, clickhouse.pending)
-    if settings.is_placed:
-        databases = facts_databases(settings)
-        pending["clickhouse of all shards"] = _pending_facts(
-            settings.all_facts_url, lambda client: merged.pending(client, databases)
-        )
-    return pending
+    return {
+        "postgres": postgres.pending(settings.postgres_dsn),
+        "clickhouse": _pending_facts(settings.facts_url, clickhouse.pending),
+    }
+
+
+def pending_over_shards(settings: Settings) -> dict[str, list[str]]:
+    """What :func:`migrate` would apply to the database that reads all shards' facts, where there is one."""
+    from infra.clickhouse import merged
+
+    if not settings.is_placed:
+        return {}
+    databases = facts_databases(settings)
+    pending = _pending_facts(settings.all_facts_url, lambda client: merged.pending(client, databases))
+    return {"clickhouse of all shards": pending}
 
 
 def _pending_facts(url: str, pending_in: Callable[["Client"], list[str]]) -> list[str]:

@@ -1,8 +1,8 @@
 """``tessera doctor``: is everything there that is needed, and if not, what is the next step?"""
 
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Final, Literal
@@ -20,6 +20,7 @@ LAG_EVENTS_MAX: Final = 10_000
 DISK_FREE_BYTES_MIN: Final = 1 << 30
 MEGABYTE: Final = 1 << 20
 
+Check = Callable[[Settings], Iterator["Finding"]]
 Level = Literal["ok", "warning", "problem", "unreachable"]
 
 _MARKS: Final[dict[str, tuple[str, str]]] = {
@@ -46,15 +47,16 @@ def register(app: typer.Typer) -> None:
 
 
 def _doctor(session: Session) -> ExitCode:
-    """Look at every engine, the migrations, the clocks, the followers and the disk.
+    """Look at every engine, the migrations, the clocks, the followers and the disk; of every shard, if there are more.
 
     Ends with 0 when all is well (warnings included), 3 when something is wrong, 4 when an engine is out of reach.
     """
     settings = session.settings
     findings: list[Finding] = []
-    with session.out.progress("looking", total=len(_CHECKS)) as progress:
-        for thing, check in _CHECKS:
-            findings += _looked_at(thing, check, settings)
+    looks = [*_looks(settings)]
+    with session.out.progress("looking", total=len(looks)) as progress:
+        for look in looks:
+            findings += _looked_at(*look)
             progress.by()
     rows = [asdict(finding) for finding in findings]
     levels = {finding.level for finding in findings}
@@ -75,7 +77,16 @@ def _style(column: str, value: object) -> str:
     return next((colour for mark, colour in _MARKS.values() if column == "" and mark == value), "")
 
 
-def _looked_at(thing: str, check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> list[Finding]:
+def _looks(settings: Settings) -> Iterator[tuple[str, Check, Settings, str]]:
+    """What is looked at: the thing, how, as seen from which shard, and how that is said where there are several."""
+    several = len(settings.known_stores) > 1
+    for thing, check, of_each_shard in _CHECKS:
+        for shard in settings.known_stores if of_each_shard else (settings.shard,):
+            where = f" of shard {shard}" if several and of_each_shard else ""
+            yield thing, check, settings.at_shard(shard) if several else settings, where
+
+
+def _looked_at(thing: str, check: Check, settings: Settings, where: str) -> list[Finding]:
     """A check's findings; whatever it raises is one more."""
     findings: list[Finding] = []
     try:
@@ -83,22 +94,47 @@ def _looked_at(thing: str, check: Callable[[Settings], Iterator[Finding]], setti
     except Exception as error:  # noqa: BLE001 - a doctor does not fall ill from what it looks at.
         told = explain(error)
         level: Level = "unreachable" if told.code is ExitCode.UNAVAILABLE else "problem"
-        where = f"{settings.data_dir}/logs/{thing.lower()}.log"
-        step = f"Is it running, and is its address right? A local one logs to {where}."
+        log = f"{settings.data_dir}/logs/{thing.lower()}.log"
+        step = f"Is it running, and is its address right? A local one logs to {log}."
         findings.append(Finding(thing, level, told.what, step if level == "unreachable" else told.next_step))
-    return findings
+    return [replace(finding, thing=finding.thing + where) for finding in findings]
+
+
+def _shards(settings: Settings) -> Iterator[Finding]:
+    """Who lives where. Nothing to say where there is one store."""
+    from infra.shards.distinct import require_distinct_stores
+
+    if len(settings.stores) == 1:
+        return
+    known = ", ".join(map(str, settings.stores))
+    if not settings.is_placed:
+        yield Finding("shards", "ok", f"{known}; nobody is placed: all tenants are on shard {settings.shard}")
+    else:
+        placement = settings.placement
+        lives = [f"{name} on {shard}" for name, shard in sorted(placement.tenants.items())]
+        spread = [
+            f"{name} over {', '.join(f'{shard} ({slots})' for shard, slots in sorted(told.items()))}"
+            for name, told in sorted(settings.spread_tenants.items())
+        ]
+        told = "; ".join([*lives, *spread, f"everybody else on {placement.default}"])
+        yield Finding("shards", "ok", f"{known} (own: {settings.shard}, with all API keys). {told}")
+    require_distinct_stores(settings.stores)
 
 
 def _postgres(settings: Settings) -> Iterator[Finding]:
     from infra.postgres.connections import connect
+    from infra.postgres.epoch import read_epoch
 
-    with connect(settings.postgres_dsn, name="doctor", autocommit=True) as connection:
+    with connect(settings.postgres_dsn, name="doctor", autocommit=True) as connection, connection.cursor() as cursor:
         asked = monotonic()
-        row = connection.execute("SELECT current_setting('server_version'), clock_timestamp()").fetchone()
+        cursor.execute("SELECT current_setting('server_version'), clock_timestamp(), to_regclass('store_epoch')")
+        row = cursor.fetchone()
         assert row is not None
         answered = monotonic()
-        version, now = row
-    yield Finding("PostgreSQL", "ok", f"{version.split()[0]}, answers in {(answered - asked) * 1_000:.1f} ms")
+        version, now, epochs = row
+        epoch = None if epochs is None else read_epoch(cursor, settings.shard)
+    opened = "never opened" if epoch is None else f"epoch {epoch}"
+    yield Finding("PostgreSQL", "ok", f"{version.split()[0]}, {opened}, answers in {(answered - asked) * 1_000:.1f} ms")
     difference = abs((now - datetime.now(UTC)).total_seconds())
     if difference > CLOCK_DIFFERENCE_SECONDS_MAX:
         step = "Run a time service (chrony, systemd-timesyncd) on both machines: events take the database's time."
@@ -110,7 +146,17 @@ def _postgres(settings: Settings) -> Iterator[Finding]:
 def _migrations(settings: Settings) -> Iterator[Finding]:
     from infra.bootstrap import stores
 
-    for store, names in stores.pending_migrations(settings).items():
+    yield from _pending(stores.pending_at_shard(settings))
+
+
+def _merged(settings: Settings) -> Iterator[Finding]:
+    from infra.bootstrap import stores
+
+    yield from _pending(stores.pending_over_shards(settings))
+
+
+def _pending(pending: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    for store, names in pending.items():
         if names:
             yield Finding(f"{store} schema", "problem", f"pending: {', '.join(names)}", "Run `tessera migrate`.")
         else:
@@ -186,12 +232,15 @@ def _disk(settings: Settings) -> Iterator[Finding]:
         yield Finding("disk", "ok", detail)
 
 
+# What is looked at, how, and whether each shard has its own.
 _CHECKS: Final = (
-    ("PostgreSQL", _postgres),
-    ("Redis", _redis),
-    ("ClickHouse", _clickhouse),
-    ("migrations", _migrations),
-    ("followers", _followers),
-    ("dead letters", _dead_letters),
-    ("disk", _disk),
+    ("shards", _shards, False),
+    ("PostgreSQL", _postgres, True),
+    ("Redis", _redis, False),
+    ("ClickHouse", _clickhouse, True),
+    ("migrations", _migrations, True),
+    ("migrations", _merged, False),
+    ("followers", _followers, True),
+    ("dead letters", _dead_letters, True),
+    ("disk", _disk, False),
 )

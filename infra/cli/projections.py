@@ -63,16 +63,24 @@ def _lag(
     most: Annotated[
         int, typer.Option("--max", help="More events behind than this is a finding.", min=0)
     ] = LAG_EVENTS_MAX,
+    shard: _Shard = None,
 ) -> ExitCode:
     """Show how many events each follower is behind. Ends with 3 when one is further behind than --max."""
     from infra import operations
 
     rows = [
-        {"follower": each.name, "offset": each.offset, "lag": each.lag, "state": lag_state(each, most)}
-        for each in operations.follower_standings(session.settings)
+        {
+            "shard": settings.shard,
+            "follower": each.name,
+            "offset": each.offset,
+            "lag": each.lag,
+            "state": lag_state(each, most),
+        }
+        for settings in _shards(session, shard)
+        for each in operations.follower_standings(settings)
     ]
-    columns = ("follower", "offset", "lag", "state")
-    session.out.show({"followers": rows}, table("Lag, in events", rows, columns, right=("offset", "lag")))
+    columns = ("shard", "follower", "offset", "lag", "state")
+    session.out.show({"followers": rows}, table("Lag, in events", rows, columns, right=("shard", "offset", "lag")))
     return ExitCode.FINDINGS if any(row["state"] != "ok" for row in rows) else ExitCode.OK
 
 
