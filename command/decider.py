@@ -44,7 +44,7 @@ class StreamClosed(HandlerFailed):
 class Verdict:
     """What was decided about one ticket: an answer to log, one already logged, or an error that is not logged."""
 
-    __slots__ = ("error", "first", "is_new", "last_event", "logged", "ticket")
+    __slots__ = ("error", "first", "is_new", "last_event", "logged", "offset", "ticket")
 
     def __init__(
         self,
@@ -61,14 +61,14 @@ class Verdict:
         self.first = first  # The same id came twice while neither was stored: the answer is the first one's.
         self.is_new = last_event is not None
         self.last_event = -1 if last_event is None else last_event
+        self.offset = 0 if logged is None else logged.offset  # Of what is new: known once it is stored.
 
     def locate(self, offsets: Sequence[int], log_stands_at: int) -> None:
         """After the commit: fill in where the effect is: at its last event, or (for none) where the log stands."""
         if self.first is not None and self.first.logged is not None:
-            self.logged = _replay(self.ticket, self.first.logged)
-        elif self.is_new and self.logged is not None:
-            offset = offsets[self.last_event] if self.last_event >= 0 else log_stands_at
-            self.logged = self.logged._replace(offset=offset)
+            self.logged, self.offset = _replay(self.ticket, self.first.logged), self.first.offset
+        elif self.is_new:
+            self.offset = offsets[self.last_event] if self.last_event >= 0 else log_stands_at
 
 
 class Plan:
@@ -200,8 +200,8 @@ class Decider:
         ready: list[Ticket] = []
         waiting: list[Ticket] = []
         for ticket in tickets:
-            realm, _, command, *_ = ticket.envelope
-            touched = targets_of(realm, self._handlers[type(command)].touches(command))
+            command = ticket.envelope.command
+            touched = targets_of(ticket.envelope.realm, self._handlers[type(command)].touches(command))
             missing = view.unknown(touched)
             targets += touched if missing else ()
             (waiting if missing else ready).append(ticket)

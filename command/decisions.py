@@ -216,11 +216,11 @@ class BatchView:
             if before.metadata.occurred_at == event.metadata.occurred_at:
                 both = merge(before.event, event.event)
             if both is not None:
-                self.events.parts[place] = before._replace(event=both)
-                entry = self.entries[stream]
-                self.entries[stream] = entry._replace(version=entry.version - 1)
+                self.events.parts[place] = NewEvent(stream, before.version, both, before.metadata)
+                kind, state, version, snapshot_version = self.entries[stream]
+                self.entries[stream] = Entry(kind, state, version - 1, snapshot_version)
                 return
-            event = event._replace(version=before.version + 1)
+            event = NewEvent(stream, before.version + 1, event.event, event.metadata)
         self._latest[stream] = len(self.events.parts)
         self.events.append(event)
 

@@ -38,11 +38,17 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS_MAX: Final = 5
 BACKOFF_SECONDS: Final = 0.05
+RUSH_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited for after it.
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Bounds of the engine. A batch ends at whichever of its three bounds it meets first."""
+    """Bounds of the engine. A batch ends at whichever of its three bounds it meets first.
+
+    ``ahead_from``: that many events to store and commands to decide, together, are worth doing at the same time; for
+    fewer the second thread costs more than the overlap brings. ``gather_seconds`` is how long a batch in a rush may be
+    waited for, until ``gathered_commands_max`` or as many as the last time are there.
+    """
 
     batch_commands_max: int = 500
     batch_bytes_max: int = 8 * 1024 * 1024
@@ -52,6 +58,9 @@ class EngineSettings:
     cached_streams_max: int = 200_000
     snapshot_every_events: int = 1_000
     lock_ttl_seconds: int = 900
+    ahead_from: int = 128
+    gathered_commands_max: int = 64
+    gather_seconds: float = 0.002
 
 
 class EngineObserver(Protocol):
@@ -111,6 +120,8 @@ class Engine(Submitting):
             commands_max=self._settings.queue_commands_max, bytes_max=self._settings.queue_bytes_max
         )
         self._wake = threading.Event()
+        self._worth_waking = 1  # How many commands must wait for the committer to be woken.
+        self._taken = 0  # How many the latest batch took from the queue: in a rush as many come again.
         self._stopping = False
         self._seen_offset: int | None = None  # What the decider remembers holds up to here; None: it must forget.
         self._seen_epoch: str | None = None  # The history that it holds of.
@@ -152,7 +163,8 @@ class Engine(Submitting):
         Raises Busy or EngineStopped, and then queues none of them.
         """
         self._queue.put_all([Ticket(envelope, listener) for envelope, listener in envelopes])
-        self._wake.set()
+        if len(self._queue) >= self._worth_waking:
+            self._wake.set()
 
     def dry_run(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
         """What would be answered, now or at another business time, storing nothing. Runs on the caller's thread.
@@ -179,7 +191,9 @@ class Engine(Submitting):
             self._recover(failed)
             return True
         settings = self._settings
+        self._gather()
         tickets = self._queue.take(commands_max=settings.batch_commands_max, bytes_max=settings.batch_bytes_max)
+        self._taken = len(tickets)
         if not tickets:
             return False
         plan = self._decide_ahead(tickets) if self._goes_ahead else None
@@ -190,8 +204,23 @@ class Engine(Submitting):
             self._commit(tickets)
         else:
             self._queue.put_back(plan.undecided)
-            self._writer.write(plan, here=not self._queue)
+            waiting = len(self._queue)
+            self._writer.write(plan, here=not waiting or waiting + len(plan.batch.events) < settings.ahead_from)
         return True
+
+    def _gather(self) -> None:
+        """In a rush, wait a moment for as many as came the last time: a batch costs as much as twenty commands do.
+
+        Those who were just answered are about to send their next, and who serves them needs the interpreter for it.
+        """
+        wanted = min(self._taken, self._settings.gathered_commands_max)
+        if wanted < RUSH_COMMANDS_MIN or not self._writer.is_idle:
+            return
+        self._worth_waking = wanted
+        self._wake.clear()
+        if len(self._queue) < wanted and not self._stopping:  # Looked at after it was said what is worth waking.
+            self._wake.wait(self._settings.gather_seconds)
+        self._worth_waking = 1
 
     def _decide_ahead(self, tickets: list[Ticket]) -> Plan | None:
         """Decide on top of what is being stored. None when that cannot be done: under the lock it will show why."""
@@ -314,7 +343,7 @@ class Engine(Submitting):
                 _deliver(ticket, verdict.error or HandlerFailed("no verdict"))
                 continue
             replayed = not verdict.is_new and not ticket.sent_before
-            position = self._position(logged.offset)
+            position = self._position(verdict.offset)
             _deliver(ticket, Answer(logged.status, logged.code, logged.detail, logged.data, position, replayed))
 
     def _position(self, offset: int) -> Position:

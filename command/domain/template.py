@@ -139,20 +139,16 @@ def merge(first: Event, second: Event) -> Event | None:
     if not isinstance(second, TemplateCouponIssued) or second.reservation_id is not None:
         return None
     match first:
-        case TemplateCouponIssued(reservation_id=None):
-            quantity = 2
-        case TemplateCouponsIssued(distribution_id=None):
-            quantity = first.quantity + 1
-        case _:
-            return None
-    if first.terms_version != second.terms_version:
-        return None
-    return TemplateCouponsIssued(
-        template_id=second.template_id,
-        terms_version=second.terms_version,
-        quantity=quantity,
-        claimed=second.claimed,
-    )
+        case TemplateCouponsIssued(distribution_id=None) if first.terms_version == second.terms_version:
+            return first.but(quantity=first.quantity + 1, claimed=second.claimed)
+        case TemplateCouponIssued(reservation_id=None) if first.terms_version == second.terms_version:
+            return TemplateCouponsIssued(
+                template_id=second.template_id,
+                terms_version=second.terms_version,
+                quantity=2,
+                claimed=second.claimed,
+            )
+    return None
 
 
 def _size(template: Template) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
-from struct import Struct, pack
+from struct import Struct, pack, unpack_from
 from typing import ClassVar
 
 from psycopg import adapters
@@ -14,8 +14,9 @@ from psycopg.pq import Format
 _HEAD = Struct("!iiIii").pack
 _EMPTY = Struct("!iiI").pack
 _LENGTH = Struct("!i").pack
-_TEXT_OID, _BYTEA_OID, _INT8_OID = 25, 17, 20
-_INT8_BYTES = 8
+TEXT_OID, BYTEA_OID, INTEGER_OID, BIGINT_OID = 25, 17, 23, 20
+_INT8_BYTES, _LENGTH_BYTES, _ONE_DIMENSION_BYTES = 8, 4, 20
+TEXTS_OID, BYTES_OID, INTEGERS_OID = 1009, 1001, 1016
 
 
 class PackedTexts(bytes):
@@ -32,26 +33,32 @@ class PackedIntegers(bytes):
 
 def texts(values: Iterable[str]) -> PackedTexts:
     """A column of texts, none of them null."""
-    return PackedTexts(_packed([value.encode() for value in values], _TEXT_OID))
+    return PackedTexts(_packed([value.encode() for value in values], TEXT_OID))
 
 
 def encoded_texts(values: Sequence[bytes]) -> PackedTexts:
     """A column of texts that are UTF-8 already."""
-    return PackedTexts(_packed(values, _TEXT_OID))
+    return PackedTexts(_packed(values, TEXT_OID))
 
 
 def byte_strings(values: Sequence[bytes]) -> PackedBytes:
     """A column of byte strings."""
-    return PackedBytes(_packed(values, _BYTEA_OID))
+    return PackedBytes(_packed(values, BYTEA_OID))
 
 
 def integers(values: Sequence[int]) -> PackedIntegers:
     """A column of whole numbers of up to 64 bits."""
     count = len(values)
     if not count:
-        return PackedIntegers(_EMPTY(0, 0, _INT8_OID))
+        return PackedIntegers(_EMPTY(0, 0, BIGINT_OID))
     body = pack(f"!{'iq' * count}", *chain.from_iterable(zip(repeat(_INT8_BYTES, count), values, strict=True)))
-    return PackedIntegers(_HEAD(1, 0, _INT8_OID, count, 1) + body)
+    return PackedIntegers(_HEAD(1, 0, BIGINT_OID, count, 1) + body)
+
+
+def integers_of(packed: bytes) -> tuple[int, ...]:
+    """The whole numbers of a column, none of them null: the inverse of :func:`integers`."""
+    count = (len(packed) - _ONE_DIMENSION_BYTES) // (_LENGTH_BYTES + _INT8_BYTES)
+    return unpack_from(f"!{'4xq' * count}", packed, _ONE_DIMENSION_BYTES) if count > 0 else ()
 
 
 def _packed(values: Sequence[bytes], oid: int) -> bytes:
@@ -77,15 +84,15 @@ class _Packed(Dumper):
 
 
 class _Texts(_Packed):
-    array_oid = 1009
+    array_oid = TEXTS_OID
 
 
 class _Bytes(_Packed):
-    array_oid = 1001
+    array_oid = BYTES_OID
 
 
 class _Integers(_Packed):
-    array_oid = 1016
+    array_oid = INTEGERS_OID
 
 
 for _packed_type, _dumper in ((PackedTexts, _Texts), (PackedBytes, _Bytes), (PackedIntegers, _Integers)):

@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple, Self
+from struct import Struct
+from typing import Final, NamedTuple, Self
 
 import orjson
 import psycopg
-from psycopg.rows import tuple_row
 
 from command.ports import (
     Batch,
@@ -18,8 +18,23 @@ from command.ports import (
     StreamConflict,
     parts_of,
 )
-from infra.postgres.arrays import byte_strings, encoded_texts, integers, texts
+from infra.postgres.arrays import (
+    BIGINT_OID,
+    BYTES_OID,
+    INTEGER_OID,
+    INTEGERS_OID,
+    TEXT_OID,
+    TEXTS_OID,
+    byte_strings,
+    encoded_texts,
+    integers,
+    texts,
+)
+from infra.postgres.connections import BoundedConnection, Statement
 from infra.postgres.mapper import EventMapper
+
+_INTEGER: Final = Struct("!i").pack
+_BIGINT: Final = Struct("!q").pack
 
 
 class BatchRows(NamedTuple):
@@ -44,20 +59,19 @@ class BatchRows(NamedTuple):
         )
         return cls(len(batch.events), columns)
 
-    def append(self, connection: psycopg.Connection[Any], *, shard: int, epoch: str, head: int) -> Sequence[int]:
+    def append(self, connection: BoundedConnection, *, shard: int, epoch: str, head: int) -> Sequence[int]:
         """Append after ``head``, in the connection's transaction or one of its own; returns the events' offsets.
 
         Raises StreamConflict, and psycopg.errors.SerializationFailure when the log does not end there.
         """
-        cursor = connection.cursor(row_factory=tuple_row)
+        where = (_INTEGER(shard), epoch.encode(), _BIGINT(head))
         try:
-            row = cursor.execute(_APPEND, (shard, epoch, head, *self.columns)).fetchone()
+            result = connection.ask(_APPEND, (*where, *self.columns))
         except (psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation) as error:
             raise StreamConflict(error.diag.message_detail or str(error)) from error
         if not self.events_count:
             return ()
-        assert row is not None
-        first, last = row
+        first, last = (int.from_bytes(result.get_value(0, column) or b"") for column in (0, 1))
         # The command log counts its offsets back from the last one. Under the lock nobody else draws from the sequence.
         if last - first + 1 != self.events_count:
             raise StoreUnavailable("offsets were given out to somebody who does not hold the append lock")
@@ -137,8 +151,15 @@ def _first_versions(events: Collection[NewEvent]) -> dict[str, int]:
     return firsts
 
 
-_APPEND = """
-    SELECT * FROM append_batch_counting(
-        %s, %s, %s, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b
-    )
-"""
+# In the order of the function's parameters: where, events, grown streams, answers, counters, snapshots, new counters.
+_TYPES = (
+    *(INTEGER_OID, TEXT_OID, BIGINT_OID),
+    *(TEXTS_OID, INTEGERS_OID, TEXTS_OID, BYTES_OID),
+    *(TEXTS_OID, INTEGERS_OID),
+    *(*[TEXTS_OID] * 9, INTEGERS_OID),
+    *(TEXTS_OID, INTEGERS_OID),
+    *(TEXTS_OID, INTEGERS_OID, TEXTS_OID, BYTES_OID),
+    *(TEXTS_OID, INTEGERS_OID),
+)
+_PLACES = ", ".join(f"${number}" for number, _ in enumerate(_TYPES, 1))
+_APPEND = Statement(b"append_batch", f"SELECT * FROM append_batch_counting({_PLACES})", _TYPES)

@@ -23,12 +23,16 @@ def find(cursor: psycopg.Cursor[TupleRow], keys: Collection[CommandKey]) -> Mapp
 
 def ask(cursor: psycopg.Cursor[TupleRow], keys: Collection[CommandKey]) -> None:
     """Send the question of :func:`find` alone, so that it can share a round trip; the answer is :func:`found`."""
-    columns = (
+    cursor.execute(_SELECT, columns_of(keys))
+
+
+def columns_of(keys: Collection[CommandKey]) -> tuple[bytes, bytes, bytes]:
+    """Tenants, apps and command ids, encoded."""
+    return (
         texts([key.realm.tenant_id for key in keys]),
         texts([key.realm.app_id for key in keys]),
         texts([key.command_id for key in keys]),
     )
-    cursor.execute(_SELECT, columns)
 
 
 def found(cursor: psycopg.Cursor[TupleRow]) -> Mapping[CommandKey, LoggedAnswer]:

@@ -1,13 +1,16 @@
 """How every connection to PostgreSQL is made: no wait without an end, and errors in the words of the ports."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
+from psycopg import generators
 from psycopg.abc import RV, PQGen
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import ExecStatus, Format
+from psycopg.pq.abc import PGresult
 
 from command.ports import StoreUnavailable
 
@@ -60,10 +63,41 @@ BY_KEY = {
 APPENDING = {**BY_KEY, "idle_in_transaction_session_timeout": "3s", "tcp_user_timeout": "3s"}
 
 
+class Statement(NamedTuple):
+    """What a connection prepares once, under a name: its text with ``$1`` … and the parameters' types (oids)."""
+
+    name: bytes
+    text: str
+    parameter_types: tuple[int, ...]
+
+
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection that does not wait for ever for a server that stopped without closing the line."""
 
     answer_seconds: float = DEFAULT_TIMEOUTS.answer_seconds
+    _statements: frozenset[bytes] = frozenset()  # Those that are prepared.
+
+    def ask(self, statement: Statement, parameters: Sequence[bytes]) -> PGresult:
+        """Run a statement whose parameters and result are binary, and nothing of it converted.
+
+        For what every batch asks: cursors, adapters and pipelines cost more than a small batch itself. Raises what a
+        cursor would raise.
+        """
+        with self.lock:
+            if statement.name not in self._statements:
+                self.pgconn.send_prepare(statement.name, statement.text.encode(), statement.parameter_types)
+                self._result()
+                self._statements |= {statement.name}
+            formats = [Format.BINARY] * len(parameters)
+            self.pgconn.send_query_prepared(statement.name, parameters, formats, Format.BINARY)
+            return self._result()
+
+    def _result(self) -> PGresult:
+        result: PGresult
+        (result,) = self.wait(generators.execute(self.pgconn))
+        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            raise psycopg.errors.error_from_result(result)
+        return result
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """As inherited, but a caller who names no time-out gets ours and an OperationalError."""

@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from struct import Struct
 from threading import Lock
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import psycopg
 from eventsourcing.postgres import PostgresDatastore
@@ -33,13 +34,14 @@ from command.ports import (
 from contracts.envelope import Recorded
 from contracts.registry import EVENTS, EventRegistry
 from infra.postgres import command_log
-from infra.postgres.arrays import texts
+from infra.postgres.arrays import INTEGER_OID, TEXTS_OID, integers_of, texts
 from infra.postgres.batch_rows import BatchRows
 from infra.postgres.connections import (
     APPENDING,
     BY_KEY,
     DEFAULT_TIMEOUTS,
     BoundedConnection,
+    Statement,
     Timeouts,
     connect,
     transaction,
@@ -152,7 +154,7 @@ class PostgresEventLog:
                 cursor = connection.cursor(row_factory=tuple_row)
                 cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 head = connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._shard,))
-            yield PostgresView(cursor, store, self._checked(head))
+            yield PostgresView(cursor, store, self._checked(head.fetchone()))
 
     def close(self) -> None:
         """Give back the connections. The log may be used again; it then opens new ones."""
@@ -208,7 +210,7 @@ class PostgresEventLog:
             cursor.execute("BEGIN")
             cursor.execute("SELECT take_append_lock(%s)", (self._shard,))
             head = connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._shard,))
-        return PostgresAppend(cursor, store, self._checked(head), self._shard)
+        return PostgresAppend(cursor, store, self._checked(head.fetchone()), self._shard)
 
     def _connected(self) -> BoundedConnection:
         """The connection that appends. Transactions are begun and ended in words, so that they fit into pipelines."""
@@ -239,8 +241,7 @@ class PostgresEventLog:
             with suppress(psycopg.Error):
                 connection.close()
 
-    def _checked(self, cursor: psycopg.Cursor[TupleRow]) -> _Head:
-        row = cursor.fetchone()
+    def _checked(self, row: TupleRow | None) -> _Head:
         assert row is not None
         head = _Head(row[0].astimezone(UTC), row[1], row[2])
         if head.epoch != self._epoch:
@@ -417,7 +418,8 @@ class PostgresAppend(PostgresView):
         rows = BatchRows.of(batch, self._store.mapper)
         epoch = self._head.epoch
         assert epoch is not None
-        offsets = rows.append(self._cursor.connection, shard=self._shard, epoch=epoch, head=self._head.last_offset)
+        connection = cast(BoundedConnection, self._cursor.connection)
+        offsets = rows.append(connection, shard=self._shard, epoch=epoch, head=self._head.last_offset)
         if offsets:
             self._head = self._head._replace(last_offset=offsets[-1])
         return offsets
@@ -447,11 +449,25 @@ class PostgresGlance(PostgresView):
     @translated()
     def look(self, wanted: Wanted) -> Seen:
         """As every view, and what time it is besides."""
+        if not wanted.streams:
+            return self._look_at_keys(wanted)
         with self._cursor.connection.pipeline():
             head = self._cursor.connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._log.shard,))
             seen = self._ask(wanted)
-        self._head = self._log._checked(head)
+        self._head = self._log._checked(head.fetchone())
         return seen()
+
+    def _look_at_keys(self, wanted: Wanted) -> Seen:
+        """What nearly every batch asks, as one statement with one row. Answers that there are are fetched then."""
+        keys = command_log.columns_of(wanted.answers)
+        parameters = (_INTEGER(self._log.shard), *keys, texts(wanted.counts))
+        result = cast(BoundedConnection, self._cursor.connection).ask(_LOOK, parameters)
+        micros, offset, epoch, is_known, counts = (result.get_value(0, column) or b"" for column in range(5))
+        now = _BINARY_EPOCH + timedelta(microseconds=int.from_bytes(micros, signed=True))
+        self._head = self._log._checked((now, int.from_bytes(offset), epoch.decode() or None))
+        answers = self.answers(wanted.answers) if any(is_known) else {}
+        found = zip(wanted.counts, integers_of(counts), strict=True)
+        return Seen({}, answers, {key: value for key, value in found if value != _ABSENT})
 
 
 def _kind(stream: str) -> str:
@@ -470,5 +486,32 @@ _SELECT_HEAD = """
     FROM (VALUES (1)) AS always
     LEFT JOIN (SELECT notification_id, state FROM stored_events ORDER BY notification_id DESC LIMIT 1) AS last ON true
 """
+
+_ABSENT: Final = -(2**63)  # Among counters: this one is not stored. A number, since a null would have another length.
+
+# What nearly every batch asks while it is decided ahead: the head, whether any of its commands was answered before, and
+# its counters, in the order in which they were named.
+_LOOK = Statement(
+    b"look",
+    f"""
+    WITH head AS ({_SELECT_HEAD.replace("%s", "$1")})
+    SELECT head.*,
+           EXISTS (
+               SELECT FROM unnest($2, $3, $4) AS wanted (tenant_id, app_id, command_id)
+               CROSS JOIN LATERAL (
+                   SELECT FROM command_log AS l
+                   WHERE l.command_id = wanted.command_id AND l.tenant_id = wanted.tenant_id
+                     AND l.app_id = wanted.app_id
+                   LIMIT 1
+               ) AS found
+           ),
+           ARRAY(SELECT coalesce((SELECT value FROM guard_counts WHERE key = wanted), {_ABSENT})
+                 FROM unnest($5) AS wanted)
+    FROM head
+    """,
+    (INTEGER_OID, TEXTS_OID, TEXTS_OID, TEXTS_OID, TEXTS_OID),
+)
+_INTEGER: Final = Struct("!i").pack
+_BINARY_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # Where PostgreSQL's binary instants begin, in microseconds.
 
 _SELECT_COUNTS = "SELECT key, value FROM guard_counts WHERE key = ANY(%b)"

@@ -298,17 +298,19 @@ class EventLogContract:
                     events=[at(1), at(2)],
                     answers=[accepted("c1")],
                     answer_events=[1],
-                    counts={"k": 3},
+                    counts={"k": 3, "none left": 0},
                     snapshots=[Snapshot(CLOCK, 1, "h1", b"{}")],
                 )
             )
         keys = [CommandKey(ACME, "c1"), CommandKey(ACME, "never")]
-        wanted = Wanted([CLOCK, OTHER], {"clock": "h1"}, keys, ["k", "other"])
+        wanted = Wanted([CLOCK, OTHER], {"clock": "h1"}, keys, ["other", "none left", "k"])
         with log.reading() as view:
             seen = view.look(wanted)
             assert seen.histories == view.histories([CLOCK, OTHER], schema_hashes={"clock": "h1"})
-            assert (seen.answers, seen.counts) == (view.answers(keys), {"k": 3})
+            assert (seen.answers, seen.counts) == (view.answers(keys), {"k": 3, "none left": 0})
         assert log.glancing().look(wanted) == seen
+        assert log.glancing().look(wanted._replace(streams=())) == seen._replace(histories={})
+        assert log.glancing().look(wanted._replace(streams=(), answers=keys[1:])).answers == {}
         assert log.glancing().look(Wanted()) == Seen({}, {}, {})
 
     def test_a_glance_sees_what_is_stored_at_each_look(self, log: EventLog) -> None:

@@ -68,7 +68,7 @@ class Histories(RuleBasedStateMachine):
         super().__init__()
         self.log = type(self).make_log()
         # Small bounds, so that a short history crosses them: snapshots, evictions, batches of two.
-        bounds = EngineSettings(batch_commands_max=2, cached_streams_max=5, snapshot_every_events=3)
+        bounds = EngineSettings(batch_commands_max=2, cached_streams_max=5, snapshot_every_events=3, ahead_from=1)
         self.engine = Engine(self.log, HANDLERS, bounds)
         self.engine.start()
         self.model = Model()

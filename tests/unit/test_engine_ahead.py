@@ -11,7 +11,9 @@ from command.engine import Busy, Engine, EngineSettings, HandlerFailed
 from command.handlers.handler import Handler, Handlers
 from command.ports import AppendTransaction, Batch, CommandKey, ReadView, StoreUnavailable
 from command.unit_of_work import UnitOfWork
+from contracts.envelope import CommandEnvelope
 from contracts.identity import stream_id
+from infra.processes import wait_until
 from tests.fakes import InMemoryEventLog
 from tests.unit.test_engine import BARREL, HANDLERS, REALM, Notes, Pour, answers, asks, glasses, pour
 
@@ -91,7 +93,7 @@ def two_batches(engine: Engine, log: Gated) -> tuple[list, list]:  # type: ignor
     log.gate.clear()
     log.waiting.clear()
     # Two at once, so that the queue is not empty and the first batch is stored by the writer.
-    engine._settings = EngineSettings(batch_commands_max=2)
+    engine._settings = EngineSettings(batch_commands_max=2, ahead_from=1)
     first = engine.submit_many([asks("1"), asks("2"), asks("3")])
     decided.wait(3)
     assert log.waiting.wait(PATIENCE_SECONDS)
@@ -152,7 +154,7 @@ def test_after_a_commit_of_unknown_fate_both_batches_are_decided_once_in_their_o
 def test_an_id_that_comes_again_while_the_first_one_is_being_stored_gets_its_answer(engine: Engine, log: Gated) -> None:
     decided = Decided(engine)
     log.gate.clear()
-    engine._settings = EngineSettings(batch_commands_max=1)
+    engine._settings = EngineSettings(batch_commands_max=1, ahead_from=1)
     futures = engine.submit_many([asks("1"), asks("1"), asks("1", barrel="reused"), asks("2")])
     decided.wait(1)
     log.gate.set()
@@ -276,4 +278,44 @@ def test_a_store_that_went_away_answers_so_and_the_engine_goes_on_when_it_is_bac
     with away.reading() as view:
         assert CommandKey(REALM, "2") in view.answers([CommandKey(REALM, "2")])
         assert len(view.histories([stream_id(REALM, BARREL.name, "b")])) == 1
+    engine.stop()
+
+
+RUSH = 8
+
+
+def many(prefix: str, count: int) -> list[CommandEnvelope]:
+    return [asks(f"{prefix}-{number}", barrel=f"{prefix}-{number}") for number in range(count)]
+
+
+def test_in_a_rush_a_batch_is_waited_for_until_as_many_are_there_as_the_last_time(log: Gated, notes: Notes) -> None:
+    engine = started(log, notes, EngineSettings(gather_seconds=PATIENCE_SECONDS))
+    answers(engine.submit_many(many("rush", RUSH)))
+    assert wait_until(lambda: engine._worth_waking == RUSH, timeout_seconds=PATIENCE_SECONDS)
+    half = engine.submit_many(many("one", RUSH // 2))
+    answers([*half, *engine.submit_many(many("other", RUSH // 2))])
+    assert notes.batches == [RUSH, RUSH]
+    engine.stop()
+
+
+def test_a_stop_ends_the_waiting_for_a_rush_and_answers_who_came(log: Gated, notes: Notes) -> None:
+    engine = started(log, notes, EngineSettings(gather_seconds=2 * PATIENCE_SECONDS))
+    answers(engine.submit_many(many("rush", RUSH)))
+    assert wait_until(lambda: engine._worth_waking == RUSH, timeout_seconds=PATIENCE_SECONDS)
+    alone = engine.submit(asks("alone"))
+    engine.stop(PATIENCE_SECONDS)
+    assert alone.result(0).accepted
+    assert notes.batches == [RUSH, 1]
+
+
+@pytest.mark.parametrize(("ahead_from", "thread"), [(128, "committer"), (1, "writer")])
+def test_only_batches_worth_it_are_stored_beside_the_next_decision(
+    log: Gated, notes: Notes, ahead_from: int, thread: str
+) -> None:
+    engine = started(log, notes, EngineSettings(batch_commands_max=2, ahead_from=ahead_from))
+    engine.execute(asks("first", barrel="other"))
+    stored_by: list[str] = []
+    log.before_append = lambda: stored_by.append(threading.current_thread().name)
+    answers(engine.submit_many([asks("1"), asks("2"), asks("3")]))
+    assert stored_by == [thread]
     engine.stop()

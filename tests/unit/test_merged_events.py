@@ -93,7 +93,7 @@ def test_each_claim_is_answered_with_the_place_of_its_own_coupon(log: InMemoryEv
     plan = decide(log, [claim("alice"), claim("bob"), claim("carol")])
     with log.reading() as view:
         places = {e.event.coupon_id: e.offset for e in view.events_after(0, 100) if isinstance(e.event, CouponClaimed)}
-    answered = {v.logged.data["coupon_id"]: v.logged.offset for v in plan.verdicts if v.logged is not None}
+    answered = {v.logged.data["coupon_id"]: v.offset for v in plan.verdicts if v.logged is not None}
     assert answered == places
     assert len(places) == 3
 
