@@ -59,7 +59,7 @@ class EngineSettings:
     snapshot_every_events: int = 1_000
     lock_ttl_seconds: int = 900
     ahead_from: int = 128
-    gathered_commands_max: int = 64
+    gathered_commands_max: int = 32
     gather_seconds: float = 0.002
 
 
@@ -204,8 +204,7 @@ class Engine(Submitting):
             self._commit(tickets)
         else:
             self._queue.put_back(plan.undecided)
-            waiting = len(self._queue)
-            self._writer.write(plan, here=not waiting or waiting + len(plan.batch.events) < settings.ahead_from)
+            self._writer.write(plan, here=len(self._queue) + len(plan.batch.events) < settings.ahead_from)
         return True
 
     def _gather(self) -> None:
