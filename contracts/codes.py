@@ -8,6 +8,10 @@ BATCH_NUMBER_MAX: Final = 2**24 - 1
 CODES_PER_REALM_MAX: Final = 2**33
 
 
+# So many codes of a batch share a counter of those that are used or void one by one.
+CODES_PER_BLOCK: Final = 10_000
+
+
 def batch_id_of(key_id: str, number: int) -> str:
     """A batch's id follows from what its codes say: ``batch_id_of("k1", 7) == "k1-7"``."""
     return f"{key_id}-{number}"

@@ -42,6 +42,8 @@ from contracts.refusals import (
 
 VOID_RANGES_MAX: Final = 1_000
 
+Range = tuple[int, int]  # First and last index, both included.
+
 
 class Counted(Enum):
     """What is counted per batch, so that nobody has to look at every code: one counter each."""
@@ -55,6 +57,11 @@ class Counted(Enum):
         return guard_key(self.value, batch_id)
 
 
+def spent_key(batch_id: str, block: int) -> str:
+    """The counter of codes used or void one by one in the ``block``-th CODES_PER_BLOCK of a batch."""
+    return guard_key("codes_spent", batch_id, str(block))
+
+
 @dataclass(frozen=True, slots=True)
 class CodeBatch:
     """What decisions need to know of a batch. ``voided``: ranges (first, last), in order, none next to another."""
@@ -66,7 +73,8 @@ class CodeBatch:
     valid_until: datetime = NO_INSTANT
     never_ends: bool = True
     next_index: int = 0
-    voided: tuple[tuple[int, int], ...] = ()
+    voided: tuple[Range, ...] = ()
+    voided_codes: int = 0  # In these ranges, without those that were used, or void one by one, before.
 
     def is_voided(self, index: int) -> bool:
         """Whether the code lies in a range that was voided."""
@@ -107,7 +115,9 @@ def evolve_batch(batch: CodeBatch, event: Event) -> CodeBatch:
             return replace(batch, next_index=event.next_index)
         case CodeBatchVoided():
             ranges = [*batch.voided, *((each.first_index, each.last_index) for each in event.ranges)]
-            return replace(batch, voided=_merged(ranges))
+            codes = sum(each.last_index - each.first_index + 1 for each in event.ranges)
+            took = codes if event.codes is None else event.codes
+            return replace(batch, voided=_merged(ranges), voided_codes=batch.voided_codes + took)
     return batch
 
 
@@ -210,18 +220,28 @@ def void_one(batch: CodeBatch, code: Code, index: int, reason: str) -> tuple[Eve
     return (CodeVoided(batch_id=batch.batch_id, index=index, template_id=batch.template_id, reason=reason),)
 
 
-def void_range(batch: CodeBatch, first: int, last: int, reason: str) -> tuple[Event, ...]:
-    """Take a range of codes out of use; nothing when all of it is already."""
+def not_void_in(batch: CodeBatch, first: int, last: int) -> Sequence[Range]:
+    """The ranges of ``[first, last]`` that are not void yet. Raises a refusal when the batch has not these codes."""
     _require_batch(batch)
     if not first <= last < batch.count:
         raise UnknownCode("The batch has not so many codes.", count=batch.count)
-    new = _gaps(batch.voided, first, last)
+    return _gaps(batch.voided, first, last)
+
+
+def void_ranges(batch: CodeBatch, new: Sequence[Range], spent: int, reason: str) -> tuple[Event, ...]:
+    """Take ranges, not void yet, out of use; ``spent`` of their codes were used, or void one by one, before."""
     if not new:
         return ()
     if len(_merged([*batch.voided, *new])) > VOID_RANGES_MAX:
         raise TooMany(f"At most {VOID_RANGES_MAX} ranges of a batch are void; void larger ones.")
-    ranges = tuple(IndexRange(first_index=start, last_index=end) for start, end in new)
-    return (CodeBatchVoided(batch_id=batch.batch_id, template_id=batch.template_id, ranges=ranges, reason=reason),)
+    voided = CodeBatchVoided(
+        batch_id=batch.batch_id,
+        template_id=batch.template_id,
+        ranges=tuple(IndexRange(first_index=start, last_index=end) for start, end in new),
+        reason=reason,
+        codes=sum(end - start + 1 for start, end in new) - spent,
+    )
+    return (voided,)
 
 
 def _require_batch(batch: CodeBatch) -> None:
@@ -229,9 +249,9 @@ def _require_batch(batch: CodeBatch) -> None:
         raise UnknownCodeBatch
 
 
-def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def _merged(ranges: Sequence[Range]) -> tuple[Range, ...]:
     """The same indices in as few ranges as possible, in order."""
-    merged: list[tuple[int, int]] = []
+    merged: list[Range] = []
     for first, last in sorted(ranges):
         if merged and first <= merged[-1][1] + 1:
             merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
@@ -240,9 +260,9 @@ def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(merged)
 
 
-def _gaps(ranges: Sequence[tuple[int, int]], first: int, last: int) -> list[tuple[int, int]]:
+def _gaps(ranges: Sequence[Range], first: int, last: int) -> list[Range]:
     """What of ``[first, last]`` no range covers yet."""
-    gaps: list[tuple[int, int]] = []
+    gaps: list[Range] = []
     for start, end in ranges:
         if end < first or start > last:
             continue

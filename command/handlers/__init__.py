@@ -106,7 +106,7 @@ HANDLERS: Final[Handlers] = {
     c.AssignCodes: Handler(codes.assign, _code_batch),
     c.UseCode: Handler(codes.use, _code, codes.counters),
     c.VoidCode: Handler(codes.void_one, _code),
-    c.VoidCodes: Handler(codes.void_many, _code_batch),
+    c.VoidCodes: Handler(codes.void_many, _code_batch, codes.spent_counters),
     # Distribution: running <-> paused -> completed, cancelled
     c.StartDistribution: Handler(distributions.start, _by(DISTRIBUTION, "distribution_id", (TEMPLATE, "template_id"))),
     c.IssueDistributionChunk: Handler(distributions.issue_chunk, _distribution, distributions.counters),

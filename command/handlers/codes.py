@@ -1,16 +1,17 @@
 """Codes: a batch at a time, and using one, which is a claim."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from command.domain import code as codes
-from command.domain.code import CODE, CODE_BATCH, CodeBatch, Counted
+from command.domain.code import CODE, CODE_BATCH, CodeBatch, Counted, Range, spent_key
 from command.domain.coupon import Origin
 from command.domain.ids import guard_key
 from command.domain.template import TEMPLATE
 from command.handlers.claims import claim_counters, take_coupon
 from command.handlers.handler import Data
 from command.unit_of_work import UnitOfWork
-from contracts.codes import code_key_of
+from contracts.codes import CODES_PER_BLOCK, code_key_of
 from contracts.commands import AssignCodes, GenerateCodes, UseCode, VoidCode, VoidCodes
 from contracts.refusals import CodesExhausted, TooMany
 
@@ -40,6 +41,7 @@ def use(uow: UnitOfWork, command: UseCode) -> Data:
     claimed = take_coupon(uow, batch.template_id, command.user_id, Origin("code", command.batch_id))
     uow.record(CODE, key, codes.use(batch, command.index, command.user_id, claimed["coupon_id"]))
     uow.add(Counted.USED.key(command.batch_id), 1)
+    uow.add(_spent_key(command.batch_id, command.index), 1)
     if code.status == "assigned":
         uow.add(Counted.ASSIGNED.key(command.batch_id), -1)
     return {**claimed, "batch_id": command.batch_id}
@@ -50,7 +52,8 @@ def counters(uow: UnitOfWork, command: UseCode) -> list[str]:
     batch = uow.load(CODE_BATCH, command.batch_id)
     if not batch.exists:
         return []
-    return [*claim_counters(uow, batch.template_id, command.user_id), Counted.USED.key(command.batch_id)]
+    own = (Counted.USED.key(command.batch_id), _spent_key(command.batch_id, command.index))
+    return [*claim_counters(uow, batch.template_id, command.user_id), *own]
 
 
 def assign(uow: UnitOfWork, command: AssignCodes) -> Data:
@@ -73,6 +76,7 @@ def void_one(uow: UnitOfWork, command: VoidCode) -> Data:
     if events := codes.void_one(batch, code, command.index, command.reason):
         uow.record(CODE, key, events)
         uow.add(Counted.VOIDED.key(command.batch_id), 1)
+        uow.add(_spent_key(command.batch_id, command.index), 1)
         if code.status == "assigned":
             uow.add(Counted.ASSIGNED.key(command.batch_id), -1)
     return {"batch_id": command.batch_id, "index": command.index}
@@ -81,9 +85,45 @@ def void_one(uow: UnitOfWork, command: VoidCode) -> Data:
 def void_many(uow: UnitOfWork, command: VoidCodes) -> Data:
     """A range or all: one event."""
     batch = uow.load(CODE_BATCH, command.batch_id)
-    last = max(batch.count - 1, 0) if command.last_index is None else command.last_index
-    uow.record(CODE_BATCH, command.batch_id, codes.void_range(batch, command.first_index, last, command.reason))
+    last = _last_index(batch, command)
+    new = codes.not_void_in(batch, command.first_index, last)
+    spent = sum(_spent(uow, batch, block, new) for block in _blocks(new))
+    uow.record(CODE_BATCH, command.batch_id, codes.void_ranges(batch, new, spent, command.reason))
     return {"batch_id": command.batch_id, "first_index": command.first_index, "last_index": last}
+
+
+def spent_counters(uow: UnitOfWork, command: VoidCodes) -> list[str]:
+    """The guard counters of the blocks that a range lies in."""
+    batch = uow.load(CODE_BATCH, command.batch_id)
+    last = _last_index(batch, command)
+    new = codes.not_void_in(batch, command.first_index, last)
+    return [spent_key(batch.batch_id, block) for block in _blocks(new)]
+
+
+def _last_index(batch: CodeBatch, command: VoidCodes) -> int:
+    return max(batch.count - 1, 0) if command.last_index is None else command.last_index
+
+
+def _spent_key(batch_id: str, index: int) -> str:
+    return spent_key(batch_id, index // CODES_PER_BLOCK)
+
+
+def _blocks(ranges: Sequence[Range]) -> list[int]:
+    """The blocks that these ranges touch, each once."""
+    return sorted(
+        {block for first, last in ranges for block in range(first // CODES_PER_BLOCK, last // CODES_PER_BLOCK + 1)}
+    )
+
+
+def _spent(uow: UnitOfWork, batch: CodeBatch, block: int, ranges: Sequence[Range]) -> int:
+    """How many codes of these ranges in one block are used, or void one by one. Looks at codes only where it must."""
+    spent = uow.count(spent_key(batch.batch_id, block))
+    start, end = block * CODES_PER_BLOCK, min((block + 1) * CODES_PER_BLOCK, batch.count)
+    inside = [index for first, last in ranges for index in range(max(first, start), min(last + 1, end))]
+    if spent == 0 or len(inside) == end - start:
+        return spent
+    states = uow.load_all(CODE, [code_key_of(batch.batch_id, index) for index in inside])
+    return sum(state.status in {"used", "voided"} for state in states)
 
 
 def _free(uow: UnitOfWork, batch: CodeBatch, wanted: int) -> list[int]:

@@ -40,7 +40,10 @@ class CodeBatchAssigned(Event):
 
 
 class CodeBatchVoided(Event):
-    """Codes that nobody used by now are void for ever. ``ranges``: those that were not void before."""
+    """Codes that nobody used by now are void for ever. ``ranges``: those that were not void before.
+
+    ``codes``: how many of them were neither used nor void one by one; early events do not say.
+    """
 
     type: ClassVar[str] = "code_batch.voided.v1"
 
@@ -48,6 +51,7 @@ class CodeBatchVoided(Event):
     template_id: str
     ranges: tuple[IndexRange, ...]
     reason: str
+    codes: int | None = None
 
 
 class CodeAssigned(Event):

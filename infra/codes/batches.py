@@ -34,14 +34,13 @@ def find_batch(log: EventLog, realm: Realm, batch_id: str) -> BatchRecord | None
     state = CODE_BATCH.initial
     for recorded in history.events:
         state = evolve_batch(state, recorded.event)
-    in_ranges = sum(last - first + 1 for first, last in state.voided)
     counted = {each: counts.get(counters[each], 0) for each in Counted}
     shown = generated.model_dump(mode="json", exclude={"number", "count"}) | {
         "generated_at": history.events[0].metadata.occurred_at.isoformat(),
         "generated": generated.count,
         "assigned": counted[Counted.ASSIGNED],
         "used": counted[Counted.USED],
-        "voided": counted[Counted.VOIDED] + in_ranges,
+        "voided": counted[Counted.VOIDED] + state.voided_codes,
         "void_ranges": [{"first_index": first, "last_index": last} for first, last in state.voided],
     }
     return BatchRecord(generated, shown)

@@ -212,8 +212,8 @@ class Books:
             for ((realm, template_id), user_id), claims in self.user_claims.items()
         }
         codes = {
-            f"{'/'.join(map(_escape, realm))}/{name}:{_guard_part(batch_id)}": value
-            for realm, name, batch_id, value in self.codes.counters()
+            f"{'/'.join(map(_escape, realm))}/{':'.join((name, *map(_guard_part, parts)))}": value
+            for realm, (name, *parts), value in self.codes.counters()
         }
         return claims | codes
 

@@ -15,6 +15,7 @@ GENERATED: Final = "generated"
 ASSIGNED: Final = "assigned"
 USED: Final = "used"
 VOIDED: Final = "voided"
+BLOCK: Final = 10_000  # Codes that share a counter of those used, or void one by one.
 
 # Which states an event may find a code in, and the state it leaves it in.
 CODE_MOVES: Final[dict[str, tuple[frozenset[str], str]]] = {
@@ -111,13 +112,16 @@ class CodeBooks:
             else:
                 yield Violation("I2", subject, f"the coupon says {claimed}, the code that was used says {used}")
 
-    def counters(self) -> Iterator[tuple[Realm, str, str, int]]:
-        """What the counters of each batch must say: realm, counter, batch, value."""
+    def counters(self) -> Iterator[tuple[Realm, tuple[str, ...], int]]:
+        """What the counters of each batch must say: realm, the parts of the counter's name, value."""
         names = {ASSIGNED: "codes_assigned", USED: "codes_used", VOIDED: "codes_voided"}
         for (realm, batch_id), batch in self.batches.items():
             states = Counter(batch.states.values())
             for state, name in names.items():
-                yield realm, name, batch_id, states[state]
+                yield realm, (name, batch_id), states[state]
+            spent = (index for index, state in batch.states.items() if state in {USED, VOIDED})
+            for block, codes in Counter(index // BLOCK for index in spent).items():
+                yield realm, ("codes_spent", batch_id, str(block)), codes
 
 
 def _broken(invariant: str, event: RawEvent, detail: str) -> Violation:

@@ -183,3 +183,33 @@ def test_voided_ranges_are_exactly_the_codes_that_were_voided(ranges: list[list[
     assert {index for index in range(30) if state.is_voided(index)} == expected
     told = [each for event in world.events(CodeBatchVoided) for each in event.ranges]
     assert sum(each.last_index - each.first_index + 1 for each in told) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (0, 24_999, 24_996),  # Everything: the counters of blocks say it.
+        (0, 9_999, 9_998),
+        (5, 9_999, 9_999 - 5 + 1 - 1),  # Within a block the codes themselves do.
+        (10_000, 19_999, 10_000 - 1),
+        (12_000, 12_500, 501),
+        (20_000, 24_999, 5_000 - 1),  # The last block is short.
+        (9_990, 20_010, 10_021 - 2),
+    ],
+)
+def test_a_voided_range_counts_the_codes_that_it_took_out_of_use(first: int, last: int, expected: int) -> None:
+    one = VoidCode(batch_id=BATCH, index=20_005, reason="lost")
+    before = [*batch(25_000), use(3), use(7_000, "bob"), use(15_000, "cid"), one]
+    made = given(before).when(VoidCodes(batch_id=BATCH, first_index=first, last_index=last, reason="lost"))
+    (voided,) = made.events
+    assert isinstance(voided, CodeBatchVoided)
+    assert voided.codes == expected
+    assert made.world.state(CODE_BATCH, BATCH).voided_codes == expected
+
+
+def test_ranges_that_overlap_count_no_code_twice() -> None:
+    parts = [
+        VoidCodes(batch_id=BATCH, first_index=first, last_index=last, reason="x") for first, last in ((2, 5), (4, 8))
+    ]
+    made = given([*batch(), use(3), parts[0]]).when(parts[1])
+    assert made.world.state(CODE_BATCH, BATCH).voided_codes == 6
