@@ -164,10 +164,6 @@ class CodeEndpoints(Protocol):
         """A batch of codes."""
         ...
 
-    async def show(self, request: Any) -> Any:
-        """Where a batch's codes stand."""
-        ...
-
     async def export(self, request: Any) -> Any:
         """Every code of a batch, as a stream."""
         ...
@@ -198,11 +194,6 @@ def code_router(endpoints: CodeEndpoints) -> APIRouter:
         extra: dict[str, Any] = {"x-scope": scope.value, "x-keyed": True, **stated}
         name, summary = command.type, summary_of(command)
         router.add_api_route(path, endpoint, methods=["POST"], operation_id=name, summary=summary, openapi_extra=extra)
-    shown = {"x-scope": Scope.CODES_READ.value, "x-view": True}
-    summary = "How many codes of a batch are assigned, used and void."
-    router.add_api_route(
-        batch, endpoints.show, methods=["GET"], operation_id="get_code_batch", summary=summary, openapi_extra=shown
-    )
     file = {"x-scope": Scope.CODES_EXPORT.value, "x-file": True, "x-formats": ["csv", "ndjson"]}
     summary = "Every code of a batch: index and code, the same every time."
     router.add_api_route(

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from contracts.access import Scope
 from contracts.identity import Realm
-from query.ports import Distributions, Histories, Page, ReadModels, Reports, View
+from query.ports import CodeBatches, Distributions, Histories, Page, ReadModels, Reports, View
 
 PathIds = Mapping[str, str]
 Filters = Mapping[str, str]
@@ -76,7 +76,9 @@ REPORT_FILTERS: Final = frozenset({"template_id", "campaign_id", "currency", "fr
 BREAK_FILTERS: Final = frozenset({"kind", "status"})
 
 
-def item_routes(models: ReadModels, reports: Reports, distributions: Distributions) -> tuple[ItemRoute, ...]:
+def item_routes(
+    models: ReadModels, reports: Reports, distributions: Distributions, batches: CodeBatches
+) -> tuple[ItemRoute, ...]:
     """Reads of one thing."""
     return (
         ItemRoute(
@@ -133,6 +135,15 @@ def item_routes(models: ReadModels, reports: Reports, distributions: Distributio
             "log",
             "unknown_distribution",
         ),
+        ItemRoute(
+            "get_code_batch",
+            "/v1/code-batches/{batch_id}",
+            Scope.CODES_READ,
+            "How many codes of a batch are assigned, used and void.",
+            lambda realm, ids: batches.one(realm, ids["batch_id"]),
+            "log",
+            "unknown_code_batch",
+        ),
     )
 
 
@@ -151,7 +162,7 @@ def file_routes(distributions: Distributions) -> tuple[FileRoute, ...]:
 
 
 def list_routes(
-    models: ReadModels, reports: Reports, histories: Histories, distributions: Distributions
+    models: ReadModels, reports: Reports, histories: Histories, distributions: Distributions, batches: CodeBatches
 ) -> tuple[ListRoute, ...]:
     """Reads of many things, by cursor."""
     return (
@@ -218,11 +229,24 @@ def list_routes(
             lambda realm, _ids, _filters, cursor, limit: distributions.page(realm, cursor=cursor, limit=limit),
             "log",
         ),
+        ListRoute(
+            "list_code_batches",
+            "/v1/code-batches",
+            Scope.CODES_READ,
+            "All batches of codes, of the latest key first.",
+            lambda realm, _ids, _filters, cursor, limit: batches.page(realm, cursor=cursor, limit=limit),
+            "log",
+        ),
     )
 
 
 def query_router(
-    endpoints: ReadEndpoints, models: ReadModels, reports: Reports, histories: Histories, distributions: Distributions
+    endpoints: ReadEndpoints,
+    models: ReadModels,
+    reports: Reports,
+    histories: Histories,
+    distributions: Distributions,
+    batches: CodeBatches,
 ) -> APIRouter:
     """All routes that only read. Each states its scope where the edge and OpenAPI find it."""
     router = APIRouter(tags=["queries"])
@@ -237,9 +261,9 @@ def query_router(
             openapi_extra={"x-scope": route.scope.value, "x-shows": route.shows, **stated},
         )
 
-    for item in item_routes(models, reports, distributions):
+    for item in item_routes(models, reports, distributions, batches):
         add(item, endpoints.item(item))
-    for page in list_routes(models, reports, histories, distributions):
+    for page in list_routes(models, reports, histories, distributions, batches):
         add(page, endpoints.list(page), **{"x-filters": sorted(page.filters)})
     for file in file_routes(distributions):
         router.add_api_route(

@@ -100,6 +100,18 @@ class Distributions(Protocol):
         ...
 
 
+class CodeBatches(Protocol):
+    """Batches of codes: how many codes of each are assigned, used and void."""
+
+    async def one(self, realm: Realm, batch_id: str) -> View | None:
+        """One batch."""
+        ...
+
+    async def page(self, realm: Realm, *, cursor: str | None, limit: int) -> Page:
+        """All batches: of the latest key first, and of each key the latest first. Raises BadCursor."""
+        ...
+
+
 class Histories(Protocol):
     """What was recorded of one stream, straight from the log."""
 

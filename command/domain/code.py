@@ -57,6 +57,11 @@ class Counted(Enum):
         return guard_key(self.value, batch_id)
 
 
+def batches_key(key_id: str) -> str:
+    """The counter of the batches that were sealed under a key."""
+    return guard_key("code_batches", key_id)
+
+
 def spent_key(batch_id: str, block: int) -> str:
     """The counter of codes used or void one by one in the ``block``-th CODES_PER_BLOCK of a batch."""
     return guard_key("codes_spent", batch_id, str(block))

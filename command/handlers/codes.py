@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from command.domain import code as codes
-from command.domain.code import CODE, CODE_BATCH, CodeBatch, Counted, Range, spent_key
+from command.domain.code import CODE, CODE_BATCH, CodeBatch, Counted, Range, batches_key, spent_key
 from command.domain.coupon import Origin
-from command.domain.ids import guard_key
 from command.domain.template import TEMPLATE
 from command.handlers.claims import claim_counters, take_coupon
 from command.handlers.handler import Data
@@ -16,14 +15,13 @@ from contracts.commands import AssignCodes, GenerateCodes, UseCode, VoidCode, Vo
 from contracts.refusals import CodesExhausted, TooMany
 
 CODES: Final = "codes"  # The guard counter of all codes of a realm.
-BATCHES: Final = "code_batches"
 LOOK_AHEAD: Final = 100
 LOOKED_AT_MAX: Final = 10_000
 
 
 def generate(uow: UnitOfWork, command: GenerateCodes) -> Data:
     """A batch: one event, however many codes. They follow from the key, the batch's number and their index."""
-    batches = guard_key(BATCHES, command.key_id)
+    batches = batches_key(command.key_id)
     template = uow.load(TEMPLATE, command.template_id)
     events = codes.generate(template, command, uow.count(batches) + 1, uow.count(CODES), now=uow.now)
     batch_id = events[0].batch_id

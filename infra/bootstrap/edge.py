@@ -161,6 +161,11 @@ class StoreLookups:
         with self._asked(self._home_of(realm)) as cursor:
             return {key.key_id: key.secret for key in code_keys.every(cursor, realm) if key.secret is not None}
 
+    def code_key_ids(self, realm: Realm) -> list[str]:
+        """Every key that a realm's codes were ever sealed with, the latest first. Raises StoreUnavailable."""
+        with self._asked(self._home_of(realm)) as cursor:
+            return [key.key_id for key in code_keys.every(cursor, realm)]
+
     def present_code_key(self, realm: Realm) -> str:
         """The key that new codes are sealed with; a realm's first one is made here. Raises StoreUnavailable."""
         with self._asked(self._home_of(realm)) as cursor:

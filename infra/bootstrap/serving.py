@@ -157,7 +157,12 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
         distributions=stores.distributions,
         start_distribution=stores.start_distribution,
         codes=CodeParts(
-            CodeRing(lookups.code_secrets, door), stores.log_of, lookups.present_code_key, blocking, metrics
+            CodeRing(lookups.code_secrets, door),
+            stores.log_of,
+            lookups.present_code_key,
+            blocking,
+            metrics,
+            lookups.code_key_ids,
         ),
         positions=positions[settings.shard],
         placed_positions=PlacedPositions(settings.placement, positions) if settings.is_placed else None,

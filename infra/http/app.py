@@ -19,7 +19,7 @@ from command.api import code_router, command_router
 from contracts.access import Door, Scope
 from infra.http.access import KeyRing
 from infra.http.bridge import AnswerBridge, CommandQueue
-from infra.http.codes import CodeParts, HttpCodes
+from infra.http.codes import CodeParts, HttpCodes, StoredBatches
 from infra.http.commands import (
     CheckoutOutcomes,
     CommandLimits,
@@ -93,7 +93,14 @@ class Application(FastAPI):
         self.router.routes.extend(command_router(self._commands).routes)
         self.router.routes.extend(code_router(HttpCodes(parts.codes, self._commands)).routes)
         self.router.routes.extend(
-            query_router(self._reads, parts.models, parts.reports, parts.histories, parts.distributions).routes
+            query_router(
+                self._reads,
+                parts.models,
+                parts.reports,
+                parts.histories,
+                parts.distributions,
+                StoredBatches(parts.codes),
+            ).routes
         )
         self.router.routes.extend(_public_router(parts, self).routes)
         self._edge = Edge(parts.keys, parts.tracing, parts.metrics)

@@ -1,7 +1,7 @@
 """Codes over HTTP: batches out as streams, single codes in. The text of a code is opened here and goes no further."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,14 +19,15 @@ from contracts.events import CodeBatchGenerated
 from contracts.identity import Realm
 from contracts.refusals import CodeKeyGone, UnknownCode, UnknownCodeBatch
 from contracts.values import StrictValue
-from infra.codes.batches import BatchRecord, find_batch
+from infra.codes.batches import BatchRecord, batches_before, find_batch
 from infra.codes.export import FORMATS, export_pieces
 from infra.codes.ring import CodeRing, Found
 from infra.codes.sealer import Sealer
 from infra.http.bodies import malformed, parse_command, problem_of, read_body
 from infra.http.edge import Exchange
 from infra.http.problems import FieldError, Problem
-from infra.http.reply import JsonReply
+from query.ports import Page, View
+from query.readers.cursors import decode_cursor, encode_cursor
 
 logger = structlog.get_logger(__name__)
 
@@ -59,13 +60,45 @@ class Commands(Protocol):
 
 @dataclass(frozen=True)
 class CodeParts:
-    """What codes need: keys, which log a batch lies in, and where a realm's present key comes from (it blocks)."""
+    """What codes need: keys, which log a batch lies in, and (both block) a realm's present key and all it ever had.
+
+    ``key_ids``: the latest first, deleted ones, too.
+    """
 
     ring: CodeRing
     log_of: Callable[[Realm, str], EventLog]
     present_key: Callable[[Realm], str]
     blocking: Executor
     observer: CodeObserver
+    key_ids: Callable[[Realm], Sequence[str]]
+
+
+class StoredBatches:
+    """Implements :class:`query.ports.CodeBatches`, straight from the log."""
+
+    def __init__(self, parts: CodeParts) -> None:
+        self._parts = parts
+
+    async def one(self, realm: Realm, batch_id: str) -> View | None:
+        """One batch. Raises StoreUnavailable."""
+        record = await self._run(find_batch, self._parts.log_of(realm, batch_id), realm, batch_id)
+        return None if record is None else record.view
+
+    async def page(self, realm: Realm, *, cursor: str | None, limit: int) -> Page:
+        """All batches. Raises BadCursor, StoreUnavailable."""
+        name = f"code-batches:{realm.key}"
+        before = None if cursor is None else decode_cursor(name, cursor, (str, int))
+        key_ids = await self._run(self._parts.key_ids, realm)
+        if not key_ids:
+            return Page((), None)
+        log = self._parts.log_of(realm, key_ids[0])
+        records = await self._run(batches_before, log, realm, key_ids, before, limit + 1)
+        shown = records[:limit]
+        last = shown[-1].generated if len(records) > limit else None
+        return Page([each.view for each in shown], last and encode_cursor(name, (last.key_id, last.number)))
+
+    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._parts.blocking, function, *args)
 
 
 class HttpCodes:
@@ -82,15 +115,6 @@ class HttpCodes:
         command = GenerateCodes(**dict(body), key_id=key_id)
         envelope, answer = await self._commands.ask(exchange, command)
         return self._commands.answered(envelope, answer, HTTPStatus.CREATED)
-
-    async def show(self, exchange: Exchange) -> Response:
-        """Where a batch's codes stand."""
-        exchange.query(_NO_FIELDS)
-        realm, batch_id = exchange.caller.realm, exchange.path_ids["batch_id"]
-        record = await self._batch(realm, batch_id)
-        if record is None:
-            raise _no_batch()
-        return JsonReply({"data": record.view})
 
     async def export(self, exchange: Exchange) -> Response:
         """Every code of a batch, in pieces; what was exported once is exported again the same."""

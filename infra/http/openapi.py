@@ -77,14 +77,12 @@ def _complete(path: str, operation: Schema, bodies: dict[str, Schema]) -> None:
 _CSV_NAMES: Final = ("template_id", "distribution_id", "column")
 _STATED: Final = (
     *("x-command", "x-creates", "x-awaits-checkout", "x-body", "x-list", "x-file"),
-    *("x-keyed", "x-view", "x-formats"),
+    *("x-keyed", "x-formats"),
 )
 
 
 def _file_or(operation: Schema, parameters: list[Schema]) -> Schema:
     """The answers of a route; a file's are no JSON."""
-    if "x-view" in operation:
-        return _responses("200", "Item")
     if "x-formats" in operation:
         parameters.append(_parameter("format", "query", {"enum": operation["x-formats"]}, "csv unless told."))
     if "x-file" not in operation:

@@ -240,7 +240,12 @@ def edge(
             distributions=distributions,
             start_distribution=distributions.start,
             codes=CodeParts(
-                code_ring := CodeRing(code_secrets, blocking), lambda *_: log, lambda _realm: "k1", blocking, metrics
+                code_ring := CodeRing(code_secrets, blocking),
+                lambda *_: log,
+                lambda _realm: "k1",
+                blocking,
+                metrics,
+                lambda _realm: ["k1"],
             ),
             positions={"models": models.position, "facts": models.position, "log": models.position},
             readiness=Readiness({name: check(name) for name in ready}, memory_seconds=0.0),

@@ -10,6 +10,7 @@ import pytest
 
 from command.handlers import HANDLERS
 from contracts.access import ROLES
+from contracts.position import Position
 from infra.codes.sealer import Sealer
 from tests.fakes import InMemoryEventLog
 from tests.unit.http.conftest import ACME, Key, World, caller, code_secrets, edge, key_header
@@ -225,3 +226,34 @@ async def test_a_deleted_key_ends_its_codes(
     assert (await used(client, code)).status_code == 404
     export = await client.get(f"/v1/code-batches/{batch}/codes")
     assert (export.status_code, problem(export)["code"]) == (409, "code_key_gone")
+
+
+async def test_batches_are_listed_page_by_page_the_latest_first(client: httpx.AsyncClient, world: World) -> None:
+    made = [await generated(client, 10) for _ in range(5)]
+    codes = await exported(client, made[-1])
+    assert (await used(client, codes[0])).status_code == 201
+    shown: list[dict[str, Any]] = []
+    address = "/v1/code-batches?limit=2"
+    for _ in range(3):
+        page = (await client.get(address)).json()
+        shown += page["items"]
+        address = f"/v1/code-batches?limit=2&cursor={page['next_cursor']}"
+    assert page["next_cursor"] is None
+    assert [each["batch_id"] for each in shown] == made[::-1]
+    assert [each["used"] for each in shown] == [1, 0, 0, 0, 0]
+    wrong = await client.get("/v1/code-batches?cursor=xyz")
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "malformed_cursor")
+    foreign = (await client.get("/v1/code-batches", headers=key_header("globex"))).json()
+    assert (foreign["items"], foreign["next_cursor"]) == ([], None)
+
+
+async def test_reads_of_batches_say_what_position_they_show_and_wait_for_the_callers(
+    client: httpx.AsyncClient, world: World, batch: str
+) -> None:
+    for address in ("/v1/code-batches", f"/v1/code-batches/{batch}"):
+        shown = await client.get(address)
+        assert shown.json()["position"] == world.models.at.token()
+        ahead = await client.get(f"{address}?min_position={Position(0, 'e1', 99).token()}")
+        assert (ahead.status_code, ahead.json()["code"]) == (503, "position_not_reached")
+    unknown = await client.get("/v1/code-batches/k1-99")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_code_batch")
