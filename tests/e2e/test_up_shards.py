@@ -71,6 +71,9 @@ def test_claims_on_both_shards_are_seen_in_one_wallet_and_in_all_facts_and_stay(
         assert {(row["shard"], row["active"]) for row in listed if row["name"] == "facts"} == {(0, 1), (1, 2)}
         unknown = run_cli("projections", "list", "--shard", "2", "--data-dir", str(tmp_path))
         assert (unknown.returncode, "there is no shard 2" in unknown.stderr) == (ExitCode.USAGE, True)
+        assert running.run("verify")["violations"] == []
+        seen = {each["thing"]: each["level"] for each in running.run("doctor")["findings"]}
+        assert [seen[f"PostgreSQL of shard {shard}"] for shard in (0, 1)] == ["ok", "ok"]
         assert running.interrupt() == 0
         assert not [pid for pid in running.pids if is_running(pid)]
     refused = run_cli("up", "--shards", "3", "--data-dir", str(tmp_path))

@@ -276,6 +276,14 @@ async def test_codes_of_a_tenant_are_generated_and_used_on_its_shard(callers: Ca
     used = await callers.one.post("/v1/codes/use", json={"code": code, "user_id": "u1"})
     assert (used.status_code, shard_of(used.json())) == (201, 1), used.text
     assert tenants_on(server.settings, 0, callers.app) == set()
+    assert [codes_keyed_on(server.settings, shard, callers.app) for shard in (0, 1)] == [[], ["one"]]
+
+
+def codes_keyed_on(settings: Settings, shard: int, app: str) -> list[str]:
+    """Whose codes are sealed with keys of a store, of one app."""
+    with psycopg.connect(settings.stores[shard]) as connection:
+        rows = connection.execute("SELECT tenant_id FROM code_keys WHERE app_id = %s", (app,)).fetchall()
+    return [tenant for (tenant,) in rows]
 
 
 async def test_a_spread_tenant_cannot_generate_codes(callers: Callers) -> None:
@@ -289,6 +297,13 @@ async def test_readiness_names_the_store_and_the_engine_of_each_shard(callers: C
     assert (ready.status_code, set(ready.json()["parts"])) == (200, {"store_0", "engine_0", "store_1", "engine_1"})
 
 
+async def test_metrics_tell_of_each_store(callers: Callers) -> None:
+    text = (await callers.zero.get("/metrics")).text
+    for shard in (0, 1):
+        assert f'tessera_distribution_rows_left{{shard="{shard}"}} ' in text
+    assert "tessera_metric_sources_failed 0.0" in text
+
+
 async def test_a_shard_that_is_away_is_named_and_takes_nobody_with_it(corners: Corners) -> None:
     nowhere = "postgresql://nobody@127.0.0.1:1/none"
     with corners.postgres() as zero, api(zero, shard_dsns={1: nowhere}, **PLACED) as server:
@@ -296,5 +311,8 @@ async def test_a_shard_that_is_away_is_named_and_takes_nobody_with_it(corners: C
             parts = (await here.get("/health/ready")).json()["parts"]
             assert [name for name, part in parts.items() if not part["ready"]] == ["store_1"]
             answers = [await client.post("/v1/budgets", json=BUDGET) for client in (here, there)]
+            text = (await here.get("/metrics")).text
     assert [answer.status_code for answer in answers] == [201, 503]
     assert answers[1].json()["code"] == "store_unavailable"
+    shown = [f'tessera_distribution_rows_left{{shard="{shard}"}}' in text for shard in (0, 1)]
+    assert (shown, "tessera_metric_sources_failed 1.0" in text) == ([True, False], True)
