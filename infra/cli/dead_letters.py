@@ -1,7 +1,8 @@
 """``tessera dead-letters``: events that a follower gave up on, and trying them again."""
 
+from collections import Counter
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -9,6 +10,7 @@ from rich.text import Text
 from infra.cli.command import Session, command
 from infra.cli.console import table
 from infra.cli.errors import CliError, ExitCode
+from infra.cli.shards import Shard, at_shards
 
 ROWS_MAX = 1_000
 _Follower = Annotated[str, typer.Argument(help="Who gave up: a name that `dead-letters list` shows.")]
@@ -25,17 +27,22 @@ def _list(
     session: Session,
     follower: Annotated[str | None, typer.Option(help="Only this follower's.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=ROWS_MAX)] = 100,
+    shard: Shard = None,
 ) -> ExitCode:
     """List parked events; those with 0 attempts only wait behind an earlier one of their stream."""
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 
-    with transaction(session.settings.postgres_dsn, name="dead-letters") as cursor:
-        rows = [asdict(parked) for parked in dead_letters.find(cursor, follower=follower, limit=limit)]
-        counts = dead_letters.count(cursor)
-    columns = ("follower", "stream", "version", "offset", "attempts", "reason", "parked_at", "requeued_at")
-    shown = table("Dead letters", rows, columns, right=("version", "offset", "attempts"))
-    session.out.show({"dead_letters": rows, "count_by_follower": counts}, shown)
+    rows: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
+    for settings in at_shards(session, shard):
+        with transaction(settings.postgres_dsn, name="dead-letters") as cursor:
+            found = dead_letters.find(cursor, follower=follower, limit=limit)
+            counts.update(dead_letters.count(cursor))
+        rows += [{"shard": settings.shard} | asdict(parked) for parked in found]
+    columns = ("shard", "follower", "stream", "version", "offset", "attempts", "reason", "parked_at", "requeued_at")
+    shown = table("Dead letters", rows, columns, right=("shard", "version", "offset", "attempts"))
+    session.out.show({"dead_letters": rows, "count_by_follower": dict(counts)}, shown)
     return ExitCode.FINDINGS if rows else ExitCode.OK
 
 
@@ -49,12 +56,14 @@ def _show(
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 
-    with transaction(session.settings.postgres_dsn, name="dead-letters") as cursor:
-        parked = dead_letters.find(cursor, follower=follower, stream=stream, limit=ROWS_MAX)
-        events = {event["offset"]: event for event in events_at(cursor, [each.offset for each in parked])}
-    if not parked:
+    rows: list[dict[str, object]] = []
+    for settings in at_shards(session, None):
+        with transaction(settings.postgres_dsn, name="dead-letters") as cursor:
+            parked = dead_letters.find(cursor, follower=follower, stream=stream, limit=ROWS_MAX)
+            events = {event["offset"]: event for event in events_at(cursor, [each.offset for each in parked])}
+        rows += [{"shard": settings.shard, **asdict(each), "event": events.get(each.offset)} for each in parked]
+    if not rows:
         raise CliError(f"{follower} has parked nothing of {stream}", next_step="`tessera dead-letters list` shows all.")
-    rows = [{**asdict(each), "event": events.get(each.offset)} for each in parked]
     session.out.show({"dead_letters": rows}, *(_detail(row) for row in rows))
     return ExitCode.FINDINGS
 
@@ -73,13 +82,16 @@ def _requeue(
     session: Session,
     follower: _Follower,
     stream: Annotated[str | None, typer.Argument(help="One stream; without, all that this follower parked.")] = None,
+    shard: Shard = None,
 ) -> None:
     """Have the follower try parked events again, in order; it does so by itself within its poll."""
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 
-    with transaction(session.settings.postgres_dsn, name="dead-letters") as cursor:
-        requeued = dead_letters.requeue(cursor, follower, stream)
+    requeued = 0
+    for settings in at_shards(session, shard):
+        with transaction(settings.postgres_dsn, name="dead-letters") as cursor:
+            requeued += dead_letters.requeue(cursor, follower, stream)
     if not requeued:
         raise CliError(f"{follower} has parked nothing like that", next_step="`tessera dead-letters list` shows all.")
     session.out.show({"requeued": requeued}, Text(f"{requeued} events will be tried again by {follower}."))

@@ -1,7 +1,7 @@
 """``tessera events``: read the log."""
 
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -9,6 +9,12 @@ from rich.text import Text
 from infra.cli.command import Session, command
 from infra.cli.console import to_json
 from infra.cli.errors import CliError, ExitCode
+from infra.cli.shards import at_shards
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+_Shard = Annotated[int | None, typer.Option("--shard", help="Of this shard's log; else of the own one's.", min=0)]
 
 BATCH_MAX = 500
 POLL_SECONDS = 0.1
@@ -43,13 +49,15 @@ def _tail(
     key: Annotated[str | None, typer.Option(help="Only streams with this key: an order's id …")] = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
     app: Annotated[str | None, typer.Option(help="Only this app's.")] = None,
+    shard: _Shard = None,
 ) -> None:
     """Show the last events, or those after an offset; with --follow, go on. With --json, one object per line."""
     from infra.cli.log_queries import events_after, latest_events
     from infra.postgres.connections import connect
 
     filters = {"tenant_id": tenant, "app_id": app, "kind": kind, "type": type, "key": key}
-    with connect(session.settings.postgres_dsn, name="events", autocommit=True) as connection:
+    settings = _at_shard(session, shard)
+    with connect(settings.postgres_dsn, name="events", autocommit=True) as connection:
         cursor = connection.cursor()
         position = after if after is not None else _head(cursor)
         rows = (
@@ -73,13 +81,17 @@ def _tail(
 def _show(
     session: Session,
     what: Annotated[str, typer.Argument(help="A stream (tenant/app/kind/key), or an offset.")],
+    shard: _Shard = None,
 ) -> None:
     """Show every event of a stream, or the event at an offset, with metadata and payload."""
     from infra.cli.log_queries import events_at, events_of_stream
     from infra.postgres.connections import transaction
 
-    with transaction(session.settings.postgres_dsn, name="events") as cursor:
-        rows = events_at(cursor, [int(what)]) if what.isdecimal() else events_of_stream(cursor, what)
+    rows: list[dict[str, Any]] = []
+    # An offset is of one log; a stream is wherever it is.
+    for settings in [_at_shard(session, shard)] if what.isdecimal() else at_shards(session, shard):
+        with transaction(settings.postgres_dsn, name="events") as cursor:
+            rows += events_at(cursor, [int(what)]) if what.isdecimal() else events_of_stream(cursor, what)
     if not rows:
         raise CliError(
             f"there is no {'event at offset' if what.isdecimal() else 'stream'} {what}",
@@ -87,6 +99,11 @@ def _show(
             code=ExitCode.ERROR,
         )
     session.out.show({"events": rows}, *(_detail(row) for row in rows))
+
+
+def _at_shard(session: Session, shard: int | None) -> "Settings":
+    (settings,) = at_shards(session, session.settings.shard if shard is None else shard)
+    return settings
 
 
 def _head(cursor: Any) -> int:

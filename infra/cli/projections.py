@@ -8,12 +8,12 @@ from rich.text import Text
 
 from infra.cli.command import Session, command
 from infra.cli.console import table
-from infra.cli.errors import CliError, ExitCode
+from infra.cli.errors import ExitCode
+from infra.cli.shards import Shard, at_shards
 
 if TYPE_CHECKING:
     from infra.operations import FollowerStanding
     from infra.projections.rebuild import RebuildReport
-    from infra.settings import Settings
 
 LAG_EVENTS_MAX = 10_000
 
@@ -29,15 +29,14 @@ def register(group: typer.Typer) -> None:
 
 _Name = Annotated[str, typer.Argument(help="One that `projections list` shows.")]
 _NameOrAll = Annotated[str, typer.Argument(help="One that `projections list` shows, or `all`.")]
-_Shard = Annotated[int | None, typer.Option("--shard", help="Of this shard only; else of all shards.", min=0)]
 
 
-def _list(session: Session, shard: _Shard = None) -> None:
+def _list(session: Session, shard: Shard = None) -> None:
     """Show every projection: which version readers use, where it stands, what is parked."""
     from infra import operations
 
     rows: list[dict[str, Any]] = []
-    for settings in _shards(session, shard):
+    for settings in at_shards(session, shard):
         with operations.projections(settings) as service:
             rows += [{"shard": settings.shard, **state.as_json()} for state in service.states()]
     shown = [{**row, "versions": ", ".join(f"v{version}" for version in row["versions"])} for row in rows]
@@ -46,24 +45,12 @@ def _list(session: Session, shard: _Shard = None) -> None:
     session.out.show({"projections": rows}, table("Projections", shown, columns, right=right))
 
 
-def _shards(session: Session, only: int | None) -> "list[Settings]":
-    """The settings as seen from each shard, or from the one that is asked for. Raises CliError when it is unknown."""
-    settings = session.settings
-    known = list(settings.known_stores)
-    if only is None:
-        return [settings.at_shard(shard) for shard in known]
-    if only not in known:
-        told = ", ".join(map(str, known))
-        raise CliError(f"there is no shard {only}", next_step=f"There are: {told}.", code=ExitCode.USAGE)
-    return [settings.at_shard(only)]
-
-
 def _lag(
     session: Session,
     most: Annotated[
         int, typer.Option("--max", help="More events behind than this is a finding.", min=0)
     ] = LAG_EVENTS_MAX,
-    shard: _Shard = None,
+    shard: Shard = None,
 ) -> ExitCode:
     """Show how many events each follower is behind. Ends with 3 when one is further behind than --max."""
     from infra import operations
@@ -76,7 +63,7 @@ def _lag(
             "lag": each.lag,
             "state": lag_state(each, most),
         }
-        for settings in _shards(session, shard)
+        for settings in at_shards(session, shard)
         for each in operations.follower_standings(settings)
     ]
     columns = ("shard", "follower", "offset", "lag", "state")
@@ -93,7 +80,7 @@ def lag_state(standing: "FollowerStanding", most: int) -> str:
     return "not begun" if standing.lag is None else "behind" if standing.lag > most else "ok"
 
 
-def _rebuild(session: Session, name: _NameOrAll, shard: _Shard = None) -> None:
+def _rebuild(session: Session, name: _NameOrAll, shard: Shard = None) -> None:
     """Build a projection anew beside the old one and switch to it; readers notice nothing.
 
     The old version is kept until `projections drop`.
@@ -101,7 +88,7 @@ def _rebuild(session: Session, name: _NameOrAll, shard: _Shard = None) -> None:
     from infra import operations
 
     rows: list[dict[str, Any]] = []
-    for settings in _shards(session, shard):
+    for settings in at_shards(session, shard):
         with operations.projections(settings) as service:
             for each in _named(name):
                 with session.out.progress(f"rebuilding {each} of shard {settings.shard}", total=1) as progress:
@@ -135,7 +122,7 @@ def _rebuilt(report: "RebuildReport") -> dict[str, Any]:
 def _drop(
     session: Session,
     name: _Name,
-    shard: _Shard = None,
+    shard: Shard = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete the versions of a projection that readers do not use. The one in use is never deleted."""
@@ -143,7 +130,7 @@ def _drop(
 
     session.out.confirm(f"Delete every version of {name} that readers do not use?", yes=yes)
     rows = []
-    for settings in _shards(session, shard):
+    for settings in at_shards(session, shard):
         with operations.projections(settings) as service:
             rows.append({"shard": settings.shard, "dropped": service.drop(name)})
     dropped = sum(row["dropped"] for row in rows)
@@ -151,12 +138,12 @@ def _drop(
     session.out.show({"name": name, "dropped": dropped, "shards": rows}, told)
 
 
-def _checksum(session: Session, name: _NameOrAll = "all", shard: _Shard = None) -> None:
+def _checksum(session: Session, name: _NameOrAll = "all", shard: Shard = None) -> None:
     """Add up what projections hold: the same number means the same content. Comparable while nothing is written."""
     from infra import operations
 
     rows: list[dict[str, Any]] = []
-    for settings in _shards(session, shard):
+    for settings in at_shards(session, shard):
         with operations.projections(settings) as service:
             sums = service.checksums(_named(name))
         rows += [{"shard": settings.shard, "name": each, "checksum": told} for each, told in sums.items()]

@@ -8,6 +8,7 @@ from rich.text import Text
 from infra.cli.command import Session, command
 from infra.cli.console import table
 from infra.cli.errors import CliError, ExitCode
+from infra.cli.shards import Shard, at_shards
 from sagas.checkout import WAITING
 
 ROWS_MAX = 1_000
@@ -26,20 +27,26 @@ def _list(
         bool, typer.Option("--stuck", help="Only those that wait for an answer or were refused one.")
     ] = False,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=ROWS_MAX)] = 50,
+    shard: Shard = None,
 ) -> ExitCode:
     """Count sagas by step and list them, the longest waiting first. Ends with 3 when --stuck finds any."""
     from infra.cli.log_queries import saga_steps, sagas
     from infra.postgres.connections import transaction
 
-    with transaction(session.settings.postgres_dsn, name="sagas") as cursor:
-        steps = saga_steps(cursor)
-        rows = sagas(cursor, step=step, key=None, limit=ROWS_MAX if stuck else limit)
+    steps: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for settings in at_shards(session, shard):
+        where = {"shard": settings.shard}
+        with transaction(settings.postgres_dsn, name="sagas") as cursor:
+            steps += [where | row for row in saga_steps(cursor)]
+            rows += [where | row for row in sagas(cursor, step=step, key=None, limit=ROWS_MAX if stuck else limit)]
     if stuck:
-        rows = [row for row in rows if row["step"] in WAITING or row["pending"] or row["refused"]][:limit]
-    columns = ("key", "step", "because", "since", "pending", "refused", "trouble")
+        rows = [row for row in rows if row["step"] in WAITING or row["pending"] or row["refused"]]
+    rows = sorted(rows, key=lambda row: row["since"])[:limit]
+    columns = ("shard", "key", "step", "because", "since", "pending", "refused", "trouble")
     session.out.show(
         {"steps": steps, "sagas": rows},
-        table("Steps", steps, ("step", "sagas"), right=("sagas",)),
+        table("Steps", steps, ("shard", "step", "sagas"), right=("shard", "sagas")),
         Text(),
         table("Stuck sagas" if stuck else "Sagas", rows, columns, right=("pending", "refused"), whole=("key", "step")),
     )
@@ -54,13 +61,20 @@ def _show(
     from infra.cli.log_queries import events_of_stream, outbox_of, sagas
     from infra.postgres.connections import transaction
 
-    with transaction(session.settings.postgres_dsn, name="sagas") as cursor:
-        found = sagas(cursor, step=None, key=order_id, limit=10)
-        if not found:
-            raise CliError(f"no saga heard of order {order_id!r}", next_step="`tessera sagas list` shows them.")
-        saga_key = f"{found[0]['process']}:{order_id}"
-        memories = [_memory(cursor, row, saga_key, events_of_stream) for row in found]
-        waiting = outbox_of(cursor, saga_key)
+    found: list[dict[str, Any]] = []
+    memories: list[list[dict[str, Any]]] = []
+    waiting: list[dict[str, Any]] = []
+    for settings in at_shards(session, None):
+        with transaction(settings.postgres_dsn, name="sagas") as cursor:
+            here = sagas(cursor, step=None, key=order_id, limit=10)
+            found += [{"shard": settings.shard} | row for row in here]
+            for row in here:
+                saga_key = f"{row['process']}:{order_id}"
+                memories.append(_memory(cursor, row, saga_key, events_of_stream))
+            for saga_key in dict.fromkeys(f"{row['process']}:{order_id}" for row in here):
+                waiting += outbox_of(cursor, saga_key)
+    if not found:
+        raise CliError(f"no saga heard of order {order_id!r}", next_step="`tessera sagas list` shows them.")
     heard = [entry for memory in memories for entry in memory]
     session.out.show(
         {"sagas": found, "heard": heard, "outbox": waiting},

@@ -44,10 +44,12 @@ def bump_epoch(dsn: str, shard: int) -> str:
 
 
 def identity(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
-    """Which store this is, however it is addressed: server, database and schema."""
+    """Which store this is, however it is addressed: the server by when it started, the database and the schema.
+
+    Not by the server's own identifier: a copy of its files has the same one, and reading it takes rights.
+    """
     sql = """
-        SELECT control.system_identifier, oid, current_schema()
-        FROM pg_control_system() AS control, pg_database WHERE datname = current_database()
+        SELECT pg_postmaster_start_time(), oid, current_schema() FROM pg_database WHERE datname = current_database()
     """
     row = connection.execute(sql).fetchone()
     assert row is not None

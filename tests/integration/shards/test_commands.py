@@ -1,9 +1,11 @@
 """An operator's commands over two stores: each lands where its tenant lives, and what lies nowhere is told."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from contracts.commands import Command
@@ -151,3 +153,44 @@ def test_nothing_starts_over_one_database_under_two_numbers(
         refused = same.run(*started, *(of(ONE) if "resume" in started else ()))
     assert refused.exit_code == ExitCode.USAGE, refused.output
     assert "TESSERA_SHARD_DSNS is wrong: shards 0 and 1 are one and the same database" in words(refused)
+
+
+def test_events_sagas_and_dead_letters_are_found_on_whichever_shard_they_are(tessera: Operator) -> None:
+    for realm in (ZERO, ONE):
+        tessera.tell(realm, *ten_off("ten-off"))
+        shard = tessera.settings.placement.home_of(realm)
+        with psycopg.connect(tessera.settings.stores[shard]) as connection:
+            connection.execute(
+                "INSERT INTO parked_events (follower, stream, version, log_offset, reason, attempts)"
+                " VALUES ('sagas', %s, 1, 1, 'poison', 3)",
+                (f"{realm.key}/template/ten-off",),
+            )
+            connection.execute(
+                "INSERT INTO sagas VALUES (%s, 'shop', 'checkout', %s, 1, 'held', 'checkout.ready.v1', 1, now())",
+                (realm.tenant_id, f"o-{realm.tenant_id}"),
+            )
+    parked = json.loads(tessera.run("dead-letters", "list", "--json").stdout)
+    assert [(each["shard"], each["stream"]) for each in parked["dead_letters"]] == [
+        (0, "zero/shop/template/ten-off"),
+        (1, "one/shop/template/ten-off"),
+    ]
+    assert parked["count_by_follower"] == {"sagas": 2}
+    (shown,) = json.loads(tessera.run("dead-letters", "show", "sagas", "one/shop/template/ten-off", "--json").stdout)[
+        "dead_letters"
+    ]
+    assert (shown["shard"], shown["event"]["type"]) == (1, "template.created.v1")
+    assert tessera.shown("dead-letters", "requeue", "sagas", "one/shop/template/ten-off") == {"requeued": 1}
+
+    sagas = tessera.shown("sagas", "list")["sagas"]
+    assert [(each["shard"], each["key"]) for each in sagas] == [(0, "o-zero"), (1, "o-one")]
+    assert [each["key"] for each in tessera.shown("sagas", "list", "--shard", "1")["sagas"]] == ["o-one"]
+    assert tessera.shown("sagas", "show", "o-one")["sagas"][0]["shard"] == 1
+
+    stream = tessera.shown("events", "show", "one/shop/template/ten-off")["events"]
+    assert [each["type"] for each in stream] == ["template.created.v1", "template.activated.v1"]
+    (event,) = tessera.shown("events", "show", str(stream[0]["offset"]), "--shard", "1")["events"]
+    assert event["stream"] == "one/shop/template/ten-off"
+    tail = tessera.run("events", "tail", "--shard", "1", "--json").stdout.splitlines()
+    assert {json.loads(line)["stream"] for line in tail} == {"one/shop/template/ten-off"}
+    unknown = tessera.run("events", "tail", "--shard", "7")
+    assert (unknown.exit_code, "there is no shard 7" in words(unknown)) == (ExitCode.USAGE, True)
