@@ -2,7 +2,9 @@
 
 Commands that arrive while a commit is in flight form the next batch; when the system is idle a command is a batch of
 its own and waits for nobody. In a rush a batch is waited for, two milliseconds at most, until about as many are there
-as the last time: each batch has its price, and callers who were just answered are about to ask again. Any process may run an engine on the same log; there is no leader. Two ways to append:
+as the last time: each batch has its price, and callers who were just answered are about to ask again.
+
+Any process may run an engine on the same log; there is no leader. Two ways to append:
 
 - *Ahead* (the usual way): a batch is decided on top of the one before it, stored by then or not, and is appended on the
   condition that nobody else appended since. One exchange with the store; where there is enough to do, deciding and
