@@ -102,7 +102,9 @@ def closed_loop(engine: Engine, workload: Workload, clients: int, *, seconds: fl
 
     def send(ready: list[int]) -> None:
         now = perf_counter()
-        engine.submit_to([(envelope(workload.next(client)), inbox.listener(client, now)) for client in ready])
+        engine.submit_to(
+            [(envelope(workload.next(client), workload.command_id()), inbox.listener(client, now)) for client in ready]
+        )
 
     begin = perf_counter() + warm_seconds
     end = begin + seconds
@@ -141,7 +143,7 @@ def open_loop(
         now = perf_counter()
         arrivals: list[tuple[CommandEnvelope, Listener]] = []
         while due <= now and due < end:
-            arrivals.append((envelope(workload.next(sent)), inbox.listener(sent, due)))
+            arrivals.append((envelope(workload.next(sent), workload.command_id()), inbox.listener(sent, due)))
             sent += 1
             due += chance.expovariate(per_second)
         if arrivals:

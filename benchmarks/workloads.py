@@ -1,5 +1,7 @@
 """What callers ask for in a benchmark: real commands, each with a new id, against stores prepared by real commands."""
 
+import os
+import random
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice
@@ -49,8 +51,20 @@ class Workload(Protocol):
         """What this client wants next."""
         ...
 
+    def command_id(self) -> str:
+        """The id of the next command."""
+        ...
 
-class ClaimsHot:
+
+class IdsOfTheApi:
+    """Callers give no ids: commands go by those that the API makes."""
+
+    def command_id(self) -> str:
+        """As the API makes it."""
+        return new_id()
+
+
+class ClaimsHot(IdsOfTheApi):
     """Every claim is of one template, by a user who never claimed before (one claim per user is the limit)."""
 
     def __init__(self, sender: str) -> None:
@@ -64,7 +78,19 @@ class ClaimsHot:
         return ClaimCoupon(template_id=HOT, user_id=next(self._users))
 
 
-class ClaimsSpread:
+class ClaimsHotUnderRandomIds(ClaimsHot):
+    """As ``ClaimsHot``, by callers who give ids of their own that fall anywhere: the worst case for an index."""
+
+    def __init__(self, sender: str) -> None:
+        super().__init__(f"{sender}-own")
+        self._random = random.Random(os.urandom(32))
+
+    def command_id(self) -> str:
+        """128 random bits."""
+        return f"{self._random.getrandbits(128):032x}"
+
+
+class ClaimsSpread(IdsOfTheApi):
     """As ``ClaimsHot``, in turn over a thousand templates."""
 
     def __init__(self, sender: str) -> None:
@@ -80,7 +106,7 @@ class ClaimsSpread:
         return ClaimCoupon(template_id=template_id, user_id=next(self._users))
 
 
-class LocksExternal:
+class LocksExternal(IdsOfTheApi):
     """An upstream with a checkout of its own locks and releases coupons: one event, on one stream, per command.
 
     Each client has coupons of its own and takes them in turn: lock, release, next coupon.
@@ -119,6 +145,7 @@ class LocksExternal:
 
 WORKLOADS: Final[dict[str, Callable[[str], Workload]]] = {
     "claims_hot": ClaimsHot,
+    "claims_hot_random_ids": ClaimsHotUnderRandomIds,
     "claims_spread": ClaimsSpread,
     "locks": LocksExternal,
 }
@@ -173,9 +200,9 @@ def make_templates(engine: Engine, template_ids: Iterable[str]) -> None:
     carry_out(engine, [ActivateTemplate(template_id=each) for each in ids], may_exist=True)
 
 
-def envelope(command: Command) -> CommandEnvelope:
-    """A command on its way in, under a random id as the API makes them for callers who give none."""
-    command_id = new_id()
+def envelope(command: Command, command_id: str | None = None) -> CommandEnvelope:
+    """A command on its way in, under an id as the API makes them for callers who give none."""
+    command_id = command_id or new_id()
     return CommandEnvelope(REALM, command_id, command, ACTOR, command_id)
 
 

@@ -13,6 +13,7 @@ from benchmarks.workloads import HOT
 SMALL_EVENTS: Final = 10_000
 PORTION_EVENTS: Final = 200_000
 WORKLOAD: Final = "claims_hot"
+RANDOM_IDS: Final = "claims_hot_random_ids"
 
 
 def run(bench: Bench) -> Outcome:
@@ -23,25 +24,37 @@ def run(bench: Bench) -> Outcome:
         with engines(bench, small) as on_small, engines(bench, large) as on_large:
             for name, ours in (("small", on_small), ("large", on_large)):
                 filled[name]["first_answers_seconds"] = _first_answers(ours)
-            sides = in_turn(
-                bench,
-                {
-                    "claim on the large store": lambda: _micros(on_large),
-                    "claim on the small store": lambda: _micros(on_small),
-                },
-                unit="µs of wall time",
-            )
-        outcome = ratio(sides, filled=filled)
-        on_large_micros, on_small_micros = (median(sum_of(figure) for figure in side.rounds) for side in sides)
-        processor = on_large_micros / on_small_micros
-        wall, outcome.details["processor_ratio"] = outcome.value, processor
-        outcome.value = max(wall, processor)
-        outcome.notes.append(
-            f"the worse of wall time {wall:.2f}× and processor time {processor:.2f}× "
-            f"({on_large_micros:.0f} ÷ {on_small_micros:.0f} µs)"
-        )
+            outcome = _growth(bench, on_large, on_small, WORKLOAD)
+            under_random_ids = _growth(bench, on_large, on_small, RANDOM_IDS)
+        outcome.details["filled"] = filled
+        outcome.details["under_random_ids"] = under_random_ids.details
+        outcome.notes.append(f"callers who give random ids: {under_random_ids.notes[0]}")
         outcome.notes += [_told(name, each) for name, each in filled.items()]
         return outcome
+
+
+def _growth(bench: Bench, on_large: Engines, on_small: Engines, workload: str) -> Outcome:
+    """The worse of wall and processor time, large ÷ small."""
+    sides = in_turn(
+        bench,
+        {
+            "claim on the large store": lambda: _micros(on_large, workload),
+            "claim on the small store": lambda: _micros(on_small, workload),
+        },
+        unit="µs of wall time",
+    )
+    outcome = ratio(sides)
+    on_large_micros, on_small_micros = (median(sum_of(figure) for figure in side.rounds) for side in sides)
+    logged = [median(float(figure.details["wal_bytes_each"]) for figure in side.rounds) for side in sides]
+    wall, processor = outcome.value, on_large_micros / on_small_micros
+    outcome.value = max(wall, processor)
+    outcome.details |= {"wall_ratio": wall, "processor_ratio": processor, "wal_bytes_each": logged}
+    outcome.notes.append(
+        f"the worse of wall time {wall:.2f}× and processor time {processor:.2f}× "
+        f"({on_large_micros:.0f} ÷ {on_small_micros:.0f} µs); "
+        f"{logged[0]:,.0f} ÷ {logged[1]:,.0f} bytes of write-ahead log each"
+    )
+    return outcome
 
 
 def fill(bench: Bench, dsn: str, events: int) -> dict[str, Any]:
@@ -77,8 +90,8 @@ def sum_of(figure: Figure) -> float:
     return float(micros["engine 1"] + micros["PostgreSQL"])
 
 
-def _micros(ours: Engines) -> Figure:
-    figure = ours.closed(WORKLOAD, HOT_CLIENTS)
+def _micros(ours: Engines, workload: str) -> Figure:
+    figure = ours.closed(workload, HOT_CLIENTS)
     return Figure(1e6 / figure.value, {**figure.details, "per_second": figure.value})
 
 

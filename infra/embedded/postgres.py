@@ -15,6 +15,7 @@ from typing import ClassVar
 import psycopg
 
 from infra.embedded.engine import Engine, EngineFailed
+from infra.embedded.memory import memory_bytes
 from infra.processes import LOOPBACK, command_line
 
 ROLE = "tessera"
@@ -23,6 +24,8 @@ SYSTEM_USER = "pgserver"  # The name the wheel's own helpers use: PostgreSQL ref
 INITDB_TIMEOUT_SECONDS = 120
 CONNECT_TIMEOUT_SECONDS = 2
 _INSTALL_FOLDER = "pginstall18"  # The wheel brings several versions.
+_MEBIBYTE = 1024 * 1024
+SHARED_BUFFERS_MB_MIN, SHARED_BUFFERS_MB_MAX = 128, 4_096
 
 
 class EmbeddedPostgres(Engine):
@@ -65,7 +68,7 @@ class EmbeddedPostgres(Engine):
             "port": str(self.port),
             "unix_socket_directories": "",  # A socket's path may be too long; TCP is what everybody uses anyway.
             "max_connections": "160",
-            "shared_buffers": "128MB",
+            "shared_buffers": f"{shared_buffers_mb(memory_bytes())}MB",
             "max_wal_size": "1GB",
             "fsync": "on",
             "timezone": "UTC",
@@ -145,6 +148,15 @@ class EmbeddedPostgres(Engine):
         )
         if done.returncode != 0:
             raise EngineFailed(f"initdb failed with exit code {done.returncode}:\n{done.stdout}{done.stderr}".rstrip())
+
+
+def shared_buffers_mb(memory: int) -> int:
+    """A quarter of the memory, within bounds. It is taken page by page as the store grows, not at the start.
+
+    Names of coupons and commands fall anywhere into their indexes: once those no longer fit, every claim reads index
+    pages and writes out others to make room.
+    """
+    return max(SHARED_BUFFERS_MB_MIN, min(SHARED_BUFFERS_MB_MAX, memory // 4 // _MEBIBYTE))
 
 
 def _install_folder() -> Path:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from benchmarks.loops import BatchSizes, LoadFailed, closed_loop, open_loop
-from benchmarks.workloads import ClaimsSpread
+from benchmarks.workloads import ClaimsSpread, IdsOfTheApi
 from command.engine import Engine, Listener
 from contracts.commands import ClaimCoupon, Command
 from contracts.envelope import Answer, CommandEnvelope
@@ -31,7 +31,7 @@ class AtOnce:
             listener(self.outcome)
 
 
-class Numbers:
+class Numbers(IdsOfTheApi):
     """Each client's claims are numbered."""
 
     def __init__(self) -> None:
