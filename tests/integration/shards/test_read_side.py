@@ -229,3 +229,19 @@ async def test_readiness_names_what_is_not_built_of_which_shard(corners: Corners
             parts: dict[str, Any] = (await client.get("/health/ready")).json()["parts"]
         behind = [name for name, part in parts.items() if not part["ready"]]
         assert behind == ["read_models_1", "facts_1"]
+
+
+async def test_models_that_are_not_built_keep_nobody_from_those_of_another_shard(corners: Corners) -> None:
+    with read_world(corners) as world:
+        async with world.caller("zero") as zero, world.caller("one") as one, world.caller("giant") as giant:
+            for client in (zero, one):
+                await active_template(client, "t1")
+            await active_template(giant, f"{ON_0}-ten-off")
+            world.catch_up(0)
+            here = f"/v1/templates/{quote(f'{ON_0}-ten-off', safe='')}"
+            answers = [
+                await client.get(path)
+                for client, path in ((zero, "/v1/templates"), (giant, here), (giant, "/v1/templates"), (one, here))
+            ]
+    assert [answer.status_code for answer in answers] == [200, 200, 503, 503]
+    assert {answer.json()["code"] for answer in answers[2:]} == {"read_model_unavailable"}
