@@ -230,9 +230,10 @@ def _wait_for(session: Session, job: "Job") -> "Job":
 
 
 def _sentence(view: dict[str, Any]) -> str:
+    coupons = "coupon" if view["issued"] == 1 else "coupons"
     told = (
         f"is {view['status']}: {view['decided']:,} of {view['users']:,} rows decided, "
-        f"{view['issued']:,} coupons issued, {view['refused']:,} refused"
+        f"{view['issued']:,} {coupons} issued, {view['refused']:,} refused"
     )
     return told + (f" ({view['reason']})" if view["reason"] else "")
 

@@ -108,6 +108,33 @@ def malformed(errors: Sequence[FieldError]) -> Problem:
     return Problem(code, f"{first.pointer or 'the body'}: {first.message}{more}", errors=errors)
 
 
+def object_at(value: object, where: str, allowed: set[str] | None, required: Sequence[str] = ()) -> Mapping[str, Any]:
+    """A JSON object with these members only. Raises Problem that names every wrong one."""
+    if not isinstance(value, dict):
+        raise malformed([FieldError(where, "wrong_type", "must be an object")])
+    errors = [
+        FieldError(where + pointer_to((name,)), "missing", "must be there") for name in required if name not in value
+    ]
+    if allowed is not None:
+        errors += [
+            FieldError(where + pointer_to((name,)), "unknown_field", "is not a member here")
+            for name in value
+            if name not in allowed
+        ]
+    if errors:
+        raise malformed(errors)
+    return value
+
+
+def text_at(value: object, where: str) -> str:
+    """A string; an integer becomes its decimal digits, as in every id."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise malformed([FieldError(where, "wrong_type", "must be a string")])
+
+
 def _with_path(raw: bytes, path: Mapping[str, str]) -> bytes:
     """Put the path's ids in front of the body's own members: parsing once is the cheapest way to be strict."""
     body = raw.lstrip(_WHITE_SPACE) or b"{}"

@@ -19,22 +19,23 @@ from command.domain.ids import derived_id
 from command.ports import CommandKey
 from command.tickets import Busy
 from command.upstream_names import UntranslatableEvent, translate
-from contracts.access import Caller, Scope
+from contracts.access import Caller
 from contracts.commands import ClaimCoupon, Command, PlaceOrder, QuoteOrder
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.refusals import AlreadyExists
 from contracts.registry import UnknownCommandType, command_class
-from contracts.values import ID_LENGTH_MAX, BusinessTime
+from contracts.values import BusinessTime
 from infra.http.access import require_scope
-from infra.http.bodies import malformed, parse_command, parse_json, problem_of, read_body
+from infra.http.answers import accepted, answer_body, hinted, in_flight, refused
+from infra.http.bodies import malformed, object_at, parse_command, parse_json, problem_of, read_body, text_at
 from infra.http.bridge import AnswerBridge
+from infra.http.command_ids import bounded_id, callers_id, command_id_of
 from infra.http.distributions import Uploads
 from infra.http.edge import Endpoint, Exchange, problem_for
 from infra.http.hints import ClaimHints
-from infra.http.problems import RETRY_AFTER_SECONDS, WORDS, FieldError, Problem, pointer_to
+from infra.http.problems import FieldError, Problem
 from infra.http.reply import JsonReply
-from infra.telemetry.ids import new_id
 
 BATCH_BODY_FACTOR: Final = 8
 DRY_RUN_TIMEOUT_SECONDS: Final = 30.0
@@ -43,10 +44,6 @@ _QUOTE_FIELDS: Final = frozenset({"at"})
 _NO_FIELDS: Final[frozenset[str]] = frozenset()
 _BUSINESS_TIME: Final = TypeAdapter(BusinessTime)
 _AT_CODES: Final = {"timezone_aware": "time_without_zone", "time_out_of_range": "out_of_range"}
-# Whoever took one of these ids before its saga, timer, distribution, lease, upstream event or import's row did would
-# silence it. Nobody needs them as ids of his own: our processes ask the engine itself, and the endpoint of upstream
-# events gives theirs.
-_KEPT_PREFIXES: Final = ("saga:", "timer:", "distribution:", "lease:", "upstream:", "import:")
 
 
 class DryRun(Protocol):
@@ -141,7 +138,7 @@ class HttpCommands:
             raw = await read_body(exchange.raw_headers, exchange.receive, self._limits.body_bytes_max)
             query = exchange.query(_DRY_RUN_FIELDS)
             command = parse_command(route.command, raw, exchange.path_ids)
-            envelope = _envelope(exchange, command, _command_id(exchange))
+            envelope = _envelope(exchange, command, command_id_of(exchange))
             if query:
                 return await self._dry(envelope, query)
             if hints is not None:
@@ -155,15 +152,15 @@ class HttpCommands:
         raw = await read_body(exchange.raw_headers, exchange.receive, self._limits.body_bytes_max)
         query = exchange.query(_QUOTE_FIELDS)
         command = parse_command(QuoteOrder, raw, {})
-        return await self._dry(_envelope(exchange, command, _command_id(exchange)), {"dry_run": "true", **query})
+        return await self._dry(_envelope(exchange, command, command_id_of(exchange)), {"dry_run": "true", **query})
 
     async def upstream_event(self, exchange: Exchange) -> Response:
         """An upstream's event under its own name. Its id is the command id: hearing it twice does nothing twice."""
         raw = await read_body(exchange.raw_headers, exchange.receive, self._limits.body_bytes_max)
         exchange.query(_NO_FIELDS)
-        body = _object(parse_json(raw), "", {"event", "id", "data"}, required=("event", "id", "data"))
-        data = _object(body["data"], "/data", None)
-        event, event_id = _text(body["event"], "/event"), _text(body["id"], "/id")
+        body = object_at(parse_json(raw), "", {"event", "id", "data"}, required=("event", "id", "data"))
+        data = object_at(body["data"], "/data", None)
+        event, event_id = text_at(body["event"], "/event"), text_at(body["id"], "/id")
         try:
             command = translate(event, data, default_currency=self._upstream_currency(exchange.caller.realm))
         except UntranslatableEvent as error:
@@ -172,7 +169,7 @@ class HttpCommands:
         except ValidationError as error:
             # Its places are those of our command, not of their event: the words have to do.
             raise malformed([FieldError("/data", "invalid", _words(error))]) from None
-        envelope = _envelope(exchange, command, _bounded_id(f"upstream:{event}:{event_id}", "/id"))
+        envelope = _envelope(exchange, command, bounded_id(f"upstream:{event}:{event_id}", "/id"))
         if isinstance(command, PlaceOrder):
             return await self._send_and_await_checkout(envelope, HTTPStatus.CREATED)
         return await self._send(envelope, HTTPStatus.OK)
@@ -181,7 +178,7 @@ class HttpCommands:
         """A list of users: stored, then worked off in the background; ``Location`` says where it stands."""
         with self._uploads.turn():
             upload = await self._uploads.read(exchange)
-            command_id = _command_id(exchange)
+            command_id = command_id_of(exchange)
             command = upload.command(derived_id("d", exchange.caller.realm, command_id))
             envelope = _envelope(exchange, command, command_id)
             if upload.query:
@@ -193,23 +190,23 @@ class HttpCommands:
             except AlreadyExists as refusal:
                 raise Problem(refusal.code, refusal.detail, extra={"command_id": command_id}) from None
         if not answer.accepted:
-            raise _refused(command_id, answer)
+            raise refused(command_id, answer)
         address = f"/v1/distributions/{quote(command.distribution_id, safe='')}"
-        return _accepted(envelope, answer, HTTPStatus.ACCEPTED, location=address)
+        return accepted(envelope, answer, HTTPStatus.ACCEPTED, location=address)
 
     async def batch(self, exchange: Exchange) -> Response:
         """Many commands, queued together in their order, answered one by one; a wrong one does not spoil the others."""
         limit = self._limits.body_bytes_max * BATCH_BODY_FACTOR
         raw = await read_body(exchange.raw_headers, exchange.receive, limit)
         exchange.query(_NO_FIELDS)
-        body = _object(parse_json(raw), "", {"commands"}, required=("commands",))
+        body = object_at(parse_json(raw), "", {"commands"}, required=("commands",))
         entries = body["commands"]
         if not isinstance(entries, list):
             raise malformed([FieldError("/commands", "wrong_type", "must be an array")])
         if not 0 < len(entries) <= BATCH_COMMANDS_MAX:
             message = f"must hold 1 to {BATCH_COMMANDS_MAX} commands, not {len(entries)}"
             raise malformed([FieldError("/commands", "wrong_length", message)])
-        batch_id = _command_id(exchange)
+        batch_id = command_id_of(exchange)
         items = [self._item(exchange, entry, f"{batch_id}:{index}") for index, entry in enumerate(entries)]
         await self._send_items(items)
         answers = [await self._item_answer(exchange, item) for item in items]
@@ -217,19 +214,19 @@ class HttpCommands:
 
     async def ask(self, exchange: Exchange, command: Command) -> tuple[CommandEnvelope, Answer]:
         """The accepted answer to a command that another endpoint made. Raises Problem for a refusal."""
-        envelope = _envelope(exchange, command, _command_id(exchange))
+        envelope = _envelope(exchange, command, command_id_of(exchange))
         answer, _ = await self._answer_of(envelope)
         return envelope, answer
 
     def answered(self, envelope: CommandEnvelope, answer: Answer, status: HTTPStatus, **members: Any) -> Response:
         """The response that tells an accepted answer."""
-        return _accepted(envelope, answer, status, **members)
+        return accepted(envelope, answer, status, **members)
 
     # One command.
 
     async def _send(self, envelope: CommandEnvelope, created: HTTPStatus) -> Response:
         answer, _ = await self._answer_of(envelope)
-        return _accepted(envelope, answer, created)
+        return accepted(envelope, answer, created)
 
     async def _send_and_await_checkout(self, envelope: CommandEnvelope, created: HTTPStatus) -> Response:
         """Send, and tell the checkout's outcome: the one decided with it, or what the saga makes of it soon enough."""
@@ -242,9 +239,9 @@ class HttpCommands:
             outcome = await self._outcome(envelope.realm, order_id, attempt)
         address = f"/v1/orders/{quote(order_id, safe='')}"
         if outcome is None:
-            return _accepted(envelope, answer, HTTPStatus.ACCEPTED, location=address)
+            return accepted(envelope, answer, HTTPStatus.ACCEPTED, location=address)
         status = HTTPStatus.OK if answer.replayed else created
-        return _accepted(envelope, answer, status, location=address, checkout=outcome)
+        return accepted(envelope, answer, status, location=address, checkout=outcome)
 
     async def _outcome(self, realm: Realm, order_id: str, attempt: int) -> Mapping[str, Any] | None:
         """What is recorded by now or within the time that an order may wait; None when the caller has to ask later."""
@@ -269,7 +266,7 @@ class HttpCommands:
         """
         key = CommandKey(envelope.realm, envelope.command_id)
         if key in self._in_flight:
-            raise _in_flight(envelope.command_id)
+            raise in_flight(envelope.command_id)
         self._in_flight.add(key)
         try:
             future, step = self._sent_with_first_step(envelope)
@@ -279,7 +276,7 @@ class HttpCommands:
         if self._hints is not None:
             self._hints.heard(envelope, answer)
         if not answer.accepted:
-            raise _refused(envelope.command_id, answer)
+            raise refused(envelope.command_id, answer)
         return answer, step
 
     def _sent_with_first_step(
@@ -314,7 +311,7 @@ class HttpCommands:
         if CommandKey(envelope.realm, envelope.command_id) in self._in_flight:
             return
         if (code := await hints.foresee(envelope, is_new=is_new)) is not None:
-            raise _hinted(envelope.command_id, code)
+            raise hinted(envelope.command_id, code)
 
     async def _dry(self, envelope: CommandEnvelope, query: Mapping[str, str]) -> Response:
         """``dry_run=true`` (and ``at=``): the answer that would be given, marked as such."""
@@ -328,22 +325,22 @@ class HttpCommands:
         async with asyncio.timeout(DRY_RUN_TIMEOUT_SECONDS):
             answer = await work
         if not answer.accepted:
-            raise _refused(envelope.command_id, answer, dry_run=True)
-        return _accepted(envelope, answer, HTTPStatus.OK, dry_run=True)
+            raise refused(envelope.command_id, answer, dry_run=True)
+        return accepted(envelope, answer, HTTPStatus.OK, dry_run=True)
 
     # Many commands.
 
     def _item(self, exchange: Exchange, entry: object, default_id: str) -> _Item:
         item = _Item(default_id)
         try:
-            body = _object(entry, "", {"type", "command_id", "data"}, required=("type",))
+            body = object_at(entry, "", {"type", "command_id", "data"}, required=("type",))
             if body.get("command_id") is not None:
-                told = _text(body["command_id"], "/command_id")
-                item.command_id = _callers_id(exchange.caller, told, "/command_id")
+                told = text_at(body["command_id"], "/command_id")
+                item.command_id = callers_id(exchange.caller, told, "/command_id")
             command = _command_of(exchange.caller, body)
             key = CommandKey(exchange.caller.realm, item.command_id)
             if key in self._in_flight:
-                raise _in_flight(item.command_id)
+                raise in_flight(item.command_id)
             item.envelope = _envelope(exchange, command, item.command_id)
         except Problem as problem:
             item.problem = problem
@@ -375,8 +372,8 @@ class HttpCommands:
         if self._hints is not None and item.envelope is not None:
             self._hints.heard(item.envelope, answer)
         if not answer.accepted:
-            return _refused(item.command_id, answer).body(exchange.request_id)
-        return {**_answer_body(item.command_id, answer), "replayed": answer.replayed}
+            return refused(item.command_id, answer).body(exchange.request_id)
+        return {**answer_body(item.command_id, answer), "replayed": answer.replayed}
 
 
 async def _decided_with_it(step: "asyncio.Future[Answer] | None") -> Mapping[str, Any] | None:
@@ -409,127 +406,22 @@ def _envelope(exchange: Exchange, command: Command, command_id: str) -> CommandE
     )
 
 
-def _command_id(exchange: Exchange) -> str:
-    """The caller's Idempotency-Key, or a new id when there is none."""
-    told = exchange.raw_headers.get(b"idempotency-key")
-    if told is None:
-        return exchange.made_id or new_id()
-    return _callers_id(exchange.caller, told.decode("latin-1"), "Idempotency-Key")
-
-
-def _callers_id(caller: Caller, text: str, where: str) -> str:
-    """An id of the caller's own; those of sagas, timers, distributions and leases are for who may act for them."""
-    if text.startswith(_KEPT_PREFIXES) and Scope.PROCESSES_WRITE not in caller.scopes:
-        kept = f"{', '.join(_KEPT_PREFIXES[:-1])} or {_KEPT_PREFIXES[-1]}"
-        message = f"must not begin with {kept} because such ids are kept for our own processes"
-        raise malformed([FieldError(where, "malformed_command_id", message)])
-    return _bounded_id(text, where)
-
-
-def _bounded_id(text: str, where: str) -> str:
-    if 0 < len(text) <= ID_LENGTH_MAX and text.isascii() and text.isprintable() and text == text.strip():
-        return text
-    message = f"must be 1 to {ID_LENGTH_MAX} printable ASCII characters without surrounding white space"
-    raise malformed([FieldError(where, "malformed_command_id", message)])
-
-
-def _answer_body(command_id: str, answer: Answer) -> dict[str, Any]:
-    return {
-        "command_id": command_id,
-        "status": answer.status,
-        "position": answer.position.token(),
-        "data": dict(answer.data),
-    }
-
-
-def _accepted(
-    envelope: CommandEnvelope,
-    answer: Answer,
-    status: HTTPStatus,
-    *,
-    location: str | None = None,
-    **members: Any,
-) -> Response:
-    body = {**_answer_body(envelope.command_id, answer), **members}
-    headers = {b"idempotency-key": envelope.command_id.encode()}
-    if location is not None:
-        headers[b"location"] = location.encode()
-    if answer.replayed:
-        headers[b"idempotency-replayed"] = b"true"
-    return JsonReply(body, status, headers)
-
-
-def _refused(command_id: str, answer: Answer, **members: Any) -> Problem:
-    headers = {"idempotency-key": command_id}
-    if answer.replayed and answer.code != "command_id_reused":
-        headers["idempotency-replayed"] = "true"
-    extra = {
-        "command_id": command_id,
-        "position": answer.position.token(),
-        "data": dict(answer.data),
-        **members,
-    }
-    return Problem(answer.code, answer.detail, extra=extra, headers=headers)
-
-
-def _hinted(command_id: str, code: str) -> Problem:
-    """A refusal that nobody decided: not stored, not final."""
-    detail = (
-        f"{WORDS[code]} This is a hint, nothing was decided: retry with the same Idempotency-Key to have it decided"
-    )
-    headers = {"idempotency-key": command_id, "retry-after": str(RETRY_AFTER_SECONDS)}
-    extra = {"hint": True, "command_id": command_id, "data": {}}
-    return Problem(code, detail, extra=extra, headers=headers, retryable=True)
-
-
-def _in_flight(command_id: str) -> Problem:
-    detail = "a command with this id is being decided right now; retry to learn its answer"
-    return Problem("command_in_flight", detail, extra={"command_id": command_id})
-
-
 def _command_of(caller: Caller, body: Mapping[str, Any]) -> Command:
     """The command of a batch's item. Raises Problem, with pointers into the item."""
     try:
-        command = command_class(_text(body["type"], "/type"))
+        command = command_class(text_at(body["type"], "/type"))
     except UnknownCommandType as error:
         raise malformed([FieldError("/type", "unknown_command", str(error))]) from None
     require_scope(caller, SCOPE_OF_COMMAND[command])
     if (path := ROUTE_ONLY.get(command)) is not None:
         message = f"is more than a command and does not go in a batch: send it to POST {path}"
         raise malformed([FieldError("/type", "has_its_own_route", message)])
-    raw = to_json(_object(body.get("data", {}), "/data", None))
+    raw = to_json(object_at(body.get("data", {}), "/data", None))
     try:
         return command.model_validate_json(raw)
     except ValidationError as error:
         problem = problem_of(error, raw)
         raise malformed([each._replace(pointer=f"/data{each.pointer}") for each in problem.errors]) from None
-
-
-def _object(value: object, where: str, allowed: set[str] | None, required: Sequence[str] = ()) -> Mapping[str, Any]:
-    """A JSON object with these members only. Raises Problem that names every wrong one."""
-    if not isinstance(value, dict):
-        raise malformed([FieldError(where, "wrong_type", "must be an object")])
-    errors = [
-        FieldError(where + pointer_to((name,)), "missing", "must be there") for name in required if name not in value
-    ]
-    if allowed is not None:
-        errors += [
-            FieldError(where + pointer_to((name,)), "unknown_field", "is not a member here")
-            for name in value
-            if name not in allowed
-        ]
-    if errors:
-        raise malformed(errors)
-    return value
-
-
-def _text(value: object, where: str) -> str:
-    """A string; an integer becomes its decimal digits, as in every id."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise malformed([FieldError(where, "wrong_type", "must be a string")])
 
 
 def _instant(text: str) -> datetime:
