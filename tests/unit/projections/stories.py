@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from contracts.envelope import Metadata, Recorded
 from contracts.events import (
@@ -207,9 +207,14 @@ def everything(realm: Realm = ACME, *, first_offset: int = 1, began: datetime = 
     return story.log
 
 
+class _BatchIds(TypedDict):
+    batch_id: str
+    template_id: str
+
+
 def _codes(story: Story) -> None:
     """A batch of which one code was given to a user who used it, one was voided, and a range, too."""
-    tell, of = story.tell, {"batch_id": "k1-1", "template_id": "t1"}
+    tell, of = story.tell, _BatchIds(batch_id="k1-1", template_id="t1")
     sealed = CodeBatchGenerated(**of, campaign_id="spring", name="", key_id="k1", number=1, count=9, valid_until=None)
     tell("code_batch", "k1-1", sealed)
     tell("code_batch", "k1-1", CodeBatchAssigned(**of, assigned=1, next_index=1))
