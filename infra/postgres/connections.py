@@ -90,7 +90,17 @@ class BoundedConnection(psycopg.Connection[Any]):
                 self._statements |= {statement.name}
             formats = [Format.BINARY] * len(parameters)
             self.pgconn.send_query_prepared(statement.name, parameters, formats, Format.BINARY)
-            return self._result()
+            try:
+                return self._result()
+            except psycopg.errors.InvalidSqlStatementName:
+                self._statements -= {statement.name}  # Somebody between us and the server lost it: only this once.
+                raise
+
+    def _deallocate(self, name: bytes | None) -> PQGen[None]:
+        """As inherited. After a rollback the driver lets the server forget all statements (None), ours with its own."""
+        if name is None:
+            self._statements = frozenset()
+        return super()._deallocate(name)
 
     def _result(self) -> PGresult:
         result: PGresult
