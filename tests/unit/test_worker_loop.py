@@ -1,5 +1,6 @@
 """The loop of a worker: when it rests, when it waits longer, and what ends it."""
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -83,6 +84,7 @@ def test_a_loop_rests_only_after_a_turn_that_found_nothing() -> None:
 def test_each_failure_in_a_row_waits_twice_as_long_up_to_a_bound_and_a_success_starts_over(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.WARNING)
     _, waits = run(Turns(*(Busy("full") for _ in range(4)), 1, Busy("full")))
     assert waits.seconds[:5] == [1.0, 2.0, 4.0, 4.0, 1.0]
     assert told(caplog) == [("WARNING", "Busy: full", False)] * 5
@@ -91,6 +93,7 @@ def test_each_failure_in_a_row_waits_twice_as_long_up_to_a_bound_and_a_success_s
 def test_every_failure_gives_the_connections_back_and_an_unknown_one_is_told_with_its_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.WARNING)
     turns = Turns(KeyError("gone"))
     run(turns)
     assert turns.let_go == 2  # After the failure, and at the stop.

@@ -1,6 +1,7 @@
 """Whole answers, written at once: whoever is served sees the very bytes that uvicorn itself would have sent."""
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -53,8 +54,10 @@ class Echo:
 
 
 @pytest.fixture
-def echo() -> Echo:
+def echo(caplog: pytest.LogCaptureFixture) -> Echo:
     """The application."""
+    # pytest listens to every logger, whoever is served; in production nobody listens to this one.
+    caplog.set_level(logging.WARNING, "uvicorn.access")
     return Echo()
 
 
