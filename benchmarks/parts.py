@@ -22,7 +22,7 @@ TAKE_ONE: Final = "UPDATE bench_stock SET stock = stock - 1 WHERE id = 1;\n"
 
 
 class Engines:
-    """One or more processes, each with an engine on the same store."""
+    """One or more processes, each with an engine: on the same store, or each on a shard of its own."""
 
     def __init__(self, bench: Bench, children: list[EngineProcess]) -> None:
         self._bench = bench
@@ -94,9 +94,9 @@ class Engines:
 
 
 @contextmanager
-def engines(bench: Bench, dsn: str, processes: int = 1) -> Iterator[Engines]:
-    """So many engine processes on a store."""
-    children = [EngineProcess(dsn, name) for name in "abcdefgh"[:processes]]
+def engines(bench: Bench, *dsns: str) -> Iterator[Engines]:
+    """One engine process for each of these stores; whoever names a store twice has two on it."""
+    children = [EngineProcess(dsn, name) for dsn, name in zip(dsns, "abcdefgh", strict=False)]
     with _all(children):
         yield Engines(bench, children)
 

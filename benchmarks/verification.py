@@ -10,20 +10,27 @@ _LONG = Timeouts(statement_seconds=600.0, answer_seconds=620.0)
 VIOLATIONS_SHOWN_MAX = 5
 
 
-def verify(bench: Bench, dsn: str, outcome: Outcome) -> Outcome:
-    """Fold the whole log and hold it against command log, counters and snapshots; the outcome carries what was said."""
+def verify(bench: Bench, outcome: Outcome, *dsns: str) -> Outcome:
+    """Fold whole logs and hold them against command logs, counters and snapshots; the outcome carries what was said."""
     bench.say("verifying the store")
+    told = [_told(dsn) for dsn in dsns]
+    outcome.held = all(held for held, _ in told)
+    outcome.verified = "; ".join(text for _, text in told)
+    return outcome
+
+
+def _told(dsn: str) -> tuple[bool, str]:
     log = PostgresEventLog(dsn)
     try:
         with connect(dsn, _LONG, name="verify", autocommit=True) as connection:
             report = Verifier(connection, log, KINDS, None, None).run()
     finally:
         log.close()
-    outcome.held = not report.violations
-    outcome.verified = f"{report.commands:,} commands and {report.events:,} events: " + (
+    held = not report.violations
+    told = (
         "every invariant holds"
-        if outcome.held
+        if held
         else f"{len(report.violations)} VIOLATIONS: "
         + "; ".join(str(violation) for violation in report.violations[:VIOLATIONS_SHOWN_MAX])
     )
-    return outcome
+    return held, f"{report.commands:,} commands and {report.events:,} events: {told}"

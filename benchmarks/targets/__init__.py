@@ -20,6 +20,7 @@ from benchmarks.targets import (
 
 TARGETS: Final[tuple[Target, ...]] = (
     p01_commits.TARGET,
+    p01_commits.OVER_SHARDS,
     p02_library.TARGET,
     p03_bulk.TARGET,
     p04_hot_template.TARGET,

@@ -138,7 +138,7 @@ def _measure(bench: Bench) -> tuple[dict[str, Side], Outcome]:
             BARE: Server(bench, bare, lambda: _HELLO, stores=False),
         }
         sides = in_turn(bench, {name: server.measure for name, server in servers.items()})
-        outcome = verify(bench, dsn, Outcome(0.0, [], []))
+        outcome = verify(bench, Outcome(0.0, [], []), dsn)
     return {side.name: side for side in sides}, outcome
 
 

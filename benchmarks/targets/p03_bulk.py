@@ -76,7 +76,7 @@ def run(bench: Bench) -> Outcome:
             unit="events/s",
             alternate=False,
         )
-        return verify(bench, dsn, ratio(sides, users=users))
+        return verify(bench, ratio(sides, users=users), dsn)
 
 
 def _issue(ours: Engines, copies: Copies, name: str, users: int) -> Figure:

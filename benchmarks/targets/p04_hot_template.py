@@ -18,7 +18,7 @@ def run(bench: Bench) -> Outcome:
                 "claims over 1,000 templates": lambda: ours.closed("claims_spread", HOT_CLIENTS),
             },
         )
-        return verify(bench, dsn, ratio(sides))
+        return verify(bench, ratio(sides), dsn)
 
 
 TARGET = Target(

@@ -20,7 +20,7 @@ def run(bench: Bench) -> Outcome:
                     ),
                 },
             )
-        return verify(bench, dsn, ratio(sides))
+        return verify(bench, ratio(sides), dsn)
 
 
 TARGET = Target(

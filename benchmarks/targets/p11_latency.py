@@ -40,7 +40,7 @@ def run(bench: Bench) -> Outcome:
             f"claims arrive in a Poisson process at {rates[0]:,.0f}-{rates[-1]:,.0f}/s, 70 % of the peak ({sweep.best} "
             "clients) measured just before; each is timed from the instant at which it should have been sent"
         )
-        return verify(bench, dsn, outcome)
+        return verify(bench, outcome, dsn)
 
 
 def _claims(bench: Bench, ours: Engines, clients: int) -> Figure:

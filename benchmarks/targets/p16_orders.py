@@ -93,7 +93,7 @@ def run(bench: Bench) -> Outcome:
         outcome = Outcome(median(rounds), rounds, [side])
         micros = sorted(side.rounds, key=lambda each: each.value)[len(rounds) // 2].details["micros_each"]
         outcome.notes.append(", ".join(f"{name} {value:.0f} µs" for name, value in micros.items()) + " per order")
-        return verify(bench, dsn, outcome)
+        return verify(bench, outcome, dsn)
 
 
 def _measure(bench: Bench, running: Running, shop: Shop, dsn: str, roots: dict[str, int]) -> Figure:

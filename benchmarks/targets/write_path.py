@@ -17,7 +17,7 @@ def run(bench: Bench) -> Outcome:
     outcome = Outcome(0.0, [], sides, {"rows": rows})
     for processes in PROCESSES:
         with bench.postgres.database() as dsn:
-            with engines(bench, dsn, processes) as ours:
+            with engines(bench, *[dsn] * processes) as ours:
                 ours.prepare("claims_hot", max(CLIENTS))
                 for clients in CLIENTS:
                     side = Side(f"{processes} process(es), {clients} clients", "/s")
@@ -28,7 +28,7 @@ def run(bench: Bench) -> Outcome:
                     sides.append(side)
                     rows.append(_row(processes, clients, side))
             held = outcome.held
-            verify(bench, dsn, outcome)
+            verify(bench, outcome, dsn)
             outcome.held = outcome.held and held
     outcome.value = max(row["claims_per_second"] for row in rows)
     return outcome
