@@ -34,7 +34,7 @@ def test_a_quick_run_writes_every_figure_and_verifies_its_store(
 
 
 def test_an_unknown_target_is_named_with_the_known_ones() -> None:
-    with pytest.raises(SystemExit, match=r"p99.*p1, p2"):
+    with pytest.raises(SystemExit, match=r"p99.*p1, p1-shards, p2"):
         main(["--only", "p99"])
 
 
