@@ -19,7 +19,8 @@ def test_absent_data_is_told_loudly(tmp_path: Path) -> None:
             "tests/data/test_online_retail.py",
         ],
         cwd=ROOT,
-        env={**os.environ, "TESSERA_DATA": str(tmp_path)},
+        # pytest closes the folder of its temporary folders to other users; those beside us run servers under ours.
+        env={**os.environ, "TESSERA_DATA": str(tmp_path), "PYTEST_DEBUG_TEMPROOT": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,

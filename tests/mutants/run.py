@@ -57,7 +57,9 @@ def apply(patch: Path, tree: Path, *options: str) -> "subprocess.CompletedProces
 def run(tests: list[str], tree: Path) -> "subprocess.CompletedProcess[str]":
     """Run tests in a tree, stopping at the first that fails."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout", str(TEST_SECONDS_MAX)]
-    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    # A place of its own for temporary folders: pytest closes theirs to other users, whose servers may run below it.
+    own = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DEBUG_TEMPROOT": str(tree.parent)}
+    environment = os.environ | own
     return subprocess.run([*command, *tests], cwd=tree, env=environment, capture_output=True, text=True, check=False)
 
 
