@@ -12,6 +12,8 @@ _WAIT_SECONDS: Final = 30.0
 # What a server says when it is ready for the next query, with no transaction open or with one.
 _IDLE: Final = b"Z\0\0\0\x05I"
 _IN_TRANSACTION: Final = b"Z\0\0\0\x05T"
+# What a client says last, and what the server waits for before it takes the client for idle.
+_SYNC: Final = b"S\0\0\0\x04"
 
 Fault = Literal["cut before", "cut after", "silent"]
 
@@ -23,6 +25,7 @@ class _Line:
     client: socket.socket
     server: socket.socket
     in_transaction: bool = False
+    is_ending: bool = False  # It falls silent before the next last word.
     is_due: bool = False  # The marked thing passed: the line is cut once its transaction is committed.
     silent: threading.Event = field(default_factory=threading.Event)  # Neither end hears the other, nor its hanging up.
 
@@ -78,7 +81,7 @@ class Wire:
         self._arm("cut after", and_unplug)
 
     def fall_silent_in_next_append(self) -> None:
-        """Of what is next to be stored in an open transaction only half arrives, and nothing ever after.
+        """Of what is next to be stored in an open transaction all but the last word arrives, and nothing ever after.
 
         Nobody is told: this is a half-open connection, or a machine that lost its power.
         """
@@ -125,7 +128,7 @@ class Wire:
         try:
             while data := line.client.recv(_CHUNK_BYTES):
                 said = said[1 - len(self._mark) :] + data
-                if self._mark in said and not self._lets_pass(line, data):
+                if (line.is_ending or self._mark in said) and not self._lets_pass(line, data):
                     return
                 line.server.sendall(data)
             line.server.shutdown(socket.SHUT_WR)
@@ -137,8 +140,9 @@ class Wire:
         if self._strikes("cut before"):
             self._cut(line)
             return False
-        if line.in_transaction and self._strikes("silent"):
-            line.server.sendall(data[: len(data) // 2])
+        line.is_ending = line.is_ending or (line.in_transaction and self._strikes("silent"))
+        if line.is_ending and data.endswith(_SYNC):
+            line.server.sendall(data.removesuffix(_SYNC))
             line.silent.set()
             self.happened.set()
             return False
