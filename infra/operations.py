@@ -77,11 +77,8 @@ def facts(settings: Settings) -> Iterator[Facts]:
     """A connection to the facts: where tenants are placed, to those of all shards."""
     from infra.clickhouse.connection import connect as connect_clickhouse
 
-    client = connect_clickhouse(settings.all_facts_url)
-    try:
+    with closing(connect_clickhouse(settings.all_facts_url)) as client:
         yield Facts(client)
-    finally:
-        client.close()
 
 
 @contextmanager

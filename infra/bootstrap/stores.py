@@ -1,10 +1,10 @@
 """Event stores and their engines: of this shard, or of all of them as one."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from command.engine import Engine, EngineObserver, EngineSettings
 from command.handlers import HANDLERS
@@ -128,17 +128,18 @@ def migrate(settings: Settings) -> dict[str, list[str]]:
     """
     from infra.clickhouse import merged
     from infra.clickhouse import migrations as clickhouse
+    from infra.clickhouse.connection import connect
     from infra.postgres import migrations as postgres
 
     applied: dict[str, list[str]] = {}
     for of_shard, at_shard in _shards_to_prepare(settings).items():
         applied[f"postgres{of_shard}"] = postgres.migrate(at_shard.postgres_dsn)
         clickhouse.create_database(at_shard.facts_url)
-        with clickhouse_client(at_shard.facts_url) as client:
+        with closing(connect(at_shard.facts_url)) as client:
             applied[f"clickhouse{of_shard}"] = clickhouse.migrate(client)
     if settings.is_placed:
         clickhouse.create_database(settings.all_facts_url)
-        with clickhouse_client(settings.all_facts_url) as client:
+        with closing(connect(settings.all_facts_url)) as client:
             applied["clickhouse of all shards"] = merged.migrate(client, facts_databases(settings))
     return applied
 
@@ -189,22 +190,10 @@ def pending_over_shards(settings: Settings) -> dict[str, list[str]]:
 def _pending_facts(url: str, pending_in: Callable[["Client"], list[str]]) -> list[str]:
     """Of a database that is not there yet: everything."""
     from infra.clickhouse import migrations as clickhouse
-    from infra.clickhouse.connection import FactsDamaged
+    from infra.clickhouse.connection import FactsDamaged, connect
 
     try:
-        with clickhouse_client(url) as client:
+        with closing(connect(url)) as client:
             return pending_in(client)
     except FactsDamaged:
         return [migration.name for migration in clickhouse.released()]
-
-
-@contextmanager
-def clickhouse_client(url: str) -> Iterator[Any]:
-    """A connection to the database that a URL names. Raises ClickHouseUnavailable."""
-    from infra.clickhouse.connection import connect
-
-    client = connect(url)
-    try:
-        yield client
-    finally:
-        client.close()

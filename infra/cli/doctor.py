@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
@@ -180,11 +181,8 @@ def _clickhouse(settings: Settings) -> Iterator[Finding]:
     from infra.clickhouse.connection import connect
     from infra.clickhouse.migrations import missing
 
-    client = connect(settings.facts_url)
-    try:
+    with closing(connect(settings.facts_url)) as client:
         version, dropped = client.command("SELECT version()"), missing(client)
-    finally:
-        client.close()
     yield Finding("ClickHouse", "ok", str(version))
     if dropped:
         step = "Run `tessera projections rebuild facts`: it brings them back, whole."

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ import pytest
 from contracts.position import Position
 from infra.bootstrap import stores
 from infra.clickhouse import merged
+from infra.clickhouse.connection import connect
 from infra.projections.service import ProjectionService
 from tests.engines import Corners
 from tests.integration.http.test_serving import active_template
@@ -217,7 +219,7 @@ async def test_migrating_brings_back_what_somebody_dropped_of_all_facts(world: R
 
 async def test_facts_of_a_shard_that_is_added_have_to_be_migrated_to_be_read(world: ReadWorld) -> None:
     known = stores.facts_databases(world.settings)
-    with stores.clickhouse_client(world.settings.all_facts_url) as client:
+    with closing(connect(world.settings.all_facts_url)) as client:
         assert merged.pending(client, known) == []
         assert merged.pending(client, [*known, "another"]) == merged.pending(client, known[:1]) != []
 
