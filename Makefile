@@ -14,7 +14,8 @@ SOURCES = $(PACKAGES) tests $(if $(wildcard benchmarks/*.py),benchmarks)
 PYTEST_ARGS ?=
 # Each worker runs its own engines; a file stays with one worker, because its tests share what is slow to make.
 WORKERS ?= 2
-PARALLEL = -n $(WORKERS) --dist loadfile
+# A worker that hung for good was ended by tests/conftest.py; a third one ends the run.
+PARALLEL = -n $(WORKERS) --dist loadfile --max-worker-restart 2
 
 # Version managers leave shims that exist but do not run: an interpreter counts only once it has answered.
 PYTHON_CANDIDATES := python3.12 python3.11 python3 python

@@ -1,10 +1,15 @@
 """What every test shares: how many examples Hypothesis tries, and real engines for whoever asks."""
 
+import faulthandler
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
+from _pytest.logging import LogCaptureHandler
 from hypothesis import HealthCheck, settings
 
 from infra.embedded import EmbeddedStack, Endpoints
@@ -16,6 +21,48 @@ COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], p
 settings.register_profile("quick", COMMON, max_examples=50)
 settings.register_profile("long", COMMON, max_examples=2_000)
 settings.load_profile(os.environ.get("TESSERA_TEST_EFFORT", "quick"))
+
+
+# The time-out of a test ends the test, but not what then hangs while its fixtures are put away. That ends the process,
+# with the stack of every thread; another worker of pytest goes on, and the summary says which test it was.
+STUCK_SECONDS_MORE: Final = 120
+
+
+def _end_what_is_stuck(config: pytest.Config) -> None:
+    seconds = float(config.getini("timeout") if config.getoption("timeout") is None else config.getoption("timeout"))
+    if seconds > 0:
+        stderr = config.stash[fault_handler_stderr_fd_key]
+        faulthandler.dump_traceback_later(seconds + STUCK_SECONDS_MORE, exit=True, file=stderr)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The watch begins anew with each test."""
+    _end_what_is_stuck(item.config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """… and goes on after a failure, which took it away (for whoever debugs)."""
+    _end_what_is_stuck(item.config)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Everything is put away."""
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def logs_of_its_own() -> Iterator[None]:
+    """A test that sets up logs, as a process does, leaves nobody a handler whose stream is closed by then."""
+    root = logging.getLogger()
+    before, level = set(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - before:
+        if not isinstance(handler, LogCaptureHandler):
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
