@@ -28,8 +28,10 @@ settings.load_profile(os.environ.get("TESSERA_TEST_EFFORT", "quick"))
 STUCK_SECONDS_MORE: Final = 120
 
 
-def _end_what_is_stuck(config: pytest.Config) -> None:
-    seconds = float(config.getini("timeout") if config.getoption("timeout") is None else config.getoption("timeout"))
+def _end_what_is_stuck(item: pytest.Item) -> None:
+    config, own = item.config, item.get_closest_marker("timeout")
+    told = (own.args[0] if own else None, config.getoption("timeout"), config.getini("timeout"))
+    seconds = max(float(each) for each in told if each is not None)
     if seconds > 0:
         stderr = config.stash[fault_handler_stderr_fd_key]
         faulthandler.dump_traceback_later(seconds + STUCK_SECONDS_MORE, exit=True, file=stderr)
@@ -38,13 +40,13 @@ def _end_what_is_stuck(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """The watch begins anew with each test."""
-    _end_what_is_stuck(item.config)
+    _end_what_is_stuck(item)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     """… and goes on after a failure, which took it away (for whoever debugs)."""
-    _end_what_is_stuck(item.config)
+    _end_what_is_stuck(item)
 
 
 @pytest.hookimpl(trylast=True)

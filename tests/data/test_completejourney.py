@@ -7,7 +7,7 @@ import pytest
 
 from tests.data.world import Imported, imported
 
-pytestmark = [pytest.mark.data, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1_800)]
+pytestmark = [pytest.mark.data, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 REALM = "tenant_id = 'completejourney' AND app_id = 'grocery'"
 CLAIMS, REDEMPTIONS, FIRST_USES, SECOND_USES = 108_590, 2_102, 2_075, 27

@@ -9,7 +9,7 @@ import pytest
 
 from tests.data.world import Imported, imported
 
-pytestmark = [pytest.mark.data, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1_800)]
+pytestmark = [pytest.mark.data, pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 REALM = "tenant_id = 'online-retail' AND app_id = 'shop'"
 SALES, WRITE_OFFS, CREDIT_NOTES, GUESTS, FREE = 20_725, 1_336, 3_836, 2_189, 766

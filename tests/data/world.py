@@ -29,7 +29,7 @@ from tests.engines import Corners, clickhouse
 ROOT: Final = Path(__file__).parents[2]
 DATA: Final = Path(os.environ.get("TESSERA_DATA", ROOT.parent / "shared" / "data"))
 MISSING: Final = pytest.StashKey[set[str]]()
-SETTLE_SECONDS: Final = 900.0
+SETTLE_SECONDS: Final = 420.0
 
 Rows = list[tuple[Any, ...]]
 
