@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from psycopg import Connection, Cursor
     from psycopg_pool import ConnectionPool
 
-    from infra.http.commands import CheckoutOutcomes, FirstStep, StartsDistributions
+    from infra.entry.first_steps import FirstStep
+    from infra.http.commands import CheckoutOutcomes, StartsDistributions
     from infra.http.health import Check
     from infra.postgres.distributions import Job
     from query.ports import Distributions, Histories

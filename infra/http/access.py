@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
-from contracts.access import Caller, Scope
+from contracts.access import Caller
 from contracts.identity import Realm
-from infra.http.problems import Problem
+from infra.entry.problems import Problem
 
 TOKEN_LENGTH_MAX: Final = 200
 # How long a revoked key may still be honoured by a process that has just seen it.
@@ -146,12 +146,6 @@ class KeyRing:
         self._remembered.move_to_end(prefix)
         while len(self._remembered) > KEYS_REMEMBERED_MAX:
             self._remembered.popitem(last=False)
-
-
-def require_scope(caller: Caller, scope: Scope) -> None:
-    """Raises Problem (403) when the caller lacks it."""
-    if scope not in caller.scopes:
-        raise Problem("scope_missing", f"the API key lacks the scope {scope.value}", extra={"scope": scope.value})
 
 
 def _token_parts(authorization: bytes | None) -> tuple[str, bytes]:

@@ -1,4 +1,4 @@
-"""Answers to commands as responses and problems: accepted, refused, foreseen, or on their way."""
+"""Answers to commands as responses: accepted, or foreseen to be refused."""
 
 from http import HTTPStatus
 from typing import Any
@@ -6,18 +6,10 @@ from typing import Any
 from starlette.responses import Response
 
 from contracts.envelope import Answer, CommandEnvelope
-from infra.http.problems import RETRY_AFTER_SECONDS, WORDS, Problem
+from infra.entry.answers import answer_body
+from infra.entry.problems import WORDS, Problem
+from infra.http.problems import RETRY_AFTER_SECONDS
 from infra.http.reply import JsonReply
-
-
-def answer_body(command_id: str, answer: Answer) -> dict[str, Any]:
-    """The members that every accepted answer has."""
-    return {
-        "command_id": command_id,
-        "status": answer.status,
-        "position": answer.position.token(),
-        "data": dict(answer.data),
-    }
 
 
 def accepted(
@@ -38,20 +30,6 @@ def accepted(
     return JsonReply(body, status, headers)
 
 
-def refused(command_id: str, answer: Answer, **members: Any) -> Problem:
-    """The problem that tells a refusal; it is final, and says so by its code."""
-    headers = {"idempotency-key": command_id}
-    if answer.replayed and answer.code != "command_id_reused":
-        headers["idempotency-replayed"] = "true"
-    extra = {
-        "command_id": command_id,
-        "position": answer.position.token(),
-        "data": dict(answer.data),
-        **members,
-    }
-    return Problem(answer.code, answer.detail, extra=extra, headers=headers)
-
-
 def hinted(command_id: str, code: str) -> Problem:
     """A refusal that nobody decided: not stored, not final."""
     detail = (
@@ -60,9 +38,3 @@ def hinted(command_id: str, code: str) -> Problem:
     headers = {"idempotency-key": command_id, "retry-after": str(RETRY_AFTER_SECONDS)}
     extra = {"hint": True, "command_id": command_id, "data": {}}
     return Problem(code, detail, extra=extra, headers=headers, retryable=True)
-
-
-def in_flight(command_id: str) -> Problem:
-    """Nothing was decided about this request: the same id is on its way already."""
-    detail = "a command with this id is being decided right now; retry to learn its answer"
-    return Problem("command_in_flight", detail, extra={"command_id": command_id})

@@ -17,24 +17,23 @@ from starlette.types import Scope as AsgiScope
 
 from command.api import code_router, command_router
 from contracts.access import Door, Scope
+from infra.entry.bridge import AnswerBridge, CommandQueue
+from infra.entry.first_steps import FirstStep, no_first_step
+from infra.entry.problems import Problem
 from infra.http.access import KeyRing
-from infra.http.bridge import AnswerBridge, CommandQueue
 from infra.http.codes import CodeParts, HttpCodes, StoredBatches
 from infra.http.commands import (
     CheckoutOutcomes,
     CommandLimits,
     DryRun,
-    FirstStep,
     HttpCommands,
     StartsDistributions,
-    no_first_step,
 )
 from infra.http.dispatch import Dispatcher
 from infra.http.edge import Edge, Exchange, GuardedRoute
 from infra.http.health import Readiness
 from infra.http.hints import ClaimHints
 from infra.http.openapi import document
-from infra.http.problems import Problem
 from infra.http.reads import HttpReads, PlacedPositions, Positions, ReadLimits
 from infra.http.reply import JsonReply
 from infra.telemetry.metrics import CONTENT_TYPE, Metrics

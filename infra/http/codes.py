@@ -23,9 +23,10 @@ from infra.codes.batches import BatchRecord, batches_before, find_batch
 from infra.codes.export import FORMATS, export_pieces
 from infra.codes.ring import CodeRing, Found
 from infra.codes.sealer import Sealer
-from infra.http.bodies import malformed, parse_command, problem_of, read_body
+from infra.entry.bodies import malformed, problem_of
+from infra.entry.problems import FieldError, Problem
+from infra.http.bodies import parse_command, read_body
 from infra.http.edge import Exchange
-from infra.http.problems import FieldError, Problem
 from query.ports import Page, View
 from query.readers.cursors import decode_cursor, encode_cursor
 

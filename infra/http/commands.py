@@ -1,7 +1,7 @@
 """Commands over HTTP: one per request or many, each sent under an idempotency key and answered after its commit."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,30 +11,31 @@ from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
 from starlette.responses import Response
 
-from command.api import BATCH_COMMANDS_MAX, ROUTE_ONLY, SCOPE_OF_COMMAND, CommandRoute
+from command.api import BATCH_COMMANDS_MAX, CommandRoute
 from command.domain.ids import derived_id
 from command.ports import CommandKey
 from command.tickets import Busy
-from command.upstream_names import UntranslatableEvent, translate
-from contracts.access import Caller
 from contracts.commands import ClaimCoupon, Command, PlaceOrder, QuoteOrder
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.refusals import AlreadyExists
-from contracts.registry import UnknownCommandType, command_class
 from contracts.values import BusinessTime
-from infra.http.access import require_scope
-from infra.http.answers import accepted, answer_body, hinted, in_flight, refused
-from infra.http.bodies import malformed, object_at, parse_command, parse_json, problem_of, read_body, text_at
-from infra.http.bridge import AnswerBridge
-from infra.http.command_ids import bounded_id, callers_id, command_id_of
+from infra.entry.answers import answer_body, in_flight, refused
+from infra.entry.bodies import malformed, object_at, parse_json, text_at
+from infra.entry.bridge import AnswerBridge
+from infra.entry.commands import command_of, reported_event
+from infra.entry.failures import problem_for
+from infra.entry.first_steps import FirstStep, leave_alone, no_first_step, queued
+from infra.entry.ids import callers_id
+from infra.entry.problems import FieldError, Problem
+from infra.http.answers import accepted, hinted
+from infra.http.bodies import parse_command, read_body
+from infra.http.command_ids import command_id_of
 from infra.http.distributions import Uploads
-from infra.http.edge import Endpoint, Exchange, problem_for
+from infra.http.edge import Endpoint, Exchange
 from infra.http.hints import ClaimHints
-from infra.http.problems import FieldError, Problem
 from infra.http.reply import JsonReply
 
 BATCH_BODY_FACTOR: Final = 8
@@ -52,14 +53,6 @@ class DryRun(Protocol):
     def __call__(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
         """Raises StoreUnavailable or HandlerFailed."""
         ...
-
-
-# What an order's saga will ask for because of a command's fact, to be decided together with it; None: it is left to it.
-FirstStep = Callable[[CommandEnvelope], CommandEnvelope | None]
-
-
-def no_first_step(_envelope: CommandEnvelope) -> None:
-    """Every step is for the saga to ask for."""
 
 
 class StartsDistributions(Protocol):
@@ -159,17 +152,9 @@ class HttpCommands:
         raw = await read_body(exchange.raw_headers, exchange.receive, self._limits.body_bytes_max)
         exchange.query(_NO_FIELDS)
         body = object_at(parse_json(raw), "", {"event", "id", "data"}, required=("event", "id", "data"))
-        data = object_at(body["data"], "/data", None)
-        event, event_id = text_at(body["event"], "/event"), text_at(body["id"], "/id")
-        try:
-            command = translate(event, data, default_currency=self._upstream_currency(exchange.caller.realm))
-        except UntranslatableEvent as error:
-            pointer = f"/data/{error.field}" if error.field else "/event"
-            raise malformed([FieldError(pointer, error.code, str(error))]) from None
-        except ValidationError as error:
-            # Its places are those of our command, not of their event: the words have to do.
-            raise malformed([FieldError("/data", "invalid", _words(error))]) from None
-        envelope = _envelope(exchange, command, bounded_id(f"upstream:{event}:{event_id}", "/id"))
+        default = self._upstream_currency(exchange.caller.realm)
+        command, command_id = reported_event(body, default_currency=default)
+        envelope = _envelope(exchange, command, command_id)
         if isinstance(command, PlaceOrder):
             return await self._send_and_await_checkout(envelope, HTTPStatus.CREATED)
         return await self._send(envelope, HTTPStatus.OK)
@@ -286,25 +271,9 @@ class HttpCommands:
         if (following := self._first_step(envelope)) is not None:
             with suppress(Busy):
                 future, step = self._bridge.submit((envelope, following))
-                _leave_alone((step,))
+                leave_alone((step,))
                 return future, step
         return self._bridge.ask(envelope), None
-
-    def _queued(self, envelopes: Sequence[CommandEnvelope]) -> "list[asyncio.Future[Answer]]":
-        """A batch queued with its first steps, or without them when there is no room for both. Raises Busy."""
-        sent = self._with_first_steps(envelopes)
-        if len(sent) > len(envelopes):
-            with suppress(Busy):
-                answers = dict(zip(map(id, sent), self._bridge.submit(sent), strict=True))
-                mine = [answers.pop(id(envelope)) for envelope in envelopes]
-                _leave_alone(answers.values())
-                return mine
-        return self._bridge.submit(envelopes)
-
-    def _with_first_steps(self, envelopes: Sequence[CommandEnvelope]) -> list[CommandEnvelope]:
-        """The commands, each with what its saga would send first right behind it."""
-        followed = ((envelope, self._first_step(envelope)) for envelope in envelopes)
-        return [each for pair in followed for each in pair if each is not None]
 
     async def _require_no_hint(self, hints: ClaimHints, envelope: CommandEnvelope, *, is_new: bool) -> None:
         """Raises Problem for a claim that would be refused; one that is on its way already is no matter of hints."""
@@ -337,7 +306,7 @@ class HttpCommands:
             if body.get("command_id") is not None:
                 told = text_at(body["command_id"], "/command_id")
                 item.command_id = callers_id(exchange.caller, told, "/command_id")
-            command = _command_of(exchange.caller, body)
+            command = command_of(exchange.caller, body)
             key = CommandKey(exchange.caller.realm, item.command_id)
             if key in self._in_flight:
                 raise in_flight(item.command_id)
@@ -354,7 +323,7 @@ class HttpCommands:
         keys = {CommandKey(envelope.realm, envelope.command_id) for _, envelope in ready}
         self._in_flight |= keys
         try:
-            answers = self._queued([envelope for _, envelope in ready])
+            answers = queued(self._bridge, self._first_step, [envelope for _, envelope in ready])
             for (item, _), answer in zip(ready, answers, strict=True):
                 item.answer = answer
             await asyncio.wait([item.answer for item, _ in ready if item.answer is not None])
@@ -387,12 +356,6 @@ async def _decided_with_it(step: "asyncio.Future[Answer] | None") -> Mapping[str
     return outcome
 
 
-def _leave_alone(steps: Iterable["asyncio.Future[Answer]"]) -> None:
-    """Whether these come off is the saga's business: it sends again what did not."""
-    for step in steps:
-        step.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-
 def _envelope(exchange: Exchange, command: Command, command_id: str) -> CommandEnvelope:
     caller = exchange.caller
     exchange.command_id = command_id
@@ -406,24 +369,6 @@ def _envelope(exchange: Exchange, command: Command, command_id: str) -> CommandE
     )
 
 
-def _command_of(caller: Caller, body: Mapping[str, Any]) -> Command:
-    """The command of a batch's item. Raises Problem, with pointers into the item."""
-    try:
-        command = command_class(text_at(body["type"], "/type"))
-    except UnknownCommandType as error:
-        raise malformed([FieldError("/type", "unknown_command", str(error))]) from None
-    require_scope(caller, SCOPE_OF_COMMAND[command])
-    if (path := ROUTE_ONLY.get(command)) is not None:
-        message = f"is more than a command and does not go in a batch: send it to POST {path}"
-        raise malformed([FieldError("/type", "has_its_own_route", message)])
-    raw = to_json(object_at(body.get("data", {}), "/data", None))
-    try:
-        return command.model_validate_json(raw)
-    except ValidationError as error:
-        problem = problem_of(error, raw)
-        raise malformed([each._replace(pointer=f"/data{each.pointer}") for each in problem.errors]) from None
-
-
 def _instant(text: str) -> datetime:
     try:
         return _BUSINESS_TIME.validate_strings(text.replace(" ", "+"))  # A bare + in a query string reads as a blank.
@@ -432,8 +377,3 @@ def _instant(text: str) -> datetime:
         code = _AT_CODES.get(first["type"], "not_a_time")
         message = first["msg"] if code == "out_of_range" else "must be an RFC 3339 time with a zone"
         raise malformed([FieldError("?at", code, message)]) from None
-
-
-def _words(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg'].removeprefix('Value error, ')}"

@@ -13,9 +13,10 @@ import orjson
 from contracts.commands import StartDistribution
 from contracts.identity import Realm
 from infra.distributions.lists import BadList, UnclearColumn, read_csv, users_of_json
-from infra.http.bodies import malformed, parse_command, parse_json, read_body
+from infra.entry.bodies import malformed, parse_json
+from infra.entry.problems import FieldError, Problem
+from infra.http.bodies import parse_command, read_body
 from infra.http.edge import Exchange
-from infra.http.problems import FieldError, Problem
 from infra.postgres import distributions
 from infra.postgres.connections import transaction
 from infra.postgres.distributions import Job

@@ -1,6 +1,5 @@
 """What surrounds every endpoint: request id, key, scope, trace, metrics and log, and problems instead of exceptions."""
 
-import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,14 +14,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
-from command.engine import Busy, EngineStopped, HandlerFailed, StreamClosed
-from command.ports import StoreUnavailable
-from command.tickets import NeverFits
-from command.unit_of_work import NotYet
 from contracts.access import Caller, Door, Scope
-from contracts.registry import UnknownEventType
-from infra.http.access import KeyRing, require_scope
-from infra.http.problems import FieldError, Problem
+from infra.entry.commands import require_scope
+from infra.entry.failures import problem_for
+from infra.entry.problems import FieldError, Problem
+from infra.http.access import KeyRing
+from infra.http.problems import problem_response
 from infra.http.protocol import answer
 from infra.telemetry.ids import new_id
 from infra.telemetry.tracing import Tracing
@@ -145,42 +142,7 @@ class Edge:
         if problem.code == "internal":
             logger.error("request_failed", exc_info=problem.__cause__, **_ids(route, exchange))
         self._observer.command_answered_with(problem.code)
-        return problem.response(exchange.request_id)
-
-
-def problem_for(error: Exception) -> Problem:
-    """Any exception as a problem; the cause of an ``internal`` one is for the log only."""
-    match error:
-        case Problem():
-            return error
-        case Busy():
-            return _busy(error)
-        case NotYet():
-            return Problem("busy", f"{error}; retry with the same Idempotency-Key")
-        case EngineStopped():
-            return Problem("stopping", "this process is shutting down; retry with the same Idempotency-Key")
-        case StoreUnavailable():
-            detail = "the store did not answer; whether the command took effect is not known: retry with the same id"
-            return Problem("store_unavailable", detail)
-        case TimeoutError() | asyncio.CancelledError():
-            return Problem("answer_late", "no answer in time; retry with the same Idempotency-Key to learn it")
-        case StreamClosed() | UnknownEventType():
-            return Problem(
-                "newer_version_needed", "a newer version changed this; it is closed here until we are upgraded"
-            )
-        case HandlerFailed():
-            problem = Problem("internal", "this command failed by a defect of ours; nothing of it was stored")
-        case _:
-            problem = Problem("internal", "something failed that should not; the request id leads to it")
-    problem.__cause__ = error
-    return problem
-
-
-def _busy(error: Busy) -> Problem:
-    if isinstance(error, NeverFits):
-        detail = f"{error}; nothing was queued: send smaller batches, or raise TESSERA_QUEUE_COMMANDS_MAX"
-        return Problem("batch_too_large", detail)
-    return Problem("busy", "too many commands are waiting; retry with the same Idempotency-Key")
+        return problem_response(problem, exchange.request_id)
 
 
 def told_request_id(headers: Mapping[bytes, bytes]) -> str | None:

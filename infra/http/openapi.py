@@ -13,8 +13,9 @@ from contracts.access import Door
 from contracts.commands import ALL_COMMANDS, Command
 from contracts.commands.distribution import DISTRIBUTION_USERS_MAX
 from contracts.registry import COMMANDS
+from infra.entry.problems import known_codes
 from infra.http.codes import BODIES
-from infra.http.problems import MEDIA_TYPE, known_codes
+from infra.http.problems import MEDIA_TYPE
 from query.ports import PAGE_MAX
 
 TITLE: Final = "Tessera"

@@ -12,9 +12,9 @@ from starlette.responses import Response, StreamingResponse
 
 from contracts.placement import Placement
 from contracts.position import Position
-from infra.http.bodies import malformed
+from infra.entry.bodies import malformed
+from infra.entry.problems import FieldError, Problem
 from infra.http.edge import Endpoint, Exchange
-from infra.http.problems import FieldError, Problem
 from infra.http.reply import JsonReply
 from query.api import FileRoute, ItemRoute, ListRoute, Shows
 from query.ports import PAGE_MAX, BadCursor, BadFilter, ReadModelUnavailable

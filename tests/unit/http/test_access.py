@@ -13,9 +13,9 @@ from fastapi.routing import APIRoute
 from command.api import COMMAND_ROUTES, SCOPE_OF_COMMAND
 from contracts.access import ROLES, Door, Scope
 from contracts.commands import ALL_COMMANDS
+from infra.entry.problems import Problem
 from infra.http.access import KeyRing
 from infra.http.app import guarded_routes, stated_scope
-from infra.http.problems import Problem
 from tests.unit.http.conftest import GLOBEX, SECRET, Key, World, key_header
 from tests.unit.http.test_bad_input import CLAIMS, problem
 

@@ -8,7 +8,7 @@ import pytest
 
 from command.engine import HandlerFailed, StreamClosed
 from contracts.registry import UnknownEventType
-from infra.http.edge import problem_for
+from infra.entry.failures import problem_for
 from tests.unit.http.conftest import BODY_BYTES_MAX, World, key_header
 
 CLAIMS = "/v1/templates/t1/claims"

@@ -11,7 +11,7 @@ from contracts.commands import TopUpBudget
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.position import Position
-from infra.http.bridge import AnswerBridge
+from infra.entry.bridge import AnswerBridge
 
 
 def envelope(number: int) -> CommandEnvelope:
