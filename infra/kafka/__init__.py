@@ -1,0 +1,1 @@
+"""Kafka as this system uses it: how it is reached, which topics there are, and what a message looks like."""
