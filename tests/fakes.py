@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from threading import Lock
 
 from command.ports import (
-    AppendTransaction,
     Batch,
     CommandKey,
     EventLog,
@@ -78,14 +77,14 @@ class InMemoryEventLog:
         self._lost_commit_landed = landed
 
     @contextmanager
-    def appending(self) -> Iterator[AppendTransaction]:
+    def appending(self) -> Iterator["_Transaction"]:
         """Take the append lock; commit when the block ends, roll back when it raises."""
         if not self._append_lock.acquire(timeout=self._lock_timeout_seconds):
             raise StoreUnavailable("the append lock is held by somebody else")
         try:
             transaction = _Transaction(self._state, self._clock())
             yield transaction
-            self._commit(transaction.state)
+            self._commit(transaction)
         finally:
             self._append_lock.release()
 
@@ -105,10 +104,16 @@ class InMemoryEventLog:
                 raise HeadMoved(f"the log is at {transaction.last_offset}, not at {head}")
             return transaction.append(batch)
 
-    def _commit(self, state: _State) -> None:
+    def now(self) -> datetime:
+        """What the "database's" clock shows."""
+        return self._clock()
+
+    def _commit(self, transaction: "_Transaction") -> None:
         landed, self._lost_commit_landed = self._lost_commit_landed, None
         if landed is not False:
-            self._state = state
+            self._state = transaction.state
+            for effect in transaction.effects:
+                effect()
         if landed is not None:
             raise StoreUnavailable("the connection was lost at commit")
 
@@ -200,7 +205,14 @@ class _Glance:
 
 
 class _Transaction(_View):
-    """A view that can also append; what it appended is visible to itself at once."""
+    """A view that can also append; what it appended is visible to itself at once.
+
+    ``effects`` is what else happens if it commits: rows of other tables, which nobody looks at before that.
+    """
+
+    def __init__(self, state: _State, now: datetime) -> None:
+        super().__init__(state, now)
+        self.effects: list[Callable[[], None]] = []
 
     def append(self, batch: Batch) -> Sequence[int]:
         before = self.state

@@ -7,14 +7,11 @@ import orjson
 
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.registry import UnknownCommandType, command_class
-from infra.postgres import outbox
 from infra.postgres.outbox import PendingCommand
-from infra.sagas import tables
 from infra.sagas.checkpoints import At, Checkpoint, pass_by
+from infra.sagas.ports import Owed, SagaStore
 from infra.sagas.sending import Outcome, Submits, describe, send
-from infra.sagas.session import Session
 from infra.sagas.settings import SagaSettings
-from infra.sagas.tables import Owed
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +21,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        dsn: str,
+        store: SagaStore,
         engine: Submits,
         settings: SagaSettings | None = None,
         *,
@@ -32,19 +29,18 @@ class Dispatcher:
         letters: bool = False,
     ) -> None:
         """``letters``: sends only what goes between shards, instead of everything else."""
+        self._store = store
         self._engine = engine
         self._letters = letters
         self._settings = settings or SagaSettings()
         self._checkpoint = checkpoint
-        self._session = Session(dsn, name="saga-outbox")
 
     def run_once(self) -> int:
         """Send one batch and note the answers; returns how many commands it had (0: nothing is due).
 
         Raises Busy and StoreUnavailable, after which it may be called again, and EngineStopped.
         """
-        with self._session.looking() as cursor:
-            owed = tables.next_commands(cursor, self._settings.commands_max, letters=self._letters)
+        owed = self._store.next_commands(self._settings.commands_max, letters=self._letters)
         if not owed:
             return 0
         self._checkpoint(At.COMMANDS_READ)
@@ -55,8 +51,8 @@ class Dispatcher:
         return len(owed)
 
     def close(self) -> None:
-        """Give the connection back."""
-        self._session.close()
+        """Give the store's connection back."""
+        self._store.close()
 
     def _send(self, pending: Sequence[PendingCommand]) -> list[Outcome]:
         """The outcome of each; what cannot even be read is an outcome of its own and hinders no other."""
@@ -86,10 +82,9 @@ class Dispatcher:
             else:
                 refused[each.id] = (outcome.code, outcome.detail)
                 logger.error("saga_command_refused", extra={**_about(each), "code": outcome.code})
-        with self._session.transaction() as cursor:
-            outbox.remove(cursor, accepted)
-            tables.refuse_commands(cursor, refused)
-            tables.delay_commands(cursor, unanswered, self._settings.retry)
+        self._store.settle_commands(
+            accepted=accepted, refused=refused, unanswered=unanswered, retry=self._settings.retry
+        )
 
     def _log_unanswered(self, owed: Owed, error: Exception) -> None:
         stuck = owed.attempts + 1 >= self._settings.stuck_attempts

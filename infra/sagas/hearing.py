@@ -12,7 +12,6 @@ from contracts.envelope import Metadata, Recorded
 from contracts.events import ClockAdvanced, Event, SagaHeard
 from contracts.identity import Realm, stream_id
 from infra.postgres.outbox import PendingCommand
-from infra.sagas.tables import Standing
 from sagas import checkout, lending
 from sagas.process import COMMAND_ID_PREFIX, KIND, Process, saga_key
 from sagas.timers import ClearTimer, DueTimer, SetTimer, changes_of, changes_timers
@@ -47,6 +46,20 @@ class HeardFact(NamedTuple):
     version: int
     fact: Recorded
     heard: SagaHeard
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one saga stands. ``since`` is business time."""
+
+    realm: Realm
+    process: str
+    key: str
+    process_version: int
+    step: str
+    because: str
+    version: int
+    since: datetime
 
 
 class Failure(NamedTuple):

@@ -1,25 +1,21 @@
-"""Hears the log: a batch of facts becomes memory, commands, timers and position in one PostgreSQL transaction."""
+"""Hears the log: a batch of facts becomes memory, commands, timers and position in one transaction."""
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
-from command.ports import Batch
 from contracts.envelope import Recorded
 from contracts.events import SagaHeard
-from infra.postgres import dead_letters, outbox, positions, timers
-from infra.postgres.feed import StoreFeed
-from infra.postgres.log import PostgresEventLog
-from infra.sagas import tables
+from infra.postgres.dead_letters import ParkedEvent
 from infra.sagas.checkpoints import At, Checkpoint, pass_by
 from infra.sagas.hearing import Hearing, Saga, fold_saga, streams_of
-from infra.sagas.session import Session
+from infra.sagas.ports import FOLLOWER, FactFeed, Move, SagaStore
 from infra.sagas.settings import SagaSettings
 
 logger = logging.getLogger(__name__)
 
-FOLLOWER: Final = "sagas"
 PARKED_MAX: Final = 1_000
 _OWN: Final = frozenset({SagaHeard.type})  # What sagas remember is no news to them.
 
@@ -29,20 +25,18 @@ class SagaRunner:
 
     def __init__(
         self,
-        dsn: str,
-        log: PostgresEventLog,
-        feed: StoreFeed,
+        store: SagaStore,
+        feed: FactFeed,
         settings: SagaSettings | None = None,
         *,
         checkpoint: Checkpoint = pass_by,
         on_commands: Callable[[], None] = lambda: None,
     ) -> None:
-        self._log = log
+        self._store = store
         self._feed = feed
         self._settings = settings or SagaSettings()
         self._checkpoint = checkpoint
         self._on_commands = on_commands
-        self._session = Session(dsn, name="sagas")
         self._memories: OrderedDict[str, Saga] = OrderedDict()
         self._offset: int | None = None  # None: to be read; so are the parked streams.
         self._parked: frozenset[str] = frozenset()
@@ -65,8 +59,8 @@ class SagaRunner:
             raise
 
     def close(self) -> None:
-        """Give the connection back."""
-        self._session.close()
+        """Give the store's connection back."""
+        self._store.close()
 
     def _run_once(self) -> int:
         offset = self._start()
@@ -77,15 +71,13 @@ class SagaRunner:
         self._checkpoint(At.FACTS_READ)
         hearing = self._hear(batch, self._parked)
         self._checkpoint(At.FACTS_DECIDED)
-        self._store(hearing, expected=offset, offset=until)
+        self._keep(hearing, Move(FOLLOWER, offset, until))
         self._checkpoint(At.MEMORY_COMMITTED)
         return retried + max(len(batch), 1)
 
     def _start(self) -> int:
         if self._offset is None:
-            with self._session.transaction() as cursor:
-                self._parked = dead_letters.parked_streams(cursor, FOLLOWER)
-                self._offset = positions.read(cursor, FOLLOWER, self._log.epoch)
+            self._offset, self._parked = self._store.place()
         return self._offset
 
     def _forget(self) -> None:
@@ -105,28 +97,15 @@ class SagaRunner:
         missing = [stream for stream in streams if stream not in self._memories]
         if not missing:
             return
-        with self._log.reading() as view:
-            histories = view.histories(missing)
+        histories = self._store.histories(missing)
         for stream in missing:
             history = histories.get(stream)
             self._memories[stream] = fold_saga(stream, history.events if history is not None else ())
 
-    def _store(
-        self, hearing: Hearing, *, expected: int, offset: int, done: Sequence[dead_letters.ParkedEvent] = ()
-    ) -> None:
-        """Everything in one transaction; under the append lock only when there is something to append."""
-        if hearing.heard:
-            with self._log.appending() as transaction:
-                positions.advance(transaction.cursor, FOLLOWER, self._log.epoch, expected=expected, offset=offset)
-                transaction.append(Batch(events=hearing.events(transaction.store_now)))
-                _write(transaction.cursor, hearing, done)
-                self._checkpoint(At.MEMORY_WRITTEN)
-        else:
-            with self._session.transaction() as cursor:
-                positions.advance(cursor, FOLLOWER, self._log.epoch, expected=expected, offset=offset)
-                _write(cursor, hearing, done)
-                self._checkpoint(At.MEMORY_WRITTEN)
-        self._committed(hearing, offset)
+    def _keep(self, hearing: Hearing, move: Move, *, done: Sequence[ParkedEvent] = ()) -> None:
+        written = partial(self._checkpoint, At.MEMORY_WRITTEN)
+        self._store.keep(hearing, (move,), done=done, before_commit=written)
+        self._committed(hearing, move.offset)
 
     def _committed(self, hearing: Hearing, offset: int) -> None:
         self._offset = offset
@@ -145,36 +124,19 @@ class SagaRunner:
         """Try again what was requeued, stream by stream, in order. Returns how many facts were heard."""
         if not self._parked:
             return 0
-        with self._session.looking() as cursor:
-            requeued = dead_letters.requeued(cursor, FOLLOWER, PARKED_MAX)
+        requeued = self._store.requeued(PARKED_MAX)
         return sum(self._retry_stream(stream, offset) for stream in dict.fromkeys(row.stream for row in requeued))
 
     def _retry_stream(self, stream: str, offset: int) -> int:
         """Hear the parked facts of one stream until one fails again; those that came meanwhile included."""
-        with self._session.looking() as cursor:
-            parked = dead_letters.find(cursor, follower=FOLLOWER, stream=stream, limit=PARKED_MAX)
+        parked = self._store.parked(stream, PARKED_MAX)
         for done, row in enumerate(parked):
             (fact,) = self._feed.read(row.offset - 1, 1)
             hearing = self._hear((fact,), self._parked - {stream})
-            self._store(hearing, expected=offset, offset=offset, done=() if hearing.failures else (row,))
+            self._keep(hearing, Move(FOLLOWER, offset, offset), done=() if hearing.failures else (row,))
             if hearing.failures:
                 return done
         if len(parked) < PARKED_MAX:
             self._parked -= {stream}
         logger.info("parked_facts_heard", extra={"stream": stream, "count": len(parked)})
         return len(parked)
-
-
-def _write(cursor: tables.Cursor, hearing: Hearing, done: Sequence[dead_letters.ParkedEvent]) -> None:
-    if hearing.is_empty and not done:
-        return
-    with cursor.connection.pipeline():  # One exchange: whoever decides waits for the lock meanwhile.
-        outbox.add(cursor, hearing.commands())
-        timers.clear(cursor, hearing.timers_cleared())
-        timers.put(cursor, hearing.timers_set())
-        tables.put_standings(cursor, hearing.standings())
-        tables.put_clocks(cursor, hearing.clocks)
-        for fact, reason in hearing.failures:
-            dead_letters.park(cursor, FOLLOWER, fact, reason=reason, attempts=1)
-        dead_letters.park_behind(cursor, FOLLOWER, hearing.behind)
-        dead_letters.remove(cursor, done)

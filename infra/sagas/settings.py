@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from infra.sagas.tables import Retry
+from infra.sagas.ports import Retry
 
 
 @dataclass(frozen=True, slots=True)

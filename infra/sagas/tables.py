@@ -3,37 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 
 from contracts.identity import Realm
 from infra.postgres.outbox import PendingCommand
+from infra.sagas.hearing import Standing
+from infra.sagas.ports import Owed, Retry
 from sagas.lending import LETTERS
 from sagas.timers import DueTimer
 
 Cursor = psycopg.Cursor[Any]
-
-
-class Retry(NamedTuple):
-    """How long what got no answer waits: at most, and the first time; every further time twice as long."""
-
-    seconds_max: float
-    seconds_first: float
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where one saga stands. ``since`` is business time."""
-
-    realm: Realm
-    process: str
-    key: str
-    process_version: int
-    step: str
-    because: str
-    version: int
-    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +26,8 @@ class Backlog:
     refused: int
 
 
-@dataclass(frozen=True, slots=True)
-class Owed:
-    """A pending command in its place in the outbox, and how often it was sent without an answer."""
-
-    id: int
-    attempts: int
-    command: PendingCommand
-
-
 def next_commands(cursor: Cursor, limit: int, *, letters: bool = False) -> list[Owed]:
-    """The first pending command of each saga that is not waiting for its retry, oldest first.
-
-    ``letters``: those between shards instead, whose shard may be away without hindering what stays here.
-    Only the first: a saga's commands reach the engine in their order, whatever fails in between.
-    """
+    """See :meth:`infra.sagas.ports.SagaStore.next_commands`."""
     cursor.execute(_SELECT_HEADS, (LETTERS, letters, limit))
     return [_owed(row) for row in cursor]
 
@@ -83,10 +51,7 @@ def delay_commands(cursor: Cursor, errors: Mapping[int, str], retry: Retry) -> N
 
 
 def due_timers(cursor: Cursor, limit: int, realms_max: int) -> list[DueTimer]:
-    """Timers whose time has come in their realm, at most ``limit``, shared among the realms that have any.
-
-    A realm on a business clock is judged by what that clock shows, all others by the store's.
-    """
+    """See :meth:`infra.sagas.ports.SagaStore.due_timers`."""
     cursor.execute(_SELECT_DUE_REALMS, (realms_max,))
     realms = cursor.fetchall()
     if not realms:

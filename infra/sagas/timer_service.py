@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from contracts.envelope import Answer, CommandEnvelope
-from infra.postgres import timers
-from infra.sagas import tables
 from infra.sagas.checkpoints import At, Checkpoint, pass_by
+from infra.sagas.ports import SagaStore
 from infra.sagas.sending import Outcome, Submits, describe, send
-from infra.sagas.session import Session
 from infra.sagas.settings import SagaSettings
 from sagas.timers import DueTimer, command_of
 
@@ -22,20 +20,24 @@ class TimerService:
     """Sends the command of each due timer and forgets the timer when it was answered. For one thread."""
 
     def __init__(
-        self, dsn: str, engine: Submits, settings: SagaSettings | None = None, *, checkpoint: Checkpoint = pass_by
+        self,
+        store: SagaStore,
+        engine: Submits,
+        settings: SagaSettings | None = None,
+        *,
+        checkpoint: Checkpoint = pass_by,
     ) -> None:
+        self._store = store
         self._engine = engine
         self._settings = settings or SagaSettings()
         self._checkpoint = checkpoint
-        self._session = Session(dsn, name="timers")
 
     def run_once(self) -> int:
         """Fire one batch; returns how many timers it had (0: nothing is due).
 
         Raises Busy and StoreUnavailable, after which it may be called again, and EngineStopped.
         """
-        with self._session.looking() as cursor:
-            due = tables.due_timers(cursor, self._settings.timers_max, self._settings.realms_max)
+        due = self._store.due_timers(self._settings.timers_max, self._settings.realms_max)
         if not due:
             return 0
         self._checkpoint(At.TIMERS_READ)
@@ -52,8 +54,8 @@ class TimerService:
         return len(due)
 
     def close(self) -> None:
-        """Give the connection back."""
-        self._session.close()
+        """Give the store's connection back."""
+        self._store.close()
 
     def _settle(self, due: Sequence[DueTimer], outcomes: Sequence[Outcome]) -> None:
         fired: list[DueTimer] = []
@@ -67,9 +69,7 @@ class TimerService:
             else:
                 unanswered.append((timer, describe(outcome)))
                 logger.warning("timer_unanswered", extra={"timer": timer.command_id, "error": describe(outcome)})
-        with self._session.transaction() as cursor:
-            timers.remove(cursor, fired)
-            tables.delay_timers(cursor, unanswered, self._settings.retry)
+        self._store.settle_timers(fired=fired, unanswered=unanswered, retry=self._settings.retry)
 
 
 def _envelope(timer: DueTimer) -> CommandEnvelope:

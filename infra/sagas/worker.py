@@ -13,6 +13,7 @@ from infra.postgres.log import PostgresEventLog
 from infra.postgres.positions import PositionMoved
 from infra.sagas.checkpoints import Checkpoint, pass_by
 from infra.sagas.dispatcher import Dispatcher
+from infra.sagas.postgres_store import PostgresSagaStore
 from infra.sagas.runner import SagaRunner
 from infra.sagas.sending import Submits, describe
 from infra.sagas.settings import SagaSettings
@@ -123,11 +124,14 @@ class SagaWorker:
         self._owed = threading.Event()  # There is something to send.
         self._letters = threading.Event()  # … to another shard.
         self._feed = StoreFeed(dsn, shard=log.shard)
-        self.runner = SagaRunner(dsn, log, self._feed, self._settings, checkpoint=checkpoint, on_commands=self._wake)
-        self.dispatcher = Dispatcher(dsn, engine, self._settings, checkpoint=checkpoint)
-        self.timers = TimerService(dsn, engine, self._settings, checkpoint=checkpoint)
-        self.courier = Dispatcher(dsn, router or engine, self._settings, checkpoint=checkpoint, letters=True)
         bounds = self._settings
+        ear, voice, clock, post = (
+            PostgresSagaStore(dsn, log, name=name) for name in ("sagas", "saga-outbox", "timers", "saga-letters")
+        )
+        self.runner = SagaRunner(ear, self._feed, bounds, checkpoint=checkpoint, on_commands=self._wake)
+        self.dispatcher = Dispatcher(voice, engine, bounds, checkpoint=checkpoint)
+        self.timers = TimerService(clock, engine, bounds, checkpoint=checkpoint)
+        self.courier = Dispatcher(post, router or engine, bounds, checkpoint=checkpoint, letters=True)
         self._parts = {
             "runner": Part("runner", self._hear, self._await_facts, self._stopping, bounds),
             "dispatcher": Part("dispatcher", self.dispatcher.run_once, self._await_debts, self._stopping, bounds),

@@ -51,14 +51,14 @@ class Scripted:
 
 
 def hear_all(world: World) -> None:
-    runner = SagaRunner(world.store.dsn, world.store.log, world.store.feed)
+    runner = SagaRunner(world.store.sagas(), world.store.feed)
     while runner.run_once():
         pass
     runner.close()
 
 
 def dispatcher(world: World, engine: Submits, settings: SagaSettings = PATIENT) -> Dispatcher:
-    return Dispatcher(world.store.dsn, engine, settings)
+    return Dispatcher(world.store.sagas(), engine, settings)
 
 
 @pytest.mark.parametrize(

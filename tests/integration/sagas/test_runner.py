@@ -17,7 +17,9 @@ from infra.postgres.log import PostgresEventLog
 from infra.postgres.positions import EpochChanged, PositionMoved
 from infra.sagas.checkpoints import At
 from infra.sagas.hearing import UnknownProcessVersion
-from infra.sagas.runner import FOLLOWER, SagaRunner
+from infra.sagas.ports import FOLLOWER
+from infra.sagas.postgres_store import PostgresSagaStore
+from infra.sagas.runner import SagaRunner
 from infra.sagas.session import Session
 from infra.sagas.settings import SagaSettings
 from sagas.checkout import REFUNDS_OPEN_MAX
@@ -36,7 +38,7 @@ def store(corners: Corners) -> Iterator[Store]:
 
 
 def runner_of(store: Store, settings: SagaSettings | None = None) -> SagaRunner:
-    return SagaRunner(store.dsn, store.log, store.feed, settings)
+    return SagaRunner(store.sagas(), store.feed, settings)
 
 
 def hear_all(runner: SagaRunner) -> None:
@@ -46,7 +48,7 @@ def hear_all(runner: SagaRunner) -> None:
 
 def test_memory_commands_timers_and_position_are_stored_together_or_not_at_all(world: World) -> None:
     world.template().claim().place()
-    dying = SagaRunner(world.store.dsn, world.store.log, world.store.feed, checkpoint=Death(At.MEMORY_WRITTEN))
+    dying = SagaRunner(world.store.sagas(), world.store.feed, checkpoint=Death(At.MEMORY_WRITTEN))
     with pytest.raises(Died):
         dying.run_once()
     dying.close()
@@ -166,7 +168,7 @@ def test_a_store_that_was_restored_stops_the_ear_instead_of_hearing_other_facts_
     hear_all(runner_of(world.store))
     bump_epoch(world.store.dsn, 0)
     log = PostgresEventLog(world.store.dsn)
-    runner = SagaRunner(world.store.dsn, log, world.store.feed)
+    runner = SagaRunner(PostgresSagaStore(world.store.dsn, log), world.store.feed)
     with pytest.raises(EpochChanged, match="sagas"):
         runner.run_once()
     runner.close()

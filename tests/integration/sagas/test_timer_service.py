@@ -94,7 +94,7 @@ def test_an_expiry_that_fires_for_a_coupon_that_was_just_locked_does_no_harm(wor
     world.later(minutes=10)
     # The clock knows the time already, the ear has not heard of the lock yet.
     world.store.connection.execute("UPDATE realm_clocks SET shows = %s", (world.now,))
-    fire = TimerService(world.store.dsn, world.store.engine, PATIENT)
+    fire = TimerService(world.store.sagas(), world.store.engine, PATIENT)
     assert fire.run_once() == 1
     fire.close()
     assert world.coupon() == "locked"
@@ -137,7 +137,7 @@ def test_thousands_at_one_midnight_are_worked_off_in_bounded_batches(world: Worl
     ]
     assert all(future.result(60).accepted for future in world.store.engine.submit_many(claims))
     world.settle().later(hours=12)
-    fire = TimerService(world.store.dsn, world.store.engine, SagaSettings(timers_max=1_000))
+    fire = TimerService(world.store.sagas(), world.store.engine, SagaSettings(timers_max=1_000))
     assert fire.run_once() == 0, "the ear has not heard yet that it is midnight"
     world.settle_ear()
     assert [fire.run_once() for _ in range(4)] == [1_000, 1_000, 1_000, 0]
@@ -156,7 +156,7 @@ def test_a_realm_with_thousands_due_leaves_room_for_the_others(store: Store) -> 
     crowded.settle().later(minutes=1)
     small.later(minutes=1)
     small.settle_ear()
-    fire = TimerService(store.dsn, store.engine, SagaSettings(timers_max=10))
+    fire = TimerService(store.sagas(), store.engine, SagaSettings(timers_max=10))
     assert fire.run_once() == 6, "five of the crowd, one of the other"
     fire.close()
     assert small.coupon() == "expired"
@@ -172,7 +172,9 @@ def test_a_timer_without_an_answer_fires_again(world: World) -> None:
     world.template().claim().settle()
     world.later(days=7).settle_ear()
     silent = TimerService(
-        world.store.dsn, Silent(), SagaSettings(answer_wait_seconds=0.01, retry_seconds_first=0, retry_seconds_max=0)
+        world.store.sagas(),
+        Silent(),
+        SagaSettings(answer_wait_seconds=0.01, retry_seconds_first=0, retry_seconds_max=0),
     )
     assert silent.run_once() == 1
     silent.close()

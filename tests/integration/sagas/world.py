@@ -33,6 +33,7 @@ from infra.postgres.log import PostgresEventLog
 from infra.sagas.checkpoints import At, Checkpoint, pass_by
 from infra.sagas.dispatcher import Dispatcher
 from infra.sagas.first_step import first_step
+from infra.sagas.postgres_store import PostgresSagaStore
 from infra.sagas.runner import SagaRunner
 from infra.sagas.sending import Submits
 from infra.sagas.settings import SagaSettings
@@ -85,6 +86,10 @@ class Store:
         self.engine.stop()
         self.log.close()
 
+    def sagas(self) -> PostgresSagaStore:
+        """What one part of a saga process works on."""
+        return PostgresSagaStore(self.dsn, self.log)
+
     def realm(self) -> Realm:
         self._realms += 1
         return Realm(f"tenant{self._realms}", "shop")
@@ -94,9 +99,9 @@ class Parts:
     """Ear, voice and clock of one saga process, stepped by hand."""
 
     def __init__(self, store: Store, engine: Submits, settings: SagaSettings, checkpoint: Checkpoint) -> None:
-        self.runner = SagaRunner(store.dsn, store.log, store.feed, settings, checkpoint=checkpoint)
-        self.dispatcher = Dispatcher(store.dsn, engine, settings, checkpoint=checkpoint)
-        self.timers = TimerService(store.dsn, engine, settings, checkpoint=checkpoint)
+        self.runner = SagaRunner(store.sagas(), store.feed, settings, checkpoint=checkpoint)
+        self.dispatcher = Dispatcher(store.sagas(), engine, settings, checkpoint=checkpoint)
+        self.timers = TimerService(store.sagas(), engine, settings, checkpoint=checkpoint)
 
     def run_once(self) -> int:
         return self.runner.run_once() + self.dispatcher.run_once() + self.timers.run_once()

@@ -82,10 +82,10 @@ class ShardParts:
 
     def __init__(self, store: ShardStore, router: Submits, settings: SagaSettings, checkpoint: Checkpoint) -> None:
         self.shard = store.shard
-        self.runner = SagaRunner(store.dsn, store.log, store.feed, settings, checkpoint=checkpoint)
-        self.dispatcher = Dispatcher(store.dsn, store.engine, settings, checkpoint=checkpoint)
-        self.courier = Dispatcher(store.dsn, router, settings, checkpoint=checkpoint, letters=True)
-        self.timers = TimerService(store.dsn, store.engine, settings, checkpoint=checkpoint)
+        self.runner = SagaRunner(store.sagas(), store.feed, settings, checkpoint=checkpoint)
+        self.dispatcher = Dispatcher(store.sagas(), store.engine, settings, checkpoint=checkpoint)
+        self.courier = Dispatcher(store.sagas(), router, settings, checkpoint=checkpoint, letters=True)
+        self.timers = TimerService(store.sagas(), store.engine, settings, checkpoint=checkpoint)
 
     def run_once(self) -> int:
         return sum(each.run_once() for each in (self.runner, self.dispatcher, self.courier, self.timers))
