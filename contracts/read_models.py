@@ -26,6 +26,7 @@ POSITION_FIELD: Final = "_pos"  # Every bucket's own position; a bucket without 
 SINGLE_FIELD: Final = "doc"  # The field of a bucket that holds one document only.
 ACTIVE_FIELD: Final = "active"  # In the control hash: the number of the version that readers use,
 READY_FIELD: Final = "ready_at"  # and the offset that it has to reach before it may be served.
+NEVER_READY: Final = 1 << 62  # No log is that long: the version is not served again; another one takes its place.
 
 
 def model_at(model: str, shard: int) -> str:

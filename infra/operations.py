@@ -13,6 +13,7 @@ from contracts.identity import Realm
 from contracts.registry import UnknownEventType
 from infra.postgres import positions
 from infra.postgres.connections import Timeouts, connect
+from infra.postgres.epoch import read_epoch
 from infra.postgres.feed import StoreFeed
 from infra.postgres.mapper import UnreadableEvent
 from infra.projections.service import ProjectionService
@@ -97,7 +98,10 @@ def follower_standings(settings: Settings) -> list[FollowerStanding]:
     """The sagas and every projection; one whose store is away says so by itself. Raises StoreUnavailable."""
     standings = _standings(settings)
     with closing(StoreFeed(settings.postgres_dsn, shard=settings.shard)) as feed:
-        return [replace(each, halted=_unreadable_after(feed, each.offset)) if each.lag else each for each in standings]
+        return [
+            replace(each, halted=_unreadable_after(feed, each.offset)) if each.lag and not each.halted else each
+            for each in standings
+        ]
 
 
 def _unreadable_after(feed: StoreFeed, offset: int | None) -> str | None:
@@ -112,12 +116,19 @@ def _unreadable_after(feed: StoreFeed, offset: int | None) -> str | None:
 def _standings(settings: Settings) -> list[FollowerStanding]:
     with connect(settings.postgres_dsn, name="lag", autocommit=True) as connection, connection.cursor() as cursor:
         head = _head(cursor)
-        known = {each.follower: each.offset for each in positions.every(cursor)}
-    heard = known.get(SAGAS, None if head else 0)  # Sagas keep a position from the first event on.
-    sagas = FollowerStanding(SAGAS, heard, None if heard is None else max(0, head - heard))
+        known = {each.follower: each for each in positions.every(cursor)}
+        epoch = read_epoch(cursor, settings.shard)
     with projections(settings) as service:
         states = service.states()
-    return [sagas, *(FollowerStanding(each.name, each.offset, each.lag, each.problem) for each in states)]
+    projected = (FollowerStanding(each.name, each.offset, each.lag, each.problem, each.halted) for each in states)
+    return [_saga_standing(known.get(SAGAS), head, epoch), *projected]
+
+
+def _saga_standing(known: positions.FollowerPosition | None, head: int, epoch: str | None) -> FollowerStanding:
+    if known is None:  # Sagas keep a position from the first event on.
+        return FollowerStanding(SAGAS, None if head else 0, None if head else 0)
+    halted = None if known.epoch == epoch else str(positions.EpochChanged(SAGAS, known.epoch, str(epoch)))
+    return FollowerStanding(SAGAS, known.offset, max(0, head - known.offset), halted=halted)
 
 
 def verify(settings: Settings, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Report:

@@ -18,6 +18,7 @@ from infra.cli import (
     migrate,
     projections,
     reconcile,
+    restored,
     sagas,
     serve,
     up,
@@ -39,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for each in (up, demo, serve, migrate, verify, doctor, imports):
+for each in (up, demo, serve, migrate, verify, doctor, imports, restored):
     each.register(app)
 for name, group, what in (
     ("worker", worker, "Run one part of the system: sagas, projections, distributions or leases."),

@@ -197,7 +197,7 @@ def _followers(settings: Settings) -> Iterator[Finding]:
             step = "Bring its engine back; the follower goes on by itself."
             yield Finding(each.name, "problem", f"cannot be read: {each.problem.splitlines()[0]}", step)
         elif each.halted is not None:
-            step = "Upgrade what follows the log; it goes on by itself once it can read the event."
+            step = "Do what it says. A follower goes on by itself once it can."
             yield Finding(each.name, "problem", f"halted: {each.halted}", step)
         elif each.lag is None:
             step = "Start `tessera up`, or `tessera worker sagas` and `tessera worker projections`."

@@ -71,6 +71,7 @@ _TRANSLATIONS: Final = (
     ),
     _Translation("infra.projections.rebuild.RebuildRefused", ExitCode.ERROR, "Nothing was switched; see the reason."),
     _Translation("infra.embedded.engine.EngineFailed", ExitCode.UNAVAILABLE, "Its log is in the data folder's logs/."),
+    _Translation("infra.postgres.epoch.RestoreIncomplete", ExitCode.ERROR, "Nothing was changed."),
     _Translation(
         "infra.postgres.migrations.MigrationRefused", ExitCode.ERROR, "Run the version that fits the database."
     ),

@@ -14,6 +14,7 @@ from infra.cli.shards import Shard, at_shards
 if TYPE_CHECKING:
     from infra.operations import FollowerStanding
     from infra.projections.rebuild import RebuildReport
+    from infra.projections.service import ProjectionService
 
 LAG_EVENTS_MAX = 10_000
 
@@ -28,7 +29,9 @@ def register(group: typer.Typer) -> None:
 
 
 _Name = Annotated[str, typer.Argument(help="One that `projections list` shows.")]
-_NameOrAll = Annotated[str, typer.Argument(help="One that `projections list` shows, or `all`.")]
+_NameOrAll = Annotated[
+    str, typer.Argument(help="One that `projections list` shows, `all`, or `halted`: those that cannot go on.")
+]
 
 
 def _list(session: Session, shard: Shard = None) -> None:
@@ -90,7 +93,7 @@ def _rebuild(session: Session, name: _NameOrAll, shard: Shard = None) -> None:
     rows: list[dict[str, Any]] = []
     for settings in at_shards(session, shard):
         with operations.projections(settings) as service:
-            for each in _named(name):
+            for each in _named(name, service):
                 with session.out.progress(f"rebuilding {each} of shard {settings.shard}", total=1) as progress:
                     report = service.rebuild(each, lambda offset, head: progress.to(offset, total=head))
                 rows.append({"shard": settings.shard, **_rebuilt(report)})
@@ -99,9 +102,11 @@ def _rebuild(session: Session, name: _NameOrAll, shard: Shard = None) -> None:
     session.out.show({"rebuilt": rows}, table("Rebuilt", rows, columns, right=right))
 
 
-def _named(name: str) -> Sequence[str]:
+def _named(name: str, service: "ProjectionService") -> Sequence[str]:
     from infra.projections.service import NAMES
 
+    if name == "halted":
+        return [state.name for state in service.states() if state.halted is not None]
     return NAMES if name == "all" else (name,)
 
 
@@ -145,7 +150,7 @@ def _checksum(session: Session, name: _NameOrAll = "all", shard: Shard = None) -
     rows: list[dict[str, Any]] = []
     for settings in at_shards(session, shard):
         with operations.projections(settings) as service:
-            sums = service.checksums(_named(name))
+            sums = service.checksums(_named(name, service))
         rows += [{"shard": settings.shard, "name": each, "checksum": told} for each, told in sums.items()]
     shown = [{**row, "checksum": str(row["checksum"]).replace(" ", "\n") or "not built"} for row in rows]
     session.out.show({"checksums": rows}, table("Checksums", shown, ("shard", "name", "checksum"), right=("shard",)))

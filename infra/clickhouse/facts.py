@@ -26,6 +26,7 @@ class FactsCheckpoint:
     version: int
     position: Position
     serial: int
+    mark: str = ""  # Which event stands at the position; "" when that was not noted.
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +54,15 @@ class FactsStore:
     def checkpoint(self) -> FactsCheckpoint | None:
         """Where the facts stand, or None when they have not begun. Raises FactsDamaged without the schema."""
         query = (
-            "SELECT version, shard, epoch, `offset`, serial FROM projection_positions FINAL WHERE name = {name:String}"
+            "SELECT version, shard, epoch, `offset`, serial, mark FROM projection_positions FINAL"
+            " WHERE name = {name:String}"
         )
         with translated():
             rows = self._client.query(query, parameters={"name": POSITION_NAME}).result_rows
         if not rows:
             return None
-        version, shard, epoch, offset, serial = rows[0]
-        return FactsCheckpoint(version, Position(shard, epoch, offset), serial)
+        version, shard, epoch, offset, serial, mark = rows[0]
+        return FactsCheckpoint(version, Position(shard, epoch, offset), serial, mark)
 
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         """One insert of any number of rows; doing it again changes nothing. Raises FactsDamaged."""
@@ -82,9 +84,10 @@ class FactsStore:
             position.epoch,
             position.offset,
             checkpoint.serial,
+            checkpoint.mark,
         )
-        names = ["name", "version", "shard", "epoch", "offset", "serial"]
-        types = ["LowCardinality(String)", "UInt32", "UInt16", "String", "UInt64", "UInt64"]
+        names = ["name", "version", "shard", "epoch", "offset", "serial", "mark"]
+        types = ["LowCardinality(String)", "UInt32", "UInt16", "String", "UInt64", "UInt64", "String"]
         with translated():
             self._client.insert("projection_positions", [row], names, column_type_names=types)
 

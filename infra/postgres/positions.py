@@ -13,8 +13,8 @@ class EpochChanged(Exception):
     def __init__(self, follower: str, own: str, store: str) -> None:
         super().__init__(
             f"follower {follower!r} stands in epoch {own}, the store is in epoch {store}: the store was restored to "
-            f"an earlier state and offsets mean something else now. Rebuild the follower "
-            f"(`tessera projections rebuild {follower}`) before it goes on."
+            f"an earlier state and offsets mean something else now. What is kept in the store is taken along by "
+            f"`tessera restored`; then it goes on."
         )
         self.follower, self.own, self.store = follower, own, store
 

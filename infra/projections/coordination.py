@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from threading import RLock
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from psycopg.rows import tuple_row
 from contracts.envelope import Recorded
 from infra.postgres import dead_letters, positions
 from infra.postgres.connections import DEFAULT_TIMEOUTS, BoundedConnection, Timeouts, connect, translated
-from infra.projections.ports import Busy, Coordination, FollowerStatus, ParkedEvent
+from infra.projections.ports import Busy, Coordination, FollowerStatus, ParkedEvent, event_mark
 
 # Any number, the same in every version; the two-part locks of other components have another first part.
 LOCK_CLASS: Final = 7_305_462
@@ -52,6 +53,13 @@ class PostgresCoordination:
             row = cursor.fetchone()
         assert row is not None
         return int(row[0])
+
+    def mark_at(self, offset: int) -> str | None:
+        """Which event stands at an offset; None when none does."""
+        with self._cursor() as cursor:
+            cursor.execute(_MARK, (offset,))
+            row = cursor.fetchone()
+        return None if row is None else event_mark(row[0], datetime.fromisoformat(row[1]))
 
     def parked_streams(self, follower: str) -> frozenset[str]:
         """Streams of which something is parked."""
@@ -144,6 +152,11 @@ def _is_coordination(given: PostgresCoordination) -> Coordination:
 
 
 _COUNT = "SELECT count(*) FROM stored_events WHERE notification_id > %s AND notification_id <= %s"
+
+_MARK = """
+    SELECT body ->> 'id', body ->> 'rec'
+    FROM (SELECT convert_from(state, 'UTF8')::jsonb AS body FROM stored_events WHERE notification_id = %s) AS e
+"""
 
 _REQUEUED_STREAMS = """
     SELECT stream FROM parked_events WHERE follower = %s AND requeued_at IS NOT NULL

@@ -6,14 +6,14 @@ from contracts.envelope import Recorded
 from contracts.position import Position
 from infra.clickhouse.facts import POSITION_NAME, FactsCheckpoint, FactsStore
 from infra.projections.digestion import Attempt, Digestion
-from infra.projections.ports import Coordination, Feed, OtherEpoch
+from infra.projections.ports import Coordination, Feed, Mark, OtherEpoch
 from projections.facts import Row, rows_of
 
 FIRST_VERSION = 1
 
 
 class FactsTarget:
-    """All fact tables of one database. One thread at a time, under the projection's lock.
+    """All fact tables of one database. One thread at a time, under the projection's lock. Its own witness, too.
 
     Rows are named by (event, row): inserting a batch again, or one that overlaps, changes nothing.
     """
@@ -26,6 +26,8 @@ class FactsTarget:
         self.position = Position(shard, "", 0)
         self.version = version
         self._serial = 0
+        self._mark = ""
+        self._noted: Mark | None = None
         self._store = store
         self._coordination = coordination
         self._digestion: Digestion | None = None
@@ -46,7 +48,15 @@ class FactsTarget:
         if found.version != self.version or self._digestion is None:
             self.version = found.version
             self._digestion = Digestion(self._coordination, self.label)
-        self.position, self._serial = found.position, found.serial
+        self.position, self._serial, self._mark = found.position, found.serial, found.mark
+
+    def last(self) -> Mark | None:
+        """The event at its position, as its last checkpoint names it."""
+        return Mark(self.position, self._mark) if self._mark else None
+
+    def note(self, mark: Mark) -> None:
+        """Named by the checkpoint that comes to stand there."""
+        self._noted = mark
 
     def apply(self, events: Sequence[Recorded]) -> None:
         """Take in a batch. Raises FactsDamaged."""
@@ -74,8 +84,9 @@ class FactsTarget:
             self._store.insert(table, group)
 
     def _save(self, position: Position) -> None:
-        self._store.save(FactsCheckpoint(self.version, position, self._serial + 1))
-        self.position, self._serial = position, self._serial + 1
+        mark = self._noted.event if self._noted is not None and self._noted.position == position else ""
+        self._store.save(FactsCheckpoint(self.version, position, self._serial + 1, mark))
+        self.position, self._serial, self._mark = position, self._serial + 1, mark
 
 
 def _attempt(rows: dict[str, list[Row]]) -> Attempt:

@@ -26,6 +26,17 @@ class OtherEpoch(Halt):
         )
 
 
+class LogWentBack(Halt):
+    """The log does not hold what this follower took in: it was restored, and nobody said so."""
+
+    def __init__(self, name: str, offset: int, head: int) -> None:
+        what = f"the log ends at {head}" if head < offset else "the log has another event there"
+        super().__init__(
+            f"{name} stands at offset {offset}, but {what}: the store was restored to an earlier state and nobody said "
+            f"so. Run `tessera restored`, then `tessera projections rebuild all`"
+        )
+
+
 class EventsSkipped(Halt):
     """The log holds more (or fewer) events than were handed over: a follower that went on would have a hole."""
 
@@ -37,6 +48,23 @@ class EventsSkipped(Halt):
 
 class Busy(Exception):
     """Somebody else works on the same projection right now; try again."""
+
+
+class Mark(NamedTuple):
+    """Which event stands at a position."""
+
+    position: Position
+    event: str
+
+
+def event_mark(event_id: str, recorded_at: datetime) -> str:
+    """What tells an event from whatever has its offset after a restore. Ids are derived: the time is what is new."""
+    return f"{event_id} {recorded_at.isoformat()}"
+
+
+def mark_of(recorded: Recorded) -> str:
+    """The same of an event that was read."""
+    return event_mark(recorded.metadata.event_id, recorded.metadata.recorded_at)
 
 
 class ParkedEvent(NamedTuple):
@@ -99,6 +127,10 @@ class Coordination(Protocol):
         """How many events the log has in ``(after, upto]``, counted by the store itself."""
         ...
 
+    def mark_at(self, offset: int) -> str | None:
+        """Which event stands at an offset, as :func:`event_mark` says it; None when none does."""
+        ...
+
     def parked_streams(self, follower: str) -> frozenset[str]:
         """Streams of which something is parked."""
         ...
@@ -133,6 +165,18 @@ class Coordination(Protocol):
 
     def report(self, status: FollowerStatus, epoch: str) -> None:
         """Let other processes see how a follower is."""
+        ...
+
+
+class Witness(Protocol):
+    """Keeps, beside a follower's effect, the last event that was handed over: an offset alone says nothing of it."""
+
+    def last(self) -> Mark | None:
+        """What was noted last; None when nothing was. Raises as the store of the effect does."""
+        ...
+
+    def note(self, mark: Mark) -> None:
+        """Remember this from now on. Called before the events up to there are handed over."""
         ...
 
 

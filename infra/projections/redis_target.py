@@ -6,6 +6,7 @@ import structlog
 
 from contracts.envelope import Recorded
 from contracts.position import Position
+from contracts.read_models import NEVER_READY
 from infra.projections.digestion import Attempt, Digestion
 from infra.projections.ports import Coordination, Feed, OtherEpoch
 from infra.redis.models import BucketDamaged, CheckpointLost, ModelStore
@@ -49,6 +50,8 @@ class RedisTarget:
                 raise CheckpointLost(f"{self.label} has no checkpoint any more: it was flushed or dropped")
             version, position = self._begin(max(control.newest, self.version) + 1, epoch, head)
         if position.epoch != epoch:
+            if control.ready_at != NEVER_READY:
+                self._store.withdraw()
             raise OtherEpoch(self.name, position.epoch, epoch)
         if version != self.version or self._digestion is None:
             self.version = version

@@ -12,7 +12,20 @@ import structlog
 from command.ports import StoreUnavailable
 from contracts.envelope import Recorded
 from infra.clickhouse.connection import ClickHouseUnavailable, FactsDamaged
-from infra.projections.ports import Busy, Coordination, EventsSkipped, Feed, FollowerStatus, Halt, State, Target
+from infra.projections.ports import (
+    Busy,
+    Coordination,
+    EventsSkipped,
+    Feed,
+    FollowerStatus,
+    Halt,
+    LogWentBack,
+    Mark,
+    State,
+    Target,
+    Witness,
+    mark_of,
+)
 from infra.redis.connection import RedisUnavailable
 from infra.redis.models import BucketDamaged, CheckpointLost
 from projections.model import GapInStream
@@ -45,6 +58,7 @@ class Follower:
 
         Halt                     going on would lose, skip or falsify something
         ├── OtherEpoch           the store was restored
+        ├── LogWentBack          the store was restored, and nobody told
         └── EventsSkipped        the log has events that were not handed over
     """
 
@@ -56,6 +70,8 @@ class Follower:
         coordination: Coordination,
         limits: FollowerLimits | None = None,
         on_batch: Callable[[int, float], None] = lambda _events, _seconds: None,
+        *,
+        witness: Witness | None = None,
     ) -> None:
         self.name = name
         self._feed = feed
@@ -63,6 +79,7 @@ class Follower:
         self._coordination = coordination
         self._limits = limits or FollowerLimits()
         self._on_batch = on_batch
+        self._witness = witness
         self._halted: dict[str, tuple[str, str]] = {}  # Target: label and reason at the time.
         self._state: State = "starting"
         self._last_error: str | None = None
@@ -152,7 +169,24 @@ class Follower:
             if halted is not None and halted[0] != target.label:
                 del self._halted[target.name]  # Rebuilt: what halted it is another version's trouble.
                 _log.info("target_resumed", follower=self.name, target=target.label)
+        self._require_same_log()
         self._require_running()
+
+    def _require_same_log(self) -> None:
+        """After a restore that nobody told, offsets are given out again: going on would pass over what has them now.
+
+        Raises LogWentBack when the log has another event where this follower stands; halts what is behind its end.
+        """
+        for target in self._running:
+            offset = target.position.offset
+            # Looked at again: another process may have moved the target since we looked.
+            if offset > self._head and offset > (head := self._feed.head()):
+                self._halt(target, LogWentBack(target.name, offset, head))
+        mark = None if self._witness is None else self._witness.last()
+        if mark is None or mark.position.epoch != self._epoch:
+            return  # What belongs to another epoch is told by the targets.
+        if self._coordination.mark_at(mark.position.offset) != mark.event:
+            raise LogWentBack(self.name, mark.position.offset, self._feed.head())
 
     def _read(self) -> Sequence[Recorded]:
         after = self._offset
@@ -165,6 +199,9 @@ class Follower:
         return events
 
     def _hand_over(self, events: Sequence[Recorded]) -> None:
+        if self._witness is not None:
+            position = self._running[0].position._replace(epoch=self._epoch, offset=events[-1].offset)
+            self._witness.note(Mark(position, mark_of(events[-1])))
         for target in self._running:
             try:
                 target.apply(events)

@@ -1,7 +1,7 @@
 """Everything about projections for processes and operators: followers to run, and list, rebuild and drop by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event as Signal
 from threading import Thread
 from types import TracebackType
@@ -15,10 +15,11 @@ from infra.clickhouse.facts import POSITION_NAME, FactsStore
 from infra.postgres.feed import StoreFeed
 from infra.projections.coordination import PostgresCoordination
 from infra.projections.facts_target import FactsTarget
-from infra.projections.ports import FollowerStatus, Target
+from infra.projections.ports import FollowerStatus, LogWentBack, Mark, OtherEpoch, Target
 from infra.projections.rebuild import Progress, Rebuildable, RebuildableFacts, RebuildableModel, RebuildReport, rebuild
 from infra.projections.redis_target import RedisTarget
 from infra.projections.runner import Follower, FollowerLimits
+from infra.projections.witness import RedisWitness
 from infra.redis.connection import RedisUnavailable, connect, require_no_eviction
 from infra.redis.models import ModelStore
 from projections.catalog import READ_MODELS
@@ -50,6 +51,8 @@ class ProjectionState:
     ready: bool
     epoch: str | None
     problem: str | None = None  # Why nothing else is known of it.
+    halted: str | None = None  # Why it cannot go on from where it is.
+    mark: Mark | None = None  # The last event that was handed to its follower, where that is known.
 
     def as_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -64,6 +67,7 @@ class ProjectionState:
             "ready": self.ready,
             "epoch": self.epoch,
             "problem": self.problem,
+            "halted": self.halted,
         }
 
 
@@ -172,7 +176,8 @@ class ProjectionService:
         Raises StoreUnavailable, when the log itself is out of reach.
         """
         head = self._feed.head()
-        return [self._state_of(name, head) for name in NAMES]
+        epoch = self._feed.epoch() if head else None  # A store that nobody opened has none yet.
+        return [self._as_it_stands(self._state_of(name, head), head, epoch) for name in NAMES]
 
     def checksums(self, names: Sequence[str] = NAMES) -> Mapping[str, str]:
         """What projections hold now, in one text each ("" when not built). Comparable while nothing is written.
@@ -208,6 +213,7 @@ class ProjectionService:
             coordination,
             self._limits,
             lambda events, seconds: self._on_batch(REDIS_FOLLOWER, events, seconds),
+            witness=RedisWitness(self._redis, self._shard),
         )
 
     def facts_follower(self, feed: StoreFeed, coordination: PostgresCoordination, facts: FactsStore) -> Follower:
@@ -217,13 +223,15 @@ class ProjectionService:
             poll_seconds=self._limits.poll_seconds,
             linger_seconds=max(self._limits.linger_seconds, FACTS_LINGER_SECONDS),
         )
+        target = FactsTarget(facts, coordination, shard=self._shard)
         return Follower(
             FACTS_FOLLOWER,
             feed,
-            [self._watched(FactsTarget(facts, coordination, shard=self._shard))],
+            [self._watched(target)],
             coordination,
             limits,
             lambda events, seconds: self._on_batch(FACTS_FOLLOWER, events, seconds),
+            witness=target,
         )
 
     def _keep_following(self, name: str, stop: Signal, healthy: dict[str, bool]) -> None:
@@ -263,19 +271,36 @@ class ProjectionService:
         except (RedisUnavailable, ClickHouseUnavailable, FactsDamaged) as error:
             return self._state(name, head, None, active=None, versions=(), ready=False, problem=str(error))
 
+    def _as_it_stands(self, state: ProjectionState, head: int, epoch: str | None) -> ProjectionState:
+        """With the reason why it cannot go on, when its place is not one of this log."""
+        if not state.offset or state.epoch is None or epoch is None:
+            return state
+        if state.epoch != epoch:
+            return replace(state, halted=str(OtherEpoch(state.name, state.epoch, epoch)))
+        mark = state.mark
+        is_same = mark is None or mark.position.epoch != epoch or self._is_in_log(mark)
+        if state.offset <= head and is_same:
+            return state
+        return replace(state, halted=str(LogWentBack(state.name, state.offset, head)))
+
+    def _is_in_log(self, mark: Mark) -> bool:
+        return self._coordination.mark_at(mark.position.offset) == mark.event
+
     def _model_state(self, name: str, head: int) -> ProjectionState:
         control = self._store(READ_MODELS[name]).control()
         at = None if control.active is None else control.checkpoints.get(control.active)
         versions = tuple(sorted(control.checkpoints))
         ready = at is not None and at.offset >= control.ready_at
-        return self._state(name, head, at, active=control.active, versions=versions, ready=ready)
+        state = self._state(name, head, at, active=control.active, versions=versions, ready=ready)
+        return replace(state, mark=RedisWitness(self._redis, self._shard).last())
 
     def _facts_state(self, head: int) -> ProjectionState:
         found = self.facts.checkpoint()
         if found is None:
             return self._state(POSITION_NAME, head, None, active=None, versions=(), ready=False)
-        version = found.version
-        return self._state(POSITION_NAME, head, found.position, active=version, versions=(version,), ready=True)
+        version, mark = found.version, Mark(found.position, found.mark) if found.mark else None
+        state = self._state(POSITION_NAME, head, found.position, active=version, versions=(version,), ready=True)
+        return replace(state, mark=mark)
 
     def _state(
         self,

@@ -12,6 +12,7 @@ import redis
 from contracts.position import Position
 from contracts.read_models import (
     ACTIVE_FIELD,
+    NEVER_READY,
     POSITION_FIELD,
     READY_FIELD,
     bucket_key,
@@ -96,6 +97,11 @@ class ModelStore:
             fields |= {ACTIVE_FIELD: version, READY_FIELD: ready_at}
         with translated():
             self._client.hset(self._control, mapping=fields)
+
+    def withdraw(self) -> None:
+        """Have readers wait: what the active version shows belongs to a history that was given up."""
+        with translated():
+            self._client.hset(self._control, READY_FIELD, NEVER_READY)
 
     def load(self, version: int, places: Iterable[Place]) -> dict[Place, Entry]:
         """The stored entries among these places. Raises BucketDamaged for a bucket that has no position."""

@@ -19,6 +19,7 @@ from contracts.read_models import (
     COUPON,
     INSTANT_FORMAT,
     MODELS,
+    NEVER_READY,
     ORDER,
     POSITION_FIELD,
     READY_FIELD,
@@ -226,6 +227,8 @@ def _active(model: str, control: dict[bytes, bytes]) -> _Active:
         raise ReadModelUnavailable(f"{model} is not built yet")
     position = Position.parse(token.decode())
     ready_at = int(control.get(READY_FIELD.encode(), 0))
+    if ready_at == NEVER_READY:
+        raise ReadModelUnavailable(f"{model} belongs to a history of the store that was given up: rebuild it")
     if position.offset < ready_at:
         raise ReadModelUnavailable(f"{model} is being built: {position.offset} of {ready_at} events")
     return _Active(int(number), position)

@@ -87,7 +87,7 @@ def test_a_follower_moves_on_from_where_it_stands_only(cursor: psycopg.Cursor[An
 
 def test_a_follower_of_another_epoch_is_told_what_to_do(cursor: psycopg.Cursor[Any]) -> None:
     positions.advance(cursor, "wallet", "e1", expected=0, offset=5)
-    with pytest.raises(EpochChanged, match="tessera projections rebuild wallet"):
+    with pytest.raises(EpochChanged, match="tessera restored"):
         positions.read(cursor, "wallet", "e2")
     with pytest.raises(EpochChanged, match="restored"):
         positions.advance(cursor, "wallet", "e2", expected=5, offset=6)
