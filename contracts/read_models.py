@@ -22,7 +22,8 @@ NO_LOCK: Final[Mapping[str, Any]] = MappingProxyType(
     {"order_id": None, "lock_until": None, "discount_minor": None, "external": False}
 )
 
-POSITION_FIELD: Final = "_pos"  # Every bucket's own position; a bucket without one is not trusted.
+# Every bucket's stamp, `offset.revision`: up to where it was written, and how often. Without one it is not trusted.
+POSITION_FIELD: Final = "_pos"
 SINGLE_FIELD: Final = "doc"  # The field of a bucket that holds one document only.
 ACTIVE_FIELD: Final = "active"  # In the control hash: the number of the version that readers use,
 READY_FIELD: Final = "ready_at"  # and the offset that it has to reach before it may be served.

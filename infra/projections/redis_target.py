@@ -1,6 +1,6 @@
 """A read model in Redis as a target of the log: fold a batch in memory, write each bucket once, the position last."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import structlog
 
@@ -8,9 +8,11 @@ from contracts.envelope import Recorded
 from contracts.position import Position
 from contracts.read_models import NEVER_READY
 from infra.projections.digestion import Attempt, Digestion
-from infra.projections.ports import Coordination, Feed, OtherEpoch
-from infra.redis.models import BucketDamaged, CheckpointLost, ModelStore
+from infra.projections.ports import Busy, Coordination, Feed, OtherEpoch
+from infra.redis.models import BucketDamaged, CheckpointLost, ModelStore, Seen
 from projections.model import FIRST_VERSION, Entry, GapInStream, Place, apply_once
+
+TRIES_MAX = 5  # Each time somebody else wrote first. Then the batch is tried again as a whole, later.
 
 _log = structlog.get_logger(__name__)
 
@@ -82,12 +84,13 @@ class RedisTarget:
     def replay_parked(self, feed: Feed) -> int:
         """Try parked events again that an operator asked for; returns how many were applied."""
         assert self._digestion is not None
+        seen = Seen()
         changed: dict[Place, Entry] = {}
-        succeeded = self._digestion.replay(feed, self._attempt({}, changed, load=True))
+        succeeded = self._digestion.replay(feed, self._attempt(seen, changed, load=True))
         if not succeeded:
             return 0
-        if not self._store.write(self.version, self.position.offset, changed, replay=True):
-            return 0  # A bucket is ahead of the checkpoint (a write that was cut short): next time.
+        if not self._store.write(self.version, self.position.offset, changed, seen):
+            return 0  # Another process wrote one of the buckets: next time.
         self._digestion.settle(succeeded)
         return len(succeeded)
 
@@ -102,33 +105,41 @@ class RedisTarget:
         return version, start
 
     def _fold(self, events: Sequence[Recorded]) -> None:
+        """Fold and write; where another process wrote first, look again and fold what it has not. Raises Busy."""
         assert self._digestion is not None
-        entries = self._store.load(self.version, self._places(events))
-        changed: dict[Place, Entry] = {}
-        self._digestion.digest(events, self._attempt(entries, changed))
-        self._store.write(self.version, events[-1].offset, changed)
+        places, begun = self._places(events)
+        for _ in range(TRIES_MAX):
+            seen = self._store.load(self.version, places, begun)
+            changed: dict[Place, Entry] = {}
+            self._digestion.digest(events, self._attempt(seen, changed))
+            if self._store.write(self.version, events[-1].offset, changed, seen):
+                return
+            begun = set()
+        raise Busy(f"other processes keep writing the same buckets of {self.label}")
 
-    def _places(self, events: Sequence[Recorded]) -> set[Place]:
-        """Where these events belong, without the documents that they begin.
+    def _places(self, events: Sequence[Recorded]) -> tuple[Collection[Place], set[Place]]:
+        """Where these events belong, and which of those documents they begin.
 
         A document of a single stream begins with the stream's first version. When that comes again (a batch after a
-        crash), folding it anew gives the same document, and a bucket that is further on refuses the older one.
+        crash), the store finds the document there, and it is folded on top of that.
         """
         single = len(self._store.model.kinds) == 1
-        begun: dict[Place, bool] = {}
+        places: dict[Place, bool] = {}
         for recorded in events:
             try:
                 for place in self._store.model.route(recorded):
-                    begun.setdefault(place, single and recorded.version == FIRST_VERSION)
+                    places.setdefault(place, single and recorded.version == FIRST_VERSION)
             except Exception:  # noqa: BLE001 - the attempt meets it again, and deals with it.
                 continue
-        return {place for place, new in begun.items() if not new}
+        return places.keys(), {place for place, begins in places.items() if begins}
 
-    def _attempt(self, entries: dict[Place, Entry], changed: dict[Place, Entry], *, load: bool = False) -> Attempt:
+    def _attempt(self, seen: Seen, changed: dict[Place, Entry], *, load: bool = False) -> Attempt:
+        entries = seen.entries
+
         def attempt(recorded: Recorded) -> None:
             places = self._store.model.route(recorded)
             if load:
-                entries.update(self._store.load(self.version, [place for place in places if place not in entries]))
+                seen.add(self._store.load(self.version, [place for place in places if place not in entries]))
             news = {place: apply_once(self._store.model, entries.get(place), recorded) for place in places}
             for place, entry in news.items():
                 if entry is not None:

@@ -1,7 +1,7 @@
 """One read model in Redis: its versions side by side, their checkpoints, their buckets and their checksums."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar, cast
@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 PIPELINE_MAX = 1_000  # Commands in one round trip.
 SCAN_COUNT = 1_000
+NOT_LOOKED_AT = b"*"
 _MODULUS = 1 << 128
 
 
@@ -63,6 +64,20 @@ class Checksum:
 
     documents: int
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a writer saw: entries, and the stamp of every bucket that it looked at ("" where there was none)."""
+
+    entries: dict[Place, Entry] = field(default_factory=dict)
+    stamps: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, later: "Seen") -> None:
+        """Take in what was seen later. A bucket's first stamp stays: what was seen with it may be older than that."""
+        self.entries.update(later.entries)
+        for bucket, stamp in later.stamps.items():
+            self.stamps.setdefault(bucket, stamp)
 
 
 class ModelStore:
@@ -103,23 +118,30 @@ class ModelStore:
         with translated():
             self._client.hset(self._control, READY_FIELD, NEVER_READY)
 
-    def load(self, version: int, places: Iterable[Place]) -> dict[Place, Entry]:
-        """The stored entries among these places. Raises BucketDamaged for a bucket that has no position."""
-        return self._load(_by_bucket(self._name, version, places))
+    def load(self, version: int, places: Collection[Place], begun: Collection[Place] = ()) -> Seen:
+        """What is stored at these places. Raises BucketDamaged for a bucket that has documents but no position.
 
-    def write(self, version: int, position: int, entries: Mapping[Place, Entry], *, replay: bool = False) -> bool:
-        """Write whole entries, bucket by bucket; a bucket that is past this position already is left alone.
-
-        ``replay``: the bucket may be at this very position (parked events, applied late). Returns whether every
-        bucket was written.
+        ``begun``: those whose documents are expected to begin now. A bucket of nothing else is not looked at; writing
+        it succeeds only where there is really nothing yet.
         """
-        flag = b"1" if replay else b"0"
+        if len(begun) == len(places):
+            return Seen()
+        buckets = _by_bucket(self._name, version, places)
+        if begun:
+            buckets = {key: inside for key, inside in buckets.items() if not all(place in begun for place in inside)}
+        return self._load(buckets)
+
+    def write(self, version: int, offset: int, entries: Mapping[Place, Entry], seen: Seen) -> bool:
+        """Write whole entries, bucket by bucket, where the bucket is still as it was seen.
+
+        Returns whether every bucket was written: if not, somebody else wrote one first; load and fold again.
+        """
         written = True
         with translated():
             for chunk in _chunks(_by_bucket(self._name, version, entries).items(), PIPELINE_MAX):
                 with self._client.pipeline(transaction=False) as pipe:
                     for key, places in chunk:
-                        arguments: list[Any] = [position, flag]
+                        arguments: list[Any] = [seen.stamps.get(key, NOT_LOOKED_AT), offset]
                         for place in places:
                             entry = entries[place]
                             score = entry.first if self.model.listed else b""
@@ -161,19 +183,20 @@ class ModelStore:
             total += sum(digest(key[prefix:], name, b"%d" % score) for name, score in listed)
         return Checksum(documents, f"{total % _MODULUS:032x}")
 
-    def _load(self, buckets: Mapping[str, Sequence[Place]]) -> dict[Place, Entry]:
-        found: dict[Place, Entry] = {}
+    def _load(self, buckets: Mapping[str, Sequence[Place]]) -> Seen:
+        seen = Seen()
         with translated():
             for chunk in _chunks(buckets.items(), PIPELINE_MAX):
                 with self._client.pipeline(transaction=False) as pipe:
                     for key, places in chunk:
                         pipe.hmget(key, [POSITION_FIELD, *(place.field for place in places)])
-                    for (key, places), (position, *values) in zip(chunk, pipe.execute(), strict=True):
+                    for (key, places), (stamp, *values) in zip(chunk, pipe.execute(), strict=True):
                         stored = {place: value for place, value in zip(places, values, strict=True) if value}
-                        if stored and position is None:
+                        if stored and stamp is None:
                             raise BucketDamaged(f"{key} has documents but no position: rebuild {self.model.name}")
-                        found |= {place: self._decode(key, value) for place, value in stored.items()}
-        return found
+                        seen.stamps[key] = stamp or b""
+                        seen.entries.update((place, self._decode(key, value)) for place, value in stored.items())
+        return seen
 
     def _decode(self, key: str, value: bytes) -> Entry:
         try:

@@ -2,20 +2,34 @@
 
 from typing import Final
 
-# Write one bucket: fields and, last, its position. A Lua error does not roll back what the script already did: with
-# the position last, a bucket that was cut short is still behind and is written again. Values are absolute.
+# Write one bucket, if it is still as the writer saw it: its fields and, last, its stamp (`offset.revision`: the highest
+# offset that it was written for, and how often it was written). A Lua error does not roll back what the script already
+# did: with the stamp last, whoever writes a bucket that was cut short has seen the stamp before it, looks again, and
+# finds by its documents' own versions what is missing. Values are absolute.
 #
-# KEYS: the bucket, its list.  ARGV: position, 1 to write at the same position too (a replay), then per field its name,
-# its value and its score in the list ("" when the model keeps no list).  Returns 1 when written, 0 when ignored.
+# KEYS: the bucket, its list.  ARGV: the stamp as seen ("" for none; "*" for a bucket that nobody looked at: then none
+# of the fields may exist), the offset, then per field its name, its value and its score in the list ("" when the model
+# keeps no list).  Returns 1 when written, 0 when somebody else wrote first.
 WRITE_BUCKET: Final = """
-local at = tonumber(redis.call('HGET', KEYS[1], '_pos') or '-1')
-local position = tonumber(ARGV[1])
-if at > position or (at == position and ARGV[2] == '0') then return 0 end
+local stamp = redis.call('HGET', KEYS[1], '_pos') or ''
+if ARGV[1] == '*' then
+    for i = 3, #ARGV, 3 do
+        if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 then return 0 end
+    end
+elseif stamp ~= ARGV[1] then
+    return 0
+end
 for i = 3, #ARGV, 3 do
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
     if ARGV[i + 2] ~= '' then redis.call('ZADD', KEYS[2], ARGV[i + 2], ARGV[i]) end
 end
-redis.call('HSET', KEYS[1], '_pos', ARGV[1])
+local at, revision = ARGV[2], 0
+if stamp ~= '' then
+    local before, count = string.match(stamp, '^(%d+)%.?(%d*)$')
+    if before and tonumber(before) > tonumber(at) then at = before end
+    revision = tonumber(count) or 0
+end
+redis.call('HSET', KEYS[1], '_pos', at .. '.' .. revision + 1)
 return 1
 """
 

@@ -457,7 +457,7 @@ def _wallet(store: ModelStore) -> dict[str, Document]:
     version = store.control().active
     assert version is not None
     places = [Place(ACME, "u1", coupon) for coupon in ("c1", "c2")]
-    return {place.field: entry.document for place, entry in store.load(version, places).items()}
+    return {place.field: entry.document for place, entry in store.load(version, places).entries.items()}
 
 
 def _requeue(world: World) -> None:
