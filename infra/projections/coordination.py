@@ -24,7 +24,8 @@ class PostgresCoordination:
     """One connection, one follower's thread. Implements :class:`infra.projections.ports.Coordination`.
 
     The lock is the session's: it is gone with the connection. A writer that lost it without noticing does no harm:
-    buckets are written only as they were seen, checkpoints are compared before they move, and fact rows replace themselves.
+    buckets are written only as they were seen, checkpoints are compared before they move, and fact rows replace
+    themselves.
     """
 
     def __init__(
