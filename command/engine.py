@@ -109,8 +109,12 @@ class Engine(Submitting):
         handlers: Handlers,
         settings: EngineSettings | None = None,
         observer: EngineObserver | None = None,
+        *,
+        pause: Callable[[float], None] = sleep,
     ) -> None:
+        """``pause`` waits so many seconds before a failed batch is tried again."""
         self._log = log
+        self._pause = pause
         self._settings = settings or EngineSettings()
         self._observer = observer or NobodyWatches()
         self._decider = Decider(
@@ -185,17 +189,19 @@ class Engine(Submitting):
         while not (self._stopping and not self._queue and self._writer.is_idle):
             self._wake.wait()
             self._wake.clear()
-            while self._step():
-                pass
+            while self.turn():
+                self._gather()
         self._writer.stop()
 
-    def _step(self) -> bool:
-        """Decide one batch, and have it stored once the one before it is. False when there is nothing to do."""
+    def turn(self) -> bool:
+        """Decide one batch, and have it stored once the one before it is. False when there is nothing to do.
+
+        An engine that was never started may be driven by turns, on one thread: see also :meth:`turn_of_writer`.
+        """
         if (failed := self._writer.failed) is not None:
             self._recover(failed)
             return True
         settings = self._settings
-        self._gather()
         tickets = self._queue.take(commands_max=settings.batch_commands_max, bytes_max=settings.batch_bytes_max)
         self._taken = len(tickets)
         if not tickets:
@@ -210,6 +216,10 @@ class Engine(Submitting):
             self._queue.put_back(plan.undecided)
             self._writer.write(plan, here=len(self._queue) + len(plan.batch.events) < settings.ahead_from)
         return True
+
+    def turn_of_writer(self) -> bool:
+        """Store the plan that waits for the writer, if there is one: what the writer's thread does by itself."""
+        return self._writer.turn()
 
     def _gather(self) -> None:
         """In a rush, wait a moment for as many as came the last time: a batch costs as much as twenty commands do.
@@ -260,7 +270,7 @@ class Engine(Submitting):
                 except (StoreUnavailable, StreamConflict) as failure:
                     error = failure
                     self._forget(tickets, failure)
-                    sleep(BACKOFF_SECONDS * 2**attempt)
+                    self._pause(BACKOFF_SECONDS * 2**attempt)
                 except Exception as failure:  # noqa: BLE001 - whatever it is, one command's spoil is not the others'.
                     self._forget(tickets, failure)
                     self._find_spoiler(tickets, failure)
@@ -402,6 +412,8 @@ class _Writer:
 
     def wait(self) -> _Failed | None:
         """Wait until the latest plan is stored; returns it when it was not."""
+        if not self.is_alive:  # Never started: nobody else would store it.
+            self.turn()
         self._done.wait()
         return None if self._error is None or self.plan is None else _Failed(self.plan, self._error)
 
@@ -417,6 +429,13 @@ class _Writer:
         else:
             self._done.clear()
             self._plans.put(plan)
+
+    def turn(self) -> bool:
+        """Store the plan that waits; False when none does. For the thread of a writer that was never started."""
+        if self._plans.empty() or (plan := self._plans.get()) is None:
+            return False
+        self._write(plan)
+        return True
 
     def _run(self) -> None:
         while (plan := self._plans.get()) is not None:

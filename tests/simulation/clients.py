@@ -1,0 +1,131 @@
+"""Clients who never give up: they retry under the same id, repeat themselves, and remember every answer for good."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from command.ports import CommandKey
+from contracts.commands import ClaimCoupon
+from contracts.envelope import Answer, CommandEnvelope
+from tests.simulation.workload import Shop
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+REMEMBERED_MAX: Final = 2_000  # Answered requests that may be repeated.
+
+
+@dataclass(slots=True)
+class Request:
+    """One sending of one command; ``imposter``: another content under an id that is taken."""
+
+    number: int
+    envelope: CommandEnvelope
+    shop: Shop
+    imposter: bool = False
+
+    @property
+    def key(self) -> CommandKey:
+        """What the command log files it under."""
+        return CommandKey(self.envelope.realm, self.envelope.command_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a client was told, for good."""
+
+    command_type: str
+    status: str
+    code: str
+    data: Mapping[str, Any]
+    offset: int
+
+
+class Clients:
+    """All clients of all shops. What they were told lives outside of everything that can die."""
+
+    def __init__(self, world: "World", shops: list[Shop]) -> None:
+        self.world = world
+        self.shops = shops
+        self.told: dict[CommandKey, Told] = {}
+        self.unanswered: dict[CommandKey, Request] = {}
+        self.to_retry: list[Request] = []
+        self.sent = 0  # Commands, each counted once however often it was sent.
+        self.sendings = 0
+        self._numbers = 0
+        self._answered: list[Request] = []
+
+    def new_requests(self, at_most: int) -> list[Request]:
+        """What somebody wants next: something new (mostly), again, or again with another content."""
+        chance = self.world.chance
+        shop = chance.one_of(self.shops)
+        requests: list[Request] = []
+        while len(requests) < at_most:
+            if self._answered and chance.happens(0.06):
+                requests.append(self._again(chance.one_of(self._answered)))
+                continue
+            for envelope in shop.next_commands():
+                self.sent += 1
+                request = self._request(envelope, shop)
+                self.unanswered[request.key] = request
+                requests.append(request)
+        return requests
+
+    def retries(self, at_most: int) -> list[Request]:
+        """What got no answer, in any order."""
+        self.world.chance.random.shuffle(self.to_retry)
+        taken, self.to_retry = self.to_retry[:at_most], self.to_retry[at_most:]
+        return [self._request(request.envelope, request.shop, imposter=request.imposter) for request in taken]
+
+    def impatient(self) -> list[Request]:
+        """Somebody does not wait for the answer and asks again, maybe somewhere else."""
+        if not self.unanswered:
+            return []
+        key = self.world.chance.one_of(list(self.unanswered)[-50:])
+        request = self.unanswered[key]
+        return [self._request(request.envelope, request.shop)]
+
+    def lost(self, requests: list[Request]) -> None:
+        """Whoever was asked is gone, or could not take it: ask again."""
+        self.to_retry += requests
+
+    def hear(self, request: Request, outcome: object, who: str) -> None:
+        """An answer, or an error that says nothing final. An answer is the same for ever."""
+        world = self.world
+        if not isinstance(outcome, Answer):
+            world.trace.note(f"{who} -> {request.envelope.command_id} {type(outcome).__name__}")
+            if type(outcome).__name__ not in {"StoreUnavailable", "NotYet"}:
+                world.violation("I2", request.envelope.command_id, f"{outcome!r}")
+            self.to_retry.append(request)
+            return
+        world.trace.note(f"{who} -> {request.envelope.command_id} {outcome.code} {outcome.position.offset}")
+        if request.imposter:
+            if outcome.code != "command_id_reused":
+                world.violation("I4", request.envelope.command_id, f"another content was answered {outcome.code}")
+            return
+        self._take(request, outcome)
+
+    def _take(self, request: Request, answer: Answer) -> None:
+        offset = answer.position.offset
+        told = Told(request.envelope.command.type, answer.status, answer.code, answer.data, offset)
+        first = self.told.setdefault(request.key, told)
+        if first != told:
+            self.world.violation("I4", request.envelope.command_id, f"told {first}, and then {told}")
+        if first is told:
+            self.unanswered.pop(request.key, None)
+            request.shop.learn(request.envelope.command, answer)
+            if len(self._answered) < REMEMBERED_MAX:
+                self._answered.append(request)
+            else:
+                self._answered[self.world.chance.between(0, REMEMBERED_MAX - 1)] = request
+
+    def _again(self, request: Request) -> Request:
+        if self.world.chance.happens(0.2):
+            other = request.envelope._replace(command=ClaimCoupon(template_id="another", user_id="somebody"))
+            return self._request(other, request.shop, imposter=True)
+        return self._request(request.envelope, request.shop)
+
+    def _request(self, envelope: CommandEnvelope, shop: Shop, *, imposter: bool = False) -> Request:
+        self._numbers += 1
+        self.sendings += 1
+        return Request(self._numbers, envelope, shop, imposter)

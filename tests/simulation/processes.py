@@ -1,0 +1,142 @@
+"""Simulated processes: an engine that its scheduler drives turn by turn, and what may befall whoever uses the store."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from command.engine import Engine, EngineSettings
+from command.handlers import HANDLERS
+from command.ports import StoreUnavailable
+from command.tickets import Busy
+from tests.simulation.clients import Request
+from tests.simulation.store import CommitFate, Exchange, SimulatedLog
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Killed(BaseException):  # noqa: N818 - no error that anybody could handle: the process is gone.
+    """A process ends in the middle of whatever it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Odds:
+    """How often each misfortune happens, per exchange with the store."""
+
+    killed: float = 0.002
+    cut_off: float = 0.004
+    answer_lost: float = 0.006
+    refused: float = 0.004
+    interrupted: float = 0.08  # Others go on while this process is stopped.
+    stopped_for_long: float = 0.1  # Of those that are interrupted.
+    expelled: float = 0.5  # Of those that are stopped for long and hold the append lock.
+
+
+QUIET: Final = Odds(0, 0, 0, 0, 0, 0, 0)
+
+
+class Process:
+    """Something that runs, can be stopped anywhere in the middle, and can die. ``name`` tells its generation."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world = world
+        self.name = name
+        self.running = False  # It is somewhere on the stack: stopped, as long as others run.
+        self.dead = False
+
+    def run(self, step: Callable[[], object]) -> None:
+        """Run one step, which the process may not survive."""
+        self.running = True
+        try:
+            step()
+        except Killed:
+            self.world.trace.note(f"{self.name} died")
+        finally:
+            self.running = False
+
+    def die_if_killed(self) -> None:
+        """A process that was killed while it was stopped never comes back from where it stood."""
+        if self.dead:
+            raise Killed
+
+    # What the store asks: see tests.simulation.store.Faults.
+
+    def before(self, exchange: Exchange) -> None:
+        """Before each exchange with the store."""
+        self._misfortune(exchange)
+        if self.world.chance.happens(self.world.odds.cut_off):
+            self.world.trace.note(f"{self.name} cut off before {exchange}")
+            raise StoreUnavailable("the connection was lost")
+
+    def commit(self) -> CommitFate:
+        """The fate of a commit."""
+        odds, roll = self.world.odds, self.world.chance.random.random()
+        if roll < odds.answer_lost:
+            fate: CommitFate = "answer_lost"
+        elif roll < odds.answer_lost + odds.refused:
+            fate = "refused"
+        else:
+            return "stored"
+        self.world.trace.note(f"{self.name} commit {fate}")
+        return fate
+
+    def after_commit(self) -> None:
+        """Its effect is stored, and nobody knows it yet."""
+        self._misfortune("answer")
+
+    def _misfortune(self, where: str) -> None:
+        world = self.world
+        odds, roll = world.odds, world.chance.random.random()
+        if roll < odds.killed:
+            world.trace.note(f"{self.name} killed before {where}")
+            world.replace(self)
+        elif roll < odds.killed + odds.interrupted:
+            world.trace.note(f"{self.name} stopped before {where}")
+            world.others_run(self)
+        self.die_if_killed()
+
+
+class EngineProcess(Process):
+    """A process that takes commands. A new generation remembers nothing."""
+
+    def __init__(self, world: "World", name: str, settings: EngineSettings) -> None:
+        super().__init__(world, name)
+        self.log = SimulatedLog(world.store, self)
+        self.engine = Engine(self.log, HANDLERS, settings, pause=self._pause)
+        self.waiting: dict[int, Request] = {}  # By number: whoever waits for an answer of this process.
+
+    def submit(self, requests: list[Request]) -> bool:
+        """Queue commands, all or none."""
+        for request in requests:
+            self.waiting[request.number] = request
+        try:
+            self.engine.submit_to([(request.envelope, self._listener(request)) for request in requests])
+        except Busy:
+            for request in requests:
+                del self.waiting[request.number]
+            return False
+        return True
+
+    def step(self) -> None:
+        """Decide a batch, or store the one that waits to be stored."""
+        if self.world.chance.happens(0.4):
+            self.engine.turn_of_writer()
+        else:
+            self.engine.turn()
+
+    def finish(self) -> bool:
+        """Work everything off; whether there was anything."""
+        return self.engine.turn() or self.engine.turn_of_writer()
+
+    def _listener(self, request: Request) -> Callable[[object], None]:
+        def hear(outcome: object) -> None:
+            assert not self.dead, f"{self.name} is dead and answers"
+            self.waiting.pop(request.number, None)
+            self.world.clients.hear(request, outcome, self.name)
+
+        return hear
+
+    def _pause(self, _seconds: float) -> None:
+        if not self.world.calm:
+            self.world.others_run(self)
+            self.die_if_killed()

@@ -1,0 +1,407 @@
+"""A simulated event store: one shared, durable part, and a handle per process whose every exchange may go wrong."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from threading import Lock
+from typing import Literal, Protocol, TypeVar
+
+from command.ports import (
+    AppendTransaction,
+    Batch,
+    CommandKey,
+    EventLog,
+    HeadMoved,
+    LoggedAnswer,
+    NewEvent,
+    ReadView,
+    Seen,
+    Snapshot,
+    StoreUnavailable,
+    StreamConflict,
+    StreamHistory,
+    Wanted,
+)
+from contracts.envelope import Recorded
+from contracts.identity import parse_stream
+
+V = TypeVar("V")
+
+CommitFate = Literal["stored", "answer_lost", "refused"]
+
+
+class Exchange(StrEnum):
+    """Where a process talks to the store: it may be stopped, killed or cut off right before."""
+
+    LOOK = "look"
+    LOCK = "lock"
+    APPEND = "append"
+    COMMIT = "commit"
+    APPEND_AFTER = "append_after"
+
+
+class Faults(Protocol):
+    """What may go wrong for one process."""
+
+    def before(self, exchange: Exchange) -> None:
+        """Called before each exchange: may let others run, raise StoreUnavailable, or kill the process."""
+        ...
+
+    def commit(self) -> CommitFate:
+        """What becomes of the commit that is about to happen."""
+        ...
+
+    def after_commit(self) -> None:
+        """Called when a commit is durable and its answer on the way: the process may die of it."""
+        ...
+
+
+class NoFaults:
+    """Everything works."""
+
+    def before(self, exchange: Exchange) -> None:
+        """Go on."""
+
+    def commit(self) -> CommitFate:
+        """It is stored."""
+        return "stored"
+
+    def after_commit(self) -> None:
+        """Go on."""
+
+
+class Store:
+    """What outlives every process. All that is stored is kept by commit, so that a reader keeps what it began with.
+
+    A batch is written in place under a commit number that nobody else sees before it is committed; undoing takes it
+    away again and leaves a gap in the offsets, as a real sequence does.
+    """
+
+    def __init__(self, clock: Callable[[], datetime], epoch: str = "e1") -> None:
+        self.clock = clock
+        self.epoch = epoch
+        self.lock = Lock()
+        self.holder: _Holding | None = None  # Whoever has the append lock.
+        self.committed = 0
+        self.events: list[Recorded] = []
+        self.offsets: list[int] = []
+        self.last_offset = 0  # Of what is committed.
+        self.streams: dict[str, list[Recorded]] = {}
+        self.answers: dict[CommandKey, tuple[int, LoggedAnswer]] = {}
+        self.counts: dict[str, list[tuple[int, int]]] = {}
+        self.snapshots: dict[str, list[tuple[int, Snapshot]]] = {}
+        self.on_commit: list[Callable[[Sequence[Recorded]], None]] = []
+        self._burnt = 0  # The last offset ever given, committed or not.
+        self._undo: list[Callable[[], object]] = []
+
+    def expel(self) -> None:
+        """End the transaction of whoever holds the lock: what a server does when a client is silent for too long."""
+        if self.holder is not None:
+            self.holder.end()
+
+    def write(self, batch: Batch, last_offset: int) -> list[int]:
+        """Write a batch under the commit to come. Raises StreamConflict, after which everything is to be undone."""
+        commit = self.committed + 1
+        if taken := batch.new_counts & self.counts.keys():
+            raise StreamConflict(f"counters {taken} are there already")
+        offsets = [self._write_event(new) for new in batch.events]
+        end = offsets[-1] if offsets else last_offset
+        for answer, index in zip(batch.answers, batch.answer_events, strict=True):
+            if answer.key in self.answers:
+                raise StreamConflict(f"command {answer.key} is already answered")
+            offset = offsets[index] if index >= 0 else end
+            self.answers[answer.key] = (commit, answer._replace(offset=offset))
+            self._undo.append(lambda key=answer.key: self.answers.pop(key))  # type: ignore[misc]
+        for key, value in batch.counts.items():
+            self._put(self.counts, key, (commit, value))
+        for snapshot in batch.snapshots:
+            self._put(self.snapshots, snapshot.stream, (commit, snapshot))
+        return offsets
+
+    def commit(self) -> None:
+        """Make what was written visible."""
+        self._undo.clear()
+        self.committed += 1
+        begun = bisect_right(self.offsets, self.last_offset)
+        if news := self.events[begun:]:
+            self.last_offset = news[-1].offset
+            for listener in self.on_commit:
+                listener(news)
+
+    def undo(self) -> None:
+        """Take away what was written and not committed."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _write_event(self, new: NewEvent) -> int:
+        earlier = self.streams.setdefault(new.stream, [])
+        if new.version != len(earlier) + 1:
+            raise StreamConflict(f"{new.stream} is at version {len(earlier)}, so {new.version} cannot follow")
+        self._burnt += 1
+        recorded = Recorded(self._burnt, new.stream, new.version, new.event, new.metadata)
+        for kept in (earlier, self.events):
+            kept.append(recorded)
+            self._undo.append(kept.pop)
+        self.offsets.append(recorded.offset)
+        self._undo.append(self.offsets.pop)
+        return recorded.offset
+
+    def _put(self, table: dict[str, list[V]], key: str, value: V) -> None:
+        versions = table.setdefault(key, [])
+        versions.append(value)
+
+        def undo() -> None:
+            versions.pop()
+            if not versions:
+                del table[key]
+
+        self._undo.append(undo)
+
+
+class SimulatedLog:
+    """One process's handle on the store: an event log like any other, when nothing goes wrong."""
+
+    def __init__(
+        self, store: Store, faults: Faults | None = None, *, shard: int = 0, lock_timeout_seconds: float = 0.0
+    ) -> None:
+        self._store = store
+        self._faults = faults or NoFaults()
+        self._shard = shard
+        self._epoch = store.epoch
+        self._lock_timeout_seconds = lock_timeout_seconds
+
+    @property
+    def shard(self) -> int:
+        """Which shard."""
+        return self._shard
+
+    @property
+    def epoch(self) -> str:
+        """Which history, as this handle heard of it last."""
+        return self._epoch
+
+    @contextmanager
+    def appending(self) -> Iterator["_Transaction"]:
+        """Take the append lock; commit when the block ends, roll back when it raises."""
+        self._faults.before(Exchange.LOCK)
+        store = self._store
+        if not store.lock.acquire(timeout=self._lock_timeout_seconds):
+            raise StoreUnavailable("the append lock is held by somebody else")
+        holding = _Holding(store)
+        try:
+            self._epoch = store.epoch
+            transaction = _Transaction(store, self._faults, holding)
+            yield transaction
+            self._faults.before(Exchange.COMMIT)
+            self._commit(holding)
+        except BaseException:
+            holding.end()
+            raise
+        self._faults.after_commit()
+
+    @contextmanager
+    def reading(self) -> Iterator[ReadView]:
+        """A view of this instant, without the lock."""
+        self._faults.before(Exchange.LOOK)
+        self._epoch = self._store.epoch
+        yield _View(self._store, self._store.committed)
+
+    def glancing(self) -> ReadView:
+        """A view that sees what is stored at the moment of each look."""
+        return _Glance(self._look)
+
+    def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
+        """Store a batch if the log still ends at ``head``: one exchange, in which nobody can come between."""
+        self._faults.before(Exchange.APPEND_AFTER)
+        store = self._store
+        if not store.lock.acquire(timeout=self._lock_timeout_seconds):
+            raise StoreUnavailable("the append lock is held by somebody else")
+        holding = _Holding(store)
+        try:
+            if store.last_offset != head or (epoch or self._epoch) != store.epoch:
+                raise HeadMoved(f"the log is at {store.last_offset}, not at {head}")
+            offsets = store.write(batch, head)
+            self._commit(holding)
+        except BaseException:
+            holding.end()
+            raise
+        self._faults.after_commit()
+        return offsets
+
+    def _look(self) -> "_View":
+        self._faults.before(Exchange.LOOK)
+        self._epoch = self._store.epoch
+        return _View(self._store, self._store.committed)
+
+    def _commit(self, holding: "_Holding") -> None:
+        holding.require()
+        match self._faults.commit():
+            case "stored":
+                self._store.commit()
+                holding.end()
+            case "answer_lost":
+                self._store.commit()
+                raise StoreUnavailable("the connection was lost at commit")
+            case "refused":
+                raise StoreUnavailable("the connection was lost at commit")
+
+
+class _Holding:
+    """The append lock in somebody's hands, until it ends or the server ends it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ended = False
+        store.holder = self
+
+    def require(self) -> None:
+        """Raises StoreUnavailable when the server has ended this transaction meanwhile."""
+        if self._ended:
+            raise StoreUnavailable("the server ended the transaction of a process that kept the lock and was silent")
+
+    def end(self) -> None:
+        """Roll back what is not committed, and release the lock. Once."""
+        if not self._ended:
+            self._ended = True
+            self._store.undo()
+            self._store.holder = None
+            self._store.lock.release()
+
+
+class _View:
+    """Reads of what one commit, and all before it, left."""
+
+    def __init__(self, store: Store, commit: int) -> None:
+        self._store = store
+        self._commit = commit
+        self._last_offset = store.last_offset
+        now = store.clock()
+        at = bisect_right(store.offsets, self._last_offset)
+        self.store_now = max(now, store.events[at - 1].metadata.recorded_at) if at else now
+
+    @property
+    def last_offset(self) -> int:
+        return self._last_offset
+
+    def events_after(
+        self, offset: int, limit: int, concerning: Callable[[str], bool] | None = None
+    ) -> Sequence[Recorded]:
+        store = self._store
+        first, last = bisect_right(store.offsets, offset), bisect_right(store.offsets, self._last_offset)
+        found = store.events[first : min(first + limit, last)]
+        return found if concerning is None else [event for event in found if concerning(event.stream)]
+
+    def answers(self, keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
+        found = ((key, self._store.answers.get(key)) for key in keys)
+        return {key: each[1] for key, each in found if each is not None and each[0] <= self._commit}
+
+    def counts(self, keys: Collection[str]) -> Mapping[str, int]:
+        found = ((key, _latest(self._store.counts.get(key, ()), self._commit)) for key in keys)
+        return {key: value for key, value in found if value is not None}
+
+    def histories(
+        self, streams: Collection[str], *, schema_hashes: Mapping[str, str] | None = None, until: datetime | None = None
+    ) -> Mapping[str, StreamHistory]:
+        hashes = {} if schema_hashes is None or until is not None else schema_hashes
+        found = {stream: self._history(stream, hashes, until) for stream in streams}
+        return {stream: history for stream, history in found.items() if history.snapshot or history.events}
+
+    def look(self, wanted: Wanted) -> Seen:
+        histories = self.histories(wanted.streams, schema_hashes=wanted.schema_hashes)
+        return Seen(histories, self.answers(wanted.answers), self.counts(wanted.counts))
+
+    def _history(self, stream: str, hashes: Mapping[str, str], until: datetime | None) -> StreamHistory:
+        events: Sequence[Recorded] = self._store.streams.get(stream, ())
+        if events and events[-1].offset > self._last_offset:
+            events = [event for event in events if event.offset <= self._last_offset]
+        snapshot = _latest(self._store.snapshots.get(stream, ()), self._commit) if hashes else None
+        if snapshot is not None and snapshot.schema_hash != hashes.get(parse_stream(stream).kind):
+            snapshot = None
+        if until is not None:
+            events = [event for event in events if event.metadata.occurred_at <= until]
+        return StreamHistory(snapshot, list(events[snapshot.version if snapshot is not None else 0 :]))
+
+
+class _Glance:
+    """A view of whatever is stored by now."""
+
+    def __init__(self, look: Callable[[], _View]) -> None:
+        self._look = look
+        self._seen: _View | None = None
+
+    @property
+    def store_now(self) -> datetime:
+        return self._latest.store_now
+
+    @property
+    def last_offset(self) -> int:
+        return self._latest.last_offset
+
+    def events_after(
+        self, offset: int, limit: int, concerning: Callable[[str], bool] | None = None
+    ) -> Sequence[Recorded]:
+        return self._again().events_after(offset, limit, concerning)
+
+    def answers(self, keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
+        return self._again().answers(keys)
+
+    def counts(self, keys: Collection[str]) -> Mapping[str, int]:
+        return self._again().counts(keys)
+
+    def histories(
+        self, streams: Collection[str], *, schema_hashes: Mapping[str, str] | None = None, until: datetime | None = None
+    ) -> Mapping[str, StreamHistory]:
+        return self._again().histories(streams, schema_hashes=schema_hashes, until=until)
+
+    def look(self, wanted: Wanted) -> Seen:
+        return self._again().look(wanted)
+
+    @property
+    def _latest(self) -> _View:
+        return self._seen or self._again()
+
+    def _again(self) -> _View:
+        self._seen = self._look()
+        return self._seen
+
+
+class _Transaction(_View):
+    """A view that can also append; what it appended is visible to itself at once."""
+
+    def __init__(self, store: Store, faults: Faults, holding: _Holding) -> None:
+        super().__init__(store, store.committed)
+        self._faults = faults
+        self._holding = holding
+
+    def look(self, wanted: Wanted) -> Seen:
+        self._faults.before(Exchange.LOOK)
+        self._holding.require()
+        return super().look(wanted)
+
+    def append(self, batch: Batch) -> Sequence[int]:
+        self._faults.before(Exchange.APPEND)
+        self._holding.require()
+        offsets = self._store.write(batch, self._last_offset)
+        self._commit = self._store.committed + 1
+        self._last_offset = offsets[-1] if offsets else self._last_offset
+        return offsets
+
+
+def _latest(versions: Sequence[tuple[int, V]], commit: int) -> V | None:
+    return next((value for number, value in reversed(versions) if number <= commit), None)
+
+
+def _is_an_event_log(log: SimulatedLog) -> EventLog:
+    """Lets the type checker prove that the fake fits the port."""
+    return log
+
+
+def _is_a_transaction(transaction: _Transaction) -> AppendTransaction:
+    return transaction
+
+
+def real_clock() -> datetime:
+    """For tests of the store alone."""
+    return datetime.now(UTC)
