@@ -36,6 +36,9 @@ COUPON_MOVES: Final[dict[str, tuple[frozenset[str | None], str]]] = {
     "coupon.revoked.v1": (frozenset({HELD}), REVOKED),
 }
 
+# A late payment that is honoured takes a coupon that its order holds no more: free again by then, or expired.
+HONOURED: Final = frozenset({HELD, EXPIRED})
+
 # Recorded by the machinery itself: counted refusals of a batch, and what sagas heard.
 NOBODY_S_COMMAND: Final = frozenset({"refusals.counted.v1", "saga.heard.v1"})
 
@@ -337,7 +340,7 @@ class Books:
         coupon = self.coupons.get(key)
         allowed, after = COUPON_MOVES[event.type]
         before = coupon.status if coupon is not None else None
-        if before not in allowed:
+        if before not in (HONOURED if data.get("honoured") else allowed):
             self._broken("I11", event, f"{event.type} finds the coupon {before or 'unclaimed'}")
         template = self.templates[event.realm, about["template_id"]]
         if not template.terms:
@@ -365,7 +368,7 @@ class Books:
             coupon.external = data.get("external", False)
             coupon.lock_until = data["lock_until"]
         elif event.type == "coupon.redeemed.v1":
-            if data["order_id"] != coupon.order_id:
+            if data["order_id"] != coupon.order_id and not data.get("honoured"):
                 self._broken("I9", event, f"redeemed for {data['order_id']}, locked for {coupon.order_id}")
             stated_later = coupon.external and coupon.locked_minor == 0
             if data["discount_minor"] > coupon.locked_minor and not data.get("honoured") and not stated_later:

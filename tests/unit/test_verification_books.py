@@ -129,3 +129,34 @@ def test_a_distribution_that_was_carried_out_breaks_nothing() -> None:
 )  # fmt: skip
 def test_what_is_wrong_with_a_distribution_is_named(commands: list[list[Told]], found: tuple[str, str]) -> None:
     assert found in violations(*BEGUN, *commands)
+
+
+# Coupons whose late payment is honoured.
+
+CREATED = [of_template("created", terms=TERMS)]
+CLAIMED = [of_template("coupon_issued"), of_coupon("ann")]
+
+
+def moved(event: str, order_id: str = "o", **data: Any) -> list[Told]:
+    of = {"coupon_id": "c-ann", "about": ABOUT, "order_id": order_id, "discount_minor": 10}
+    return [("coupon", "c-ann", f"coupon.{event}.v1", of | data)]
+
+
+LOCKED, RELEASED = moved("locked", lock_until=LOCK_UNTIL.isoformat()), moved("released")
+
+
+@pytest.mark.parametrize(
+    "meanwhile",
+    [[], [moved("expired")], [moved("locked", "other", lock_until=LOCK_UNTIL.isoformat()), moved("released", "other")]],
+    ids=["nothing happened", "the coupon expired", "another order had it"],
+)
+def test_a_late_payment_may_be_honoured_with_a_coupon_that_its_order_holds_no_more(meanwhile: list[list[Told]]) -> None:
+    told = [CREATED, CLAIMED, LOCKED, RELEASED, *meanwhile, moved("redeemed", honoured=True)]
+    assert violations(*told) == set()
+
+
+def test_a_coupon_in_other_hands_is_honoured_for_nobody_and_one_that_is_not_held_is_redeemed_by_nobody() -> None:
+    lost = [CREATED, CLAIMED, moved("locked", "other", lock_until=LOCK_UNTIL.isoformat())]
+    assert violations(*lost, moved("redeemed", honoured=True)) == {("I11", "coupon/c-ann@3")}
+    gone = [CREATED, CLAIMED, LOCKED, RELEASED, moved("expired")]
+    assert violations(*gone, moved("redeemed")) == {("I11", "coupon/c-ann@5")}
