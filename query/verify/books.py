@@ -65,6 +65,7 @@ class TemplateBook:
     stock: int | None = None
     terms: dict[int, Any] = field(default_factory=dict)
     reserved: int = 0
+    reservations: dict[str, int] = field(default_factory=dict)  # Under which version of the terms each was made.
     issued: int = 0  # Counted by template.coupon_issued and template.coupons_issued.
     states: Counter[str] = field(default_factory=Counter)  # Counted by coupon events.
 
@@ -277,6 +278,7 @@ class Books:
     def _stock_reserved(self, event: RawEvent) -> None:
         book = self._template(event)
         book.reserved += event.data["quantity"]
+        book.reservations[event.data["reservation_id"]] = max(book.terms, default=1)
         self._check_stock(event, book)
 
     def _reservation_ended(self, event: RawEvent) -> None:
@@ -291,9 +293,12 @@ class Books:
     def _check_user_limit(self, event: RawEvent, book: TemplateBook, user_id: str, terms_version: int) -> None:
         template = (event.realm, event.data["about"]["template_id"])
         self.user_claims[template, user_id] += 1
-        limit = (book.terms.get(terms_version) or {}).get("claims_per_user_max")
-        if limit is not None and self.user_claims[template, user_id] > limit:
-            claims = self.user_claims[template, user_id]
+        # What was reserved was promised: terms that were revised since take nothing of it back.
+        promised = book.reservations.get(event.data.get("reference") or "", terms_version)
+        limits = [(book.terms.get(version) or {}).get("claims_per_user_max") for version in (terms_version, promised)]
+        limit = None if None in limits else max(limits)
+        claims = self.user_claims[template, user_id]
+        if limit is not None and claims > limit:
             self._broken("I1", event, f"user {user_id} claimed {claims} of at most {limit}")
 
     # I2, I11: distributions. Every row is decided once, in order, and what a chunk says is what it did.

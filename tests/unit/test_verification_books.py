@@ -160,3 +160,22 @@ def test_a_coupon_in_other_hands_is_honoured_for_nobody_and_one_that_is_not_held
     assert violations(*lost, moved("redeemed", honoured=True)) == {("I11", "coupon/c-ann@3")}
     gone = [CREATED, CLAIMED, LOCKED, RELEASED, moved("expired")]
     assert violations(*gone, moved("redeemed")) == {("I11", "coupon/c-ann@5")}
+
+
+@pytest.mark.parametrize(("before", "after", "found"), [(2, 1, False), (None, 1, False), (1, 2, False), (1, 1, True)])
+def test_what_was_reserved_is_kept_to_by_terms_that_were_revised_since(
+    before: int | None, after: int, found: bool
+) -> None:
+    reserved = of_template("stock_reserved", reservation_id="r", user_id="ann", quantity=1)
+    revised = of_template("revised", terms=TERMS | {"claims_per_user_max": after}, terms_version=2)
+    confirmed = of_template("reservation_confirmed", reservation_id="r", user_id="ann", quantity=1)
+    about = ABOUT | {"terms_version": 2}
+    second = {"coupon_id": "c-ann2", "about": about, "channel": "reservation", "reference": "r"}
+    told = [
+        [of_template("created", terms=TERMS | {"claims_per_user_max": before})],
+        [of_template("coupon_issued"), of_coupon("ann")],
+        [reserved],
+        [revised],
+        [confirmed, of_template("coupon_issued"), ("coupon", "c-ann2", "coupon.claimed.v1", second)],
+    ]
+    assert (("I1", "coupon/c-ann2@1") in violations(*told)) is found
