@@ -23,7 +23,7 @@ class Killed(BaseException):  # noqa: N818 - no error that anybody could handle:
 class Odds:
     """How often each misfortune happens, per exchange with the store."""
 
-    killed: float = 0.002
+    killed: float = 0.006
     cut_off: float = 0.004
     answer_lost: float = 0.006
     refused: float = 0.004

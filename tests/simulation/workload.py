@@ -112,6 +112,8 @@ class Shop:
         if command is None:
             command = self._claim()
         envelope = self._envelope(command)
+        if isinstance(command, CreateTemplate) and command.template_id is not None and self._chance.happens(0.9):
+            return [envelope, self._envelope(ActivateTemplate(template_id=command.template_id))]
         step = first_step(envelope) if self._chance.happens(0.5) else None
         return [envelope] if step is None else [envelope, step]
 

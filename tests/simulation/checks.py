@@ -1,0 +1,131 @@
+"""What must hold whenever the world is quiet: the invariants I1 to I12, by books that share nothing with what they check."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import orjson
+
+from command.handlers import KINDS
+from command.states import Entry, SnapshotFormats, fold
+from contracts.envelope import Recorded
+from contracts.identity import parse_stream
+from query.verify.answers import check_answers
+from query.verify.books import Books
+from query.verify.raw import RawAnswer, RawEvent, Violation
+from tests.simulation.store import SimulatedLog
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+EVERYTHING = 1 << 60
+
+
+class LogChecks:
+    """Looks at the log, the command log, the counters, the snapshots, the engines' memories, and what was told."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._books = Books()
+        self._folded = 0  # Events, not offsets.
+        self._ends: dict[tuple[tuple[str, str], str], int] = {}
+        self._formats = SnapshotFormats()
+
+    def look(self, *, at_the_end: bool) -> list[Violation]:
+        """Everything that does not hold."""
+        self._fold()
+        found = list(self._books.finish() if at_the_end else self._books.violations)
+        found += check_answers(self._books, self._answers())
+        found += self._told()
+        found += self._guards()
+        found += self._replayed_states(at_the_end=at_the_end)
+        return found
+
+    def _fold(self) -> None:
+        news = self._world.store.events[self._folded :]
+        self._folded += len(news)
+        raws = [self._raw(recorded) for recorded in news]
+        self._books.fold(raws)
+        for event in raws:
+            self._ends[event.realm, event.command_id] = event.offset
+
+    def _raw(self, recorded: Recorded) -> RawEvent:
+        """The row that verification would read; its content becomes part of the trace."""
+        event, about, realm = recorded.event, recorded.metadata, recorded.realm
+        content = event.__pydantic_serializer__.to_json(event)
+        self._world.trace.add(b"%d %s %d " % (recorded.offset, recorded.stream.encode(), recorded.version) + content)
+        return RawEvent(
+            recorded.offset,
+            recorded.stream,
+            recorded.version,
+            event.type,
+            about.event_id,
+            realm.tenant_id,
+            realm.app_id,
+            about.occurred_at,
+            about.recorded_at,
+            about.command_id,
+            orjson.loads(content),
+        )
+
+    def _answers(self) -> Iterator[RawAnswer]:
+        for key, (_, logged) in self._world.store.answers.items():
+            yield RawAnswer(
+                *key.realm,
+                key.command_id,
+                logged.command_type,
+                logged.content_hash,
+                logged.status,
+                logged.offset,
+                logged.data.get("coupon_id"),
+            )
+
+    def _told(self) -> Iterator[Violation]:
+        """I2, I3, I4: what clients were told is on record as it was told, and its effect is where they were told."""
+        clients, store = self._world.clients, self._world.store
+        for key in clients.unanswered:
+            yield Violation("I2", key.command_id, "never answered")
+        for key, told in clients.told.items():
+            logged = store.answers.get(key)
+            if logged is None:
+                yield Violation("I2", key.command_id, f"told {told.code}, but it is not on record")
+            elif (logged[1].status, logged[1].code, logged[1].data, logged[1].offset) != (
+                told.status, told.code, told.data, told.offset,
+            ):  # fmt: skip
+                yield Violation("I4", key.command_id, f"told {told}, but {logged[1]} is on record")
+            end = self._ends.get((tuple(key.realm), key.command_id))
+            if end is not None and end != told.offset:
+                yield Violation("I2", key.command_id, f"told that its effect is at {told.offset}, but it ends at {end}")
+
+    def _guards(self) -> Iterator[Violation]:
+        """I1: the counters that guard limits say what the log says."""
+        counters = {key: versions[-1][1] for key, versions in self._world.store.counts.items()}
+        for key, expected in self._books.guard_counters().items():
+            if counters.get(key, 0) != expected:
+                yield Violation("I1", f"guard {key}", f"the log says {expected}, the counter {counters.get(key, 0)}")
+
+    def _replayed_states(self, *, at_the_end: bool) -> Iterator[Violation]:
+        """I7: what engines remember and what snapshots hold is what all events make, byte for byte."""
+        if not at_the_end:
+            return
+        with SimulatedLog(self._world.store).reading() as view:
+            replayed = {stream: self._entry(stream, history) for stream, history in
+                        view.histories(self._world.store.streams).items()}
+            hashes = self._formats.hashes(KINDS.values())
+            from_snapshots = view.histories(self._world.store.streams, schema_hashes=hashes)
+        for stream, entry in replayed.items():
+            if entry is not None and from_snapshots[stream].snapshot is not None:
+                yield from self._same("its snapshot", stream, self._entry(stream, from_snapshots[stream]), entry)
+        for engine in self._world.engines:
+            for stream, remembered in engine.engine._decider._cache._entries.items():
+                known = replayed.get(stream)
+                if known is not None and remembered.version == known.version:
+                    yield from self._same(engine.name, stream, remembered, known)
+
+    def _entry(self, stream, history):  # type: ignore[no-untyped-def]
+        kind = KINDS.get(parse_stream(stream).kind)
+        return None if kind is None else fold(kind, history, self._formats)
+
+    def _same(self, who: str, stream: str, one: Entry, other: Entry) -> Iterator[Violation]:
+        format_ = self._formats.of(other.kind)
+        if format_.write(stream, one).state != format_.write(stream, other).state:
+            yield Violation("I7", f"{stream}@{other.version}", f"{who} differs from the replayed state")

@@ -1,0 +1,246 @@
+"""The simulated world: a store, processes, clients and a clock, and the scheduler that lets one of them act at a time."""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, TextIO
+
+from command.engine import EngineSettings
+from contracts.identity import Realm
+from query.verify.raw import Violation
+from tests.simulation.chance import Chance, Trace
+from tests.simulation.checks import LogChecks
+from tests.simulation.clients import Clients, Request
+from tests.simulation.processes import QUIET, EngineProcess, Odds, Process
+from tests.simulation.store import Store
+from tests.simulation.workload import Shop
+
+START: Final = datetime(2030, 1, 1, 9, tzinfo=UTC)
+# Two owners whose names run together when somebody forgets to escape them.
+REALMS: Final = (Realm("acme", "shop:1"), Realm("acme:shop", "1"))
+NESTED_MAX: Final = 2  # Processes that are stopped in the middle of something at the same time.
+STEPS_WHILE_STOPPED_MAX: Final = 4
+STEPS_WHILE_STOPPED_LONG_MAX: Final = 60
+DRAIN_ROUNDS_MAX: Final = 10_000
+VIOLATIONS_MAX: Final = 20
+
+
+class SimulationFailed(AssertionError):
+    """Something that must hold does not. The message says with which seed, what, and what happened before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is simulated. ``commands``: different ones, however often each is sent. ``quiet_times``: of checks."""
+
+    seed: int
+    commands: int = 1_000
+    engines: int = 2
+    quiet_times: int = 3
+    odds: Odds = Odds()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was simulated, and how to see that it was the same."""
+
+    seed: int
+    digest: str
+    commands: int
+    sendings: int
+    events: int
+    steps: int
+    happened: Counter[str]
+    codes: Counter[str]
+
+
+class World:
+    """Everything there is. One call of :meth:`run` is one simulation."""
+
+    def __init__(self, plan: Plan, trace_file: TextIO | None = None) -> None:
+        self.plan = plan
+        self.chance = Chance(plan.seed)
+        self.trace = Trace(trace_file)
+        self.odds = plan.odds
+        self.calm = False
+        self.happened: Counter[str] = Counter()
+        self._now = START
+        self._skew = timedelta()
+        self._nested = 0
+        self._steps = 0
+        self._generations: Counter[str] = Counter()
+        self._violations: list[Violation] = []
+        self.store = Store(self.clock)
+        shops = [
+            Shop(realm, self.chance, self.clock, business_clock=bool(number)) for number, realm in enumerate(REALMS)
+        ]
+        self.clients = Clients(self, shops)
+        self.checks = LogChecks(self)
+        self.engines = [self._new_engine(f"engine{number}") for number in range(plan.engines)]
+
+    def run(self) -> Result:
+        """Simulate. Raises SimulationFailed."""
+        for nth in range(1, self.plan.quiet_times + 1):
+            while self.clients.sent < self.plan.commands * nth // self.plan.quiet_times:
+                self.step()
+            self._be_quiet()
+        self._end_of_time()
+        self._be_quiet(at_the_end=True)
+        return Result(
+            self.plan.seed,
+            self.trace.digest,
+            self.clients.sent,
+            self.clients.sendings,
+            len(self.store.events),
+            self._steps,
+            self.happened,
+            Counter(told.code for told in self.clients.told.values()),
+        )
+
+    def clock(self) -> datetime:
+        """The database machine's clock: it may be set back, and nobody may notice."""
+        return self._now + self._skew
+
+    # The scheduler.
+
+    def step(self) -> None:
+        """Let somebody who is not stopped do something."""
+        self._steps += 1
+        self._now += timedelta(microseconds=self.chance.between(50, 40_000))
+        roll = self.chance.random.random()
+        if roll < 0.25:
+            self._clients_send()
+        elif roll < 0.26:
+            self._clock_jumps()
+        elif roll < 0.264:
+            self.replace(self.chance.one_of(self.engines), why="killed between two steps")
+        else:
+            self._somebody_works()
+
+    def others_run(self, stopped: Process) -> None:
+        """A process is stopped in the middle of something, for a moment or for long, while others go on."""
+        if self.calm or self._nested >= NESTED_MAX:
+            return
+        self._nested += 1
+        try:
+            long = self.chance.happens(self.odds.stopped_for_long)
+            self.happened["stopped for long" if long else "stopped"] += 1
+            most = STEPS_WHILE_STOPPED_LONG_MAX if long else STEPS_WHILE_STOPPED_MAX
+            for _ in range(self.chance.between(1, most)):
+                self.step()
+            if long and self.store.holder is not None and self.chance.happens(self.odds.expelled):
+                self.note("the store expels whoever holds the append lock")
+                self.happened["expelled"] += 1
+                self.store.expel()
+                for _ in range(self.chance.between(1, most)):
+                    self.step()
+        finally:
+            self._nested -= 1
+
+    def replace(self, process: Process, why: str = "killed") -> None:
+        """A process dies where it stands, and another one takes its place. Its callers' connections break."""
+        process.dead = True
+        self.happened[why] += 1
+        if isinstance(process, EngineProcess):
+            place = next(at for at, each in enumerate(self.engines) if each is process)
+            self.clients.lost(list(process.waiting.values()))
+            self.engines[place] = self._new_engine(f"engine{place}")
+            self.note(f"{process.name} {why}; {self.engines[place].name} begins")
+
+    def note(self, line: str) -> None:
+        """Into the trace."""
+        self.trace.note(line)
+
+    def violation(self, invariant: str, subject: str, detail: str) -> None:
+        """Something does not hold."""
+        self.note(f"VIOLATION {invariant} {subject}: {detail}")
+        self._violations.append(Violation(invariant, subject, detail))
+
+    # What happens in a step.
+
+    def _clients_send(self) -> None:
+        chance, clients = self.chance, self.clients
+        roll = chance.random.random()
+        if roll < 0.3 and clients.to_retry:
+            requests = clients.retries(chance.between(1, 20))
+        elif roll < 0.36:
+            requests = clients.impatient()
+        else:
+            requests = clients.new_requests(chance.one_of((1, 2, 4, 8, 8, 16, 40)))
+        if chance.happens(0.1):
+            chance.random.shuffle(requests)  # They came over different connections.
+        self._send(requests)
+
+    def _send(self, requests: list[Request]) -> None:
+        if not requests:
+            return
+        engine = self.chance.one_of(self.engines)
+        taken = engine.submit(requests)
+        self.note(f"{len(requests)} to {engine.name}{'' if taken else ', which is busy'}")
+        if not taken:
+            self.happened["busy"] += 1
+            self.clients.lost(requests)
+
+    def _clock_jumps(self) -> None:
+        if self.chance.happens(0.3):
+            self._skew = timedelta(seconds=self.chance.between(-3_600, 0))
+            self.happened["clock set back"] += 1
+        else:
+            self._now += timedelta(seconds=self.chance.one_of((1, 10, 60, 400, 1_000)))
+        self.note(f"the clock shows {self.clock():%H:%M:%S.%f}")
+
+    def _somebody_works(self) -> None:
+        able = [engine for engine in self.engines if not engine.running]
+        if able:
+            worker = self.chance.one_of(able)
+            worker.run(worker.step)
+
+    def _new_engine(self, name: str) -> EngineProcess:
+        self._generations[name] += 1
+        # Small bounds, so that a short history crosses them.
+        settings = EngineSettings(
+            batch_commands_max=self.chance.one_of((2, 10, 40, 500)),
+            batch_events_max=self.chance.one_of((5, 60, 10_000)),
+            queue_commands_max=120,
+            cached_streams_max=self.chance.one_of((4, 60, 5_000)),
+            snapshot_every_events=self.chance.one_of((2, 10, 50)),
+            lock_ttl_seconds=900,
+            ahead_from=self.chance.one_of((1, 1, 20, 10_000)),
+        )
+        return EngineProcess(self, f"{name}.{self._generations[name]}", settings)
+
+    # Quiet: no more faults, everybody finishes, and everything is looked at.
+
+    def _be_quiet(self, *, at_the_end: bool = False) -> None:
+        self.calm, self.odds = True, QUIET
+        for _ in range(DRAIN_ROUNDS_MAX):
+            if not self._finish_something():
+                break
+        else:
+            self.violation("I2", "the world", f"it does not come to rest in {DRAIN_ROUNDS_MAX} rounds")
+        self.note(f"quiet at {self.store.last_offset}")
+        self._violations += self.checks.look(at_the_end=at_the_end)
+        if self._violations:
+            raise SimulationFailed(self._report())
+        self.calm, self.odds = False, self.plan.odds
+
+    def _finish_something(self) -> bool:
+        if self.clients.to_retry:
+            self._send(self.clients.retries(20))
+        worked = [engine.finish() for engine in self.engines]
+        return any(worked) or bool(self.clients.to_retry)
+
+    def _end_of_time(self) -> None:
+        """Everything that ends has ended."""
+        self._now += timedelta(days=40)
+        self._skew = timedelta()
+
+    def _report(self) -> str:
+        found = "\n".join(f"  {each.invariant} {each.subject}: {each.detail}" for each in self._violations[:VIOLATIONS_MAX])
+        more = len(self._violations) - VIOLATIONS_MAX
+        rest = f"\n  and {more} more" if more > 0 else ""
+        return (
+            f"seed {self.plan.seed} after {self.clients.sent} commands: {len(self._violations)} violations\n"
+            f"{found}{rest}\n"
+            f"trace {self.trace.digest} ({self.trace.lines} lines)"
+        )
