@@ -43,7 +43,7 @@ ifneq ($(shell $(PYTHON) -c '$(PYTHON_VERSION)' 2>/dev/null),$(shell $(BIN)/pyth
 endif
 endif
 
-.PHONY: help setup demo up test lint fmt types unit integration test-long mutants bench lock clean
+.PHONY: help setup demo up test lint fmt types unit integration test-long mutants simulate bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | while IFS=$$'\t' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
@@ -109,6 +109,13 @@ test-long: setup ## The suite with many more generated examples (minutes)
 mutants: setup ## Plant each kept defect in a copy of the tree; its test must fail (minutes)
 	@echo "==> Mutants"
 	@$(BIN)/python -m tests.mutants.run
+
+# A failing seed is seen again with the same SEEDS and COMMANDS; TRACE=file writes down everything that happened in it.
+SEEDS ?= 1..40
+COMMANDS ?= 5000
+simulate: setup ## Seeded days with crashes, lost answers and reordering; all invariants checked (SEEDS=1..200 COMMANDS=5000)
+	@echo "==> Simulation"
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --commands $(COMMANDS) --processes $(WORKERS) $(if $(TRACE),--trace $(TRACE))
 
 bench: setup ## Benchmarks (ratios measured side by side; never part of the tests)
 	@echo "==> Benchmarks"

@@ -296,9 +296,9 @@ class Books:
         # What was reserved was promised: terms that were revised since take nothing of it back.
         promised = book.reservations.get(event.data.get("reference") or "", terms_version)
         limits = [(book.terms.get(version) or {}).get("claims_per_user_max") for version in (terms_version, promised)]
+        limit = None if None in limits else max(limit for limit in limits if limit is not None)
         claims = self.user_claims[template, user_id]
-        if all(limit is not None and claims > limit for limit in limits):
-            limit = max(limits)
+        if limit is not None and claims > limit:
             self._broken("I1", event, f"user {user_id} claimed {claims} of at most {limit}")
 
     # I2, I11: distributions. Every row is decided once, in order, and what a chunk says is what it did.

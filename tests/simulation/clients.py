@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from command.ports import CommandKey
-from contracts.commands import ClaimCoupon
+from command.decider import HandlerFailed
+from command.ports import CommandKey, StoreUnavailable
+from command.unit_of_work import NotYet
+from contracts.commands import ClaimCoupon, NoteOrder
 from contracts.envelope import Answer, CommandEnvelope
-from tests.simulation.workload import Shop
+from tests.simulation.workload import POISON, Shop
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -23,6 +25,12 @@ class Request:
     envelope: CommandEnvelope
     shop: Shop
     imposter: bool = False
+
+    @property
+    def is_poison(self) -> bool:
+        """Whether no store can take what it asks for."""
+        command = self.envelope.command
+        return isinstance(command, NoteOrder) and command.status == POISON
 
     @property
     def key(self) -> CommandKey:
@@ -94,9 +102,7 @@ class Clients:
         world = self.world
         if not isinstance(outcome, Answer):
             world.trace.note(f"{who} -> {request.envelope.command_id} {type(outcome).__name__}")
-            if type(outcome).__name__ not in {"StoreUnavailable", "NotYet"}:
-                world.violation("I2", request.envelope.command_id, f"{outcome!r}")
-            self.to_retry.append(request)
+            self._take_no_answer(request, outcome)
             return
         world.trace.note(f"{who} -> {request.envelope.command_id} {outcome.code} {outcome.position.offset}")
         if request.imposter:
@@ -105,7 +111,17 @@ class Clients:
             return
         self._take(request, outcome)
 
+    def _take_no_answer(self, request: Request, outcome: object) -> None:
+        if isinstance(outcome, HandlerFailed) and request.is_poison:
+            self.unanswered.pop(request.key, None)
+            return
+        if not isinstance(outcome, StoreUnavailable | NotYet):
+            self.world.violation("I2", request.envelope.command_id, f"{outcome!r}")
+        self.to_retry.append(request)
+
     def _take(self, request: Request, answer: Answer) -> None:
+        if request.is_poison:
+            self.world.violation("I2", request.envelope.command_id, "told of what no store can take")
         offset = answer.position.offset
         told = Told(request.envelope.command.type, answer.status, answer.code, answer.data, offset)
         first = self.told.setdefault(request.key, told)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
-class Killed(BaseException):  # noqa: N818 - no error that anybody could handle: the process is gone.
+class Killed(BaseException):
     """A process ends in the middle of whatever it does."""
 
 
@@ -32,6 +32,7 @@ class Odds:
     expelled: float = 0.5  # Of those that are stopped for long and hold the append lock.
 
 
+ROUGH: Final = Odds()
 QUIET: Final = Odds(0, 0, 0, 0, 0, 0, 0)
 
 

@@ -42,6 +42,10 @@ class Exchange(StrEnum):
     APPEND_AFTER = "append_after"
 
 
+class Unwritable(Exception):
+    """An event that no store can take: a defect of whoever decided it, and of nobody else in its batch."""
+
+
 class Faults(Protocol):
     """What may go wrong for one process."""
 
@@ -79,8 +83,14 @@ class Store:
     away again and leaves a gap in the offsets, as a real sequence does.
     """
 
-    def __init__(self, clock: Callable[[], datetime], epoch: str = "e1") -> None:
+    def __init__(
+        self,
+        clock: Callable[[], datetime],
+        epoch: str = "e1",
+        is_unwritable: Callable[[NewEvent], bool] = lambda _event: False,
+    ) -> None:
         self.clock = clock
+        self.is_unwritable = is_unwritable
         self.epoch = epoch
         self.lock = Lock()
         self.holder: _Holding | None = None  # Whoever has the append lock.
@@ -102,7 +112,7 @@ class Store:
             self.holder.end()
 
     def write(self, batch: Batch, last_offset: int) -> list[int]:
-        """Write a batch under the commit to come. Raises StreamConflict, after which everything is to be undone."""
+        """Write a batch under the commit to come. Raises StreamConflict or Unwritable: then all is to be undone."""
         commit = self.committed + 1
         if taken := batch.new_counts & self.counts.keys():
             raise StreamConflict(f"counters {taken} are there already")
@@ -136,6 +146,8 @@ class Store:
             self._undo.pop()()
 
     def _write_event(self, new: NewEvent) -> int:
+        if self.is_unwritable(new):
+            raise Unwritable(f"{new.event.type} cannot be written")
         earlier = self.streams.setdefault(new.stream, [])
         if new.version != len(earlier) + 1:
             raise StreamConflict(f"{new.stream} is at version {len(earlier)}, so {new.version} cannot follow")

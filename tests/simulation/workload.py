@@ -67,6 +67,7 @@ USERS: Final = tuple(f"u{number}" for number in range(12))
 SKUS: Final = ("tea", "pot", "cup")
 RECENT: Final = 60  # Coupons and orders that somebody still thinks of.
 CODES: Final = 12
+POISON: Final = "unwritable"  # The status of an order that no store can take.
 
 
 @dataclass(slots=True)
@@ -146,6 +147,7 @@ class Shop:
             (self._cancel, 25),
             (self._reopen, 15),
             (self._note, 5),
+            (self._poison, 1),
             (self._lock, 45),
             (self._unlock, 40),
             (self._revoke, 6),
@@ -167,10 +169,13 @@ class Shop:
         opening: list[Command] = [AdvanceClock(to=self._start)] if self.business_clock else []
         for number in range(2):
             self._budgets.append(f"b{number}")
-            short = "grant_remainder" if number else "refuse"
-            limit = chance.between(5_000, 60_000)
             opening.append(
-                CreateBudget(budget_id=f"b{number}", currency=CURRENCY, limit_minor=limit, when_short=short)
+                CreateBudget(
+                    budget_id=f"b{number}",
+                    currency=CURRENCY,
+                    limit_minor=chance.between(5_000, 60_000),
+                    when_short="grant_remainder" if number else "refuse",
+                )
             )
         for _ in range(3):
             create = self._new_template()
@@ -332,8 +337,8 @@ class Shop:
         chance = self._chance
         if self._distributions and chance.happens(0.5):
             distribution_id, _ = chance.one_of(self._distributions)
-            kind = chance.one_of((PauseDistribution, ResumeDistribution, ResumeDistribution, CancelDistribution))
-            return kind(distribution_id=distribution_id)
+            kinds: tuple[Callable[..., Command], ...] = (PauseDistribution, ResumeDistribution, CancelDistribution)
+            return chance.one_of(kinds)(distribution_id=distribution_id)
         users = [chance.one_of(USERS) if chance.happens(0.2) else f"d{self._serial}n{row}" for row in range(12)]
         distribution_id = self._id("l")
         self._distributions.append((distribution_id, users))
@@ -384,8 +389,7 @@ class Shop:
         if not self._orders:
             return None
         if self._chance.happens(0.02):
-            early = Placed(f"o{self._serial + self._chance.between(1, 30)}", self._user(), 1_000, 1)
-            return early
+            return Placed(f"o{self._serial + self._chance.between(1, 30)}", self._user(), 1_000, 1)
         return self._chance.one_of(list(self._orders)[-12:])
 
     def _payment(self) -> Command | None:
@@ -425,6 +429,9 @@ class Shop:
 
     def _note(self) -> Command | None:
         return None if (order := self._known()) is None else NoteOrder(order_id=order.order_id, status="accepted")
+
+    def _poison(self) -> Command:
+        return NoteOrder(order_id=self._id("o"), status=POISON)
 
     def _adjust(self) -> Command:
         return ReportAdjustment(
