@@ -76,6 +76,8 @@ test: setup ## Lint, types, architecture and the whole suite
 	$(MAKE) --no-print-directory lint || status=1; \
 	$(MAKE) --no-print-directory types || status=1; \
 	if [ $$status -ne 0 ]; then echo "==> Lint or types FAILED (see above); running the tests all the same"; fi; \
+	echo "==> Kafka's broker (fetched once)"; \
+	$(BIN)/python -m infra.embedded.kafka_jars || status=1; \
 	echo "==> Tests"; \
 	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS) || status=1; \
 	exit $$status
@@ -129,6 +131,7 @@ lock: setup ## Resolve the dependencies again and rewrite the lock files (no add
 	@echo "==> Lock"
 	@$(LOCK) --extra embedded --group dev --upgrade --output-file requirements.lock
 	@$(LOCK) --group build --constraints requirements.lock --output-file requirements-image.lock
+	@$(BIN)/python -m infra.embedded.kafka_jars lock
 
 clean: ## Remove the environment and the caches (data of `tessera up` stays)
 	@echo "==> Clean"

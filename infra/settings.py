@@ -42,9 +42,18 @@ def _url_of(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_servers(value: str) -> str:
+    for server in value.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if not host or not port.isdigit() or not 1 <= int(port) <= 65_535:
+            raise ValueError("must be brokers like host:9092,host:9092")
+    return value
+
+
 _PostgresDsn = Annotated[str, _url_of("postgresql", "postgres")]
 _RedisUrl = Annotated[str, _url_of("redis", "rediss", "unix")]
 _HttpUrl = Annotated[str, _url_of("http", "https")]
+_Servers = Annotated[str, AfterValidator(_check_servers)]
 _Port = Annotated[int, Field(ge=1, le=65_535)]
 _Shard = Annotated[int, Field(ge=0, le=32_767)]
 
@@ -94,6 +103,19 @@ class Settings(BaseSettings):
     follower_poll_ms: int = Field(25, ge=1, le=10_000, description="How often a follower looks when nothing wakes it.")
     follower_metrics_port: _Port | None = Field(None, description="Where a worker serves /metrics; unset: nowhere.")
 
+    kafka_bootstrap: _Servers | None = Field(None, description="host:port,host:port; unset: no Kafka.")
+    kafka_prefix: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]{0,100}$", description="Before the name of every topic and consumer group."
+    )
+    kafka_partitions: int = Field(4, ge=1, le=1_000, description="Of each topic; fixed once the topics exist.")
+    kafka_replication: int = Field(1, ge=1, le=16, description="Copies of each partition; as many brokers at least.")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: str | None = Field(None, repr=False)
+    kafka_ssl_cafile: Path | None = Field(None, description="Who signed the brokers' certificates; unset: as usual.")
+    follower_feed: Literal["store", "kafka"] = Field("store", description="Whence followers read: log or topics.")
+
     otlp_endpoint: _HttpUrl | None = Field(None, description="Where traces go; unset: nowhere.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -132,6 +154,18 @@ class Settings(BaseSettings):
         Placement.of(  # Checked at start; made when it is asked for.
             self.stores, default=self.default_shard, tenants=self.tenant_shards, spread=self.spread_tenants
         )
+        return self
+
+    @model_validator(mode="after")
+    def _kafka_can_be_meant(self) -> Self:
+        if self.follower_feed == "kafka" and self.kafka_bootstrap is None:
+            raise ValueError("followers cannot read Kafka without one: set TESSERA_KAFKA_BOOTSTRAP")
+        if self.kafka_security_protocol.startswith("SASL") and not (
+            self.kafka_sasl_username and self.kafka_sasl_password
+        ):
+            raise ValueError(
+                f"{self.kafka_security_protocol} needs TESSERA_KAFKA_SASL_USERNAME and TESSERA_KAFKA_SASL_PASSWORD"
+            )
         return self
 
     @property
@@ -213,8 +247,8 @@ def _explain(error: ValidationError) -> str:
 
 
 def _explain_one(error: ErrorDetails) -> str:
-    if not error["loc"]:  # Of several settings together: the shards.
-        return f"the shards cannot be meant: {error['msg'].removeprefix('Value error, ')}"
+    if not error["loc"]:  # Of several settings together.
+        return f"these settings cannot be meant: {error['msg'].removeprefix('Value error, ')}"
     name = str(error["loc"][0])
     known = Settings.model_fields.get(name)
     if known is None:

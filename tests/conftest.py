@@ -13,7 +13,7 @@ from _pytest.logging import LogCaptureHandler
 from hypothesis import HealthCheck, settings
 
 from infra.embedded import EmbeddedStack, Endpoints
-from tests.engines import Corners
+from tests.engines import Corners, fresh_prefix, running_kafka
 
 # `make test-long` sets TESSERA_TEST_EFFORT=long.
 # No deadline and no complaint about slowness: a busy machine makes an example slow, not wrong.
@@ -70,7 +70,7 @@ def logs_of_its_own() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever uses an engine is an integration test, said or not."""
     for item in items:
-        if isinstance(item, pytest.Function) and "endpoints" in item.fixturenames:
+        if isinstance(item, pytest.Function) and {"endpoints", "kafka_bootstrap"} & set(item.fixturenames):
             item.add_marker(pytest.mark.integration)
 
 
@@ -113,3 +113,16 @@ def clickhouse_url(corners: Corners) -> Iterator[str]:
     """A fresh, empty ClickHouse database."""
     with corners.clickhouse() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> Iterator[str]:
+    """The address of a Kafka broker of this process, started when the first test asks; all its tests share it."""
+    with running_kafka() as kafka:
+        yield kafka.address
+
+
+@pytest.fixture
+def kafka_prefix() -> str:
+    """What a test puts before the names of its topics and groups, so that they are its own."""
+    return fresh_prefix()

@@ -1,8 +1,10 @@
 """What tests that need engines share: a fresh corner of the one stack that their process runs."""
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,11 +14,13 @@ import redis
 from clickhouse_connect.driver.client import Client
 
 from infra.embedded import Endpoints
+from infra.embedded.kafka import EmbeddedKafka
 from infra.postgres.migrations import migrate
 
 REDIS_DATABASES = 64  # As the embedded server is started with.
 _TEMPLATE = "tessera_template"
 _EMPTY = "template0"
+_prefixes = itertools.count(1)
 
 
 def prepare_template(dsn: str) -> None:
@@ -78,6 +82,23 @@ class Corners:
 def at_database(url: str, database: str) -> str:
     """The same server, another database."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+@contextmanager
+def running_kafka() -> Iterator[EmbeddedKafka]:
+    """A broker of one's own in a folder of its own; what it held is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="tessera-test-kafka-", ignore_cleanup_errors=True) as folder:
+        kafka = EmbeddedKafka(Path(folder))
+        try:
+            kafka.start()
+            yield kafka
+        finally:
+            kafka.stop()
+
+
+def fresh_prefix() -> str:
+    """A prefix that no other test of this process has: ``t7.``."""
+    return f"t{next(_prefixes)}."
 
 
 @contextmanager

@@ -30,6 +30,8 @@ def test_the_three_addresses_are_all_that_must_be_given() -> None:
     assert settings.data_dir == Path(".tessera")
     assert settings.otlp_endpoint is None
     assert settings.follower_metrics_port is None
+    assert (settings.kafka_bootstrap, settings.kafka_prefix, settings.kafka_partitions) == (None, "", 4)
+    assert settings.follower_feed == "store"
 
 
 def test_a_missing_address_is_named_with_what_to_do_about_it() -> None:
@@ -51,6 +53,9 @@ def test_a_missing_address_is_named_with_what_to_do_about_it() -> None:
         ("TESSERA_BATCH_COMMANDS_MAX", "0"),
         ("TESSERA_LOG_FORMAT", "xml"),
         ("TESSERA_OTLP_ENDPOINT", "collector"),
+        ("TESSERA_KAFKA_BOOTSTRAP", "kafka://broker"),
+        ("TESSERA_KAFKA_BOOTSTRAP", "broker:9092,other"),
+        ("TESSERA_KAFKA_PREFIX", "not allowed/"),
     ],
 )
 def test_a_wrong_value_is_named_by_its_variable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,3 +163,13 @@ def test_a_child_of_a_shard_writes_its_facts_where_that_shard_does(monkeypatch: 
     for name, value in at_shard.to_env().items():
         monkeypatch.setenv(name, value)
     assert (Settings.load().facts_url, Settings.load().all_facts_url) == (at_shard.facts_url, at_shard.all_facts_url)
+
+
+def test_followers_cannot_be_told_to_read_a_kafka_that_is_nowhere() -> None:
+    with pytest.raises(SettingsError, match="set TESSERA_KAFKA_BOOTSTRAP"):
+        Settings.load(**ADDRESSES, follower_feed="kafka")
+
+
+def test_a_kafka_that_asks_who_we_are_needs_a_name_and_a_password() -> None:
+    with pytest.raises(SettingsError, match="SASL_SSL needs TESSERA_KAFKA_SASL_USERNAME"):
+        Settings.load(**ADDRESSES, kafka_bootstrap="broker:9093", kafka_security_protocol="SASL_SSL")

@@ -1,0 +1,67 @@
+"""How every connection to Kafka is made: from settings, with a limit on every wait, errors in one word."""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from aiokafka.errors import KafkaConnectionError, KafkaError, RequestTimedOutError
+
+from infra.settings import Settings
+
+ANSWER_TIMEOUT_MS: Final = 10_000
+
+
+class NoKafka(Exception):
+    """Somebody needs Kafka and no address of one is set."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "TESSERA_KAFKA_BOOTSTRAP is not set. Set it to the address of a broker (host:port,host:port), "
+            "or run `tessera up --kafka`, which brings its own"
+        )
+
+
+class KafkaUnavailable(Exception):
+    """No broker can be reached, or none answers in time. Whether the last write landed is unknown; repeat it."""
+
+
+def connection(settings: Settings) -> dict[str, Any]:
+    """The arguments that every client of `aiokafka` (producer, consumer, admin) shares. Errors: NoKafka."""
+    if settings.kafka_bootstrap is None:
+        raise NoKafka
+    return {
+        "bootstrap_servers": [server.strip() for server in settings.kafka_bootstrap.split(",")],
+        "request_timeout_ms": ANSWER_TIMEOUT_MS,
+        **_security(settings),
+    }
+
+
+def _security(settings: Settings) -> dict[str, Any]:
+    protocol = settings.kafka_security_protocol
+    options: dict[str, Any] = {"security_protocol": protocol}
+    if protocol.endswith("SSL"):
+        options["ssl_context"] = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+    if protocol.startswith("SASL"):
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_sasl_username
+        options["sasl_plain_password"] = settings.kafka_sasl_password
+    return options
+
+
+@contextmanager
+def translated(settings: Settings) -> Iterator[None]:
+    """Turn what says "out of reach, or too late" into KafkaUnavailable; mistakes of ours stay what they are."""
+    try:
+        yield
+    except (KafkaConnectionError, RequestTimedOutError, OSError) as error:  # A TimeoutError is an OSError.
+        raise KafkaUnavailable(_unreachable(settings, error)) from error
+    except KafkaError as error:
+        if not error.retriable:
+            raise
+        raise KafkaUnavailable(_unreachable(settings, error)) from error
+
+
+def _unreachable(settings: Settings, error: Exception) -> str:
+    why = str(error) or type(error).__name__
+    return f"Kafka at {settings.kafka_bootstrap} cannot be reached or does not answer: {why}. Is it running?"
