@@ -113,7 +113,7 @@ class InMemorySagaStore:
             tables.standings[place] = replace(standing, since=since)
         for realm, shows in hearing.clocks.items():
             tables.clocks[realm] = max(shows, tables.clocks.get(realm, shows))
-        for fact, reason in hearing.failures:
+        for fact, reason, _ in hearing.failures:
             self._park(fact, reason, now)
         for fact in hearing.behind:
             tables.parked.setdefault((fact.stream, fact.version), _parked(fact, BEHIND, 0, now))

@@ -12,8 +12,9 @@ from command.engine import Engine, EngineStopped
 from command.ports import CommandKey, LoggedAnswer
 from contracts.identity import Realm
 from contracts.position import Position
+from infra.bootstrap.parked import parked_samples
 from infra.bootstrap.stores import WriteSide, router_over, sides_beside
-from infra.postgres import api_keys, code_keys, dead_letters, distributions, positions
+from infra.postgres import api_keys, code_keys, distributions, positions
 from infra.postgres.connections import DEFAULT_TIMEOUTS, translated
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
@@ -37,7 +38,6 @@ LAG: Final = "tessera_follower_lag_events"
 SAGAS: Final = "tessera_sagas"
 DISTRIBUTIONS: Final = "tessera_distributions"
 DISTRIBUTION_ROWS_LEFT: Final = "tessera_distribution_rows_left"
-DEAD_LETTERS: Final = "tessera_dead_letters"
 
 
 @dataclass(frozen=True)
@@ -193,13 +193,13 @@ class StoreLookups:
             (head,) = cursor.fetchone() or (0,)
             followers = positions.every(cursor)
             steps = cursor.execute("SELECT step, count(*) FROM sagas GROUP BY step").fetchall()
-            parked = dead_letters.count(cursor)
+            parked = parked_samples(cursor, shard)
             jobs = distributions.open_jobs(cursor)
         here = ("shard", str(shard))
         return [
             *(Sample(LAG, (here, ("follower", each.follower)), max(0, head - each.offset)) for each in followers),
             *(Sample(SAGAS, (here, ("step", step)), count) for step, count in steps),
-            *(Sample(DEAD_LETTERS, (here, ("source", source)), count) for source, count in parked.items()),
+            *parked,
             *_distribution_samples(here, jobs),
         ]
 

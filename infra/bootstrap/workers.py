@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from command.engine import EngineObserver
 from infra import memory
+from infra.bootstrap.parked import parked_of
 from infra.bootstrap.processes import WORKER_STOP_SECONDS, asked_to_stop, make_tracing, metrics_served
 from infra.bootstrap.stores import router_beside, write_side
 from infra.postgres.log import PostgresEventLog
@@ -48,6 +49,7 @@ def run_sagas(settings: Settings) -> None:
         worker = SagaWorker(settings.postgres_dsn, side.log, side.engine, bounds, router=router)
         housekeeper = Housekeeper(settings.postgres_dsn, keep_days=settings.command_log_days)
         metrics.add_source(lambda: [Sample(HALTED, (("follower", "sagas"),), 1.0 if worker.halted else 0.0)])
+        metrics.add_source(lambda: parked_of(settings))
         worker.start()
         housekeeper.start()
         memory.settle()
@@ -158,6 +160,7 @@ def run_projections(settings: Settings) -> None:
         watched=(lambda target: TracedTarget(target, tracing)) if tracing.enabled else (lambda target: target),
     )
     metrics.add_source(lambda: [_halted(status) for status in service.statuses()])
+    metrics.add_source(lambda: parked_of(settings))
     with closing(tracing), service, asked_to_stop() as stop, metrics_served(settings, metrics):
         if not service.run(stop):
             raise WorkerHalted("a follower was halted when the worker stopped; its log says why")

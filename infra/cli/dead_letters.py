@@ -1,5 +1,6 @@
 """``tessera dead-letters``: events that a follower gave up on, and trying them again."""
 
+import getpass
 from collections import Counter
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -21,6 +22,9 @@ def register(group: typer.Typer) -> None:
     command(group, "list", example="tessera dead-letters list --follower sagas")(_list)
     command(group, "show", example="tessera dead-letters show sagas demo/shop/order/o-1")(_show)
     command(group, "requeue", example="tessera dead-letters requeue sagas demo/shop/order/o-1")(_requeue)
+    command(group, "drop", example="tessera dead-letters drop wallet:v1 demo/shop/coupon/c-1 --reason 'test data'")(
+        _drop
+    )
 
 
 def _list(
@@ -40,8 +44,18 @@ def _list(
             found = dead_letters.find(cursor, follower=follower, limit=limit)
             counts.update(dead_letters.count(cursor))
         rows += [{"shard": settings.shard} | asdict(parked) for parked in found]
-    columns = ("shard", "follower", "stream", "version", "offset", "attempts", "reason", "parked_at", "requeued_at")
-    shown = table("Dead letters", rows, columns, right=("shard", "version", "offset", "attempts"))
+    told = (
+        "shard",
+        "follower",
+        "stream",
+        "version",
+        "event_type",
+        "attempts",
+        "reason",
+        "last_failed_at",
+        "requeued_at",
+    )
+    shown = table("Dead letters", rows, told, right=("shard", "version", "attempts"))
     session.out.show({"dead_letters": rows, "count_by_follower": dict(counts)}, shown)
     return ExitCode.FINDINGS if rows else ExitCode.OK
 
@@ -51,7 +65,7 @@ def _show(
     follower: _Follower,
     stream: Annotated[str, typer.Argument(help="The stream, as `dead-letters list` shows it.")],
 ) -> ExitCode:
-    """Show one stream's parked events with the whole reason and the events themselves."""
+    """Show one stream's parked events: why, where it failed, since when, and the events themselves."""
     from infra.cli.log_queries import events_at
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
@@ -72,8 +86,13 @@ def _detail(row: dict[str, object]) -> Text:
     from infra.cli.console import to_json
 
     text = Text(f"{row['stream']}@{row['version']}", style="bold")
-    text.append(f"   offset {row['offset']}, {row['attempts']} attempts\n", style="dim")
+    text.append(f"   {row['event_type']} at offset {row['offset']}, {row['attempts']} attempts", style="dim")
+    if row["first_failed_at"] is not None:
+        text.append(f", failed from {row['first_failed_at']} to {row['last_failed_at']}", style="dim")
+    text.append("\n")
     text.append(f"  {row['reason']}\n", style="red")
+    if row["detail"]:
+        text.append(f"{row['detail']}", style="dim")
     text.append(f"  {to_json(row['event'])}\n", style="dim")
     return text
 
@@ -84,7 +103,10 @@ def _requeue(
     stream: Annotated[str | None, typer.Argument(help="One stream; without, all that this follower parked.")] = None,
     shard: Shard = None,
 ) -> None:
-    """Have the follower try parked events again, in order; it does so by itself within its poll."""
+    """Have the follower try parked events again, in order; it does so by itself within its poll.
+
+    Asked twice, or while it is at it, nothing happens twice.
+    """
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 
@@ -92,6 +114,39 @@ def _requeue(
     for settings in at_shards(session, shard):
         with transaction(settings.postgres_dsn, name="dead-letters") as cursor:
             requeued += dead_letters.requeue(cursor, follower, stream)
-    if not requeued:
-        raise CliError(f"{follower} has parked nothing like that", next_step="`tessera dead-letters list` shows all.")
-    session.out.show({"requeued": requeued}, Text(f"{requeued} events will be tried again by {follower}."))
+    told = (
+        f"{requeued} events will be tried again by {follower}." if requeued else f"{follower} has parked nothing there."
+    )
+    session.out.show({"requeued": requeued}, Text(told))
+
+
+def _drop(
+    session: Session,
+    follower: _Follower,
+    stream: Annotated[str, typer.Argument(help="The stream, as `dead-letters list` shows it.")],
+    reason: Annotated[str, typer.Option(help="Why: kept with who did it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Give up, for one follower, the events of a stream that failed; what waits behind them is taken in.
+
+    The log keeps them. But that follower no longer sees every event once: what it shows differs from the log, `verify`
+    says so, and only a rebuild that can digest them mends it.
+    """
+    from infra.postgres import dead_letters
+    from infra.postgres.connections import transaction
+
+    session.out.confirm(
+        f"{follower} will never take in the failed events of {stream}, and will differ from the log. Give them up?",
+        yes=yes,
+    )
+    rows: list[dict[str, Any]] = []
+    for settings in at_shards(session, None):
+        with transaction(settings.postgres_dsn, name="dead-letters") as cursor:
+            actor = f"operator:{getpass.getuser()}"
+            dropped = dead_letters.drop(cursor, follower, stream, actor=actor, reason=reason)
+        rows += [{"shard": settings.shard} | asdict(each) for each in dropped]
+    if not rows:
+        raise CliError(f"nothing of {stream} failed at {follower}", next_step="`tessera dead-letters list` shows all.")
+    versions = ", ".join(str(row["version"]) for row in rows)
+    told = Text(f"{follower} passes over version {versions} of {stream}; what waits behind is taken in.")
+    session.out.show({"dropped": rows}, told)

@@ -11,11 +11,15 @@ from contracts.envelope import Recorded
 
 BEHIND = "waits behind an earlier parked event of its stream"
 REASON_LENGTH_MAX = 2_000
+DETAIL_LENGTH_MAX = 8_000
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedEvent:
-    """One event that a follower has not applied. ``attempts`` is 0 for one that only waits behind another."""
+    """One event that a follower has not applied. ``attempts`` is 0 for one that only waits behind another.
+
+    ``detail`` is the end of the traceback. ``is_dropped``: an operator gave it up; the follower is about to pass it.
+    """
 
     follower: str
     stream: str
@@ -25,16 +29,35 @@ class ParkedEvent:
     attempts: int
     parked_at: datetime
     requeued_at: datetime | None
+    event_type: str = ""
+    detail: str = ""
+    first_failed_at: datetime | None = None
+    last_failed_at: datetime | None = None
+    is_dropped: bool = False
 
 
-def park(cursor: psycopg.Cursor[Any], follower: str, recorded: Recorded, *, reason: str, attempts: int) -> None:
+@dataclass(frozen=True, slots=True)
+class ParkedCount:
+    """What one follower has parked: all events, those of them that failed themselves, and since when the oldest."""
+
+    follower: str
+    events: int
+    failed: int
+    oldest_seconds: float
+
+
+def park(
+    cursor: psycopg.Cursor[Any], follower: str, recorded: Recorded, *, reason: str, attempts: int, detail: str = ""
+) -> None:
     """Park an event that still fails after bounded retries; parked again, it keeps the latest reason."""
     values = {
+        "type": recorded.event.type,
+        "detail": _storable(detail, DETAIL_LENGTH_MAX),
         "follower": follower,
         "stream": recorded.stream,
         "version": recorded.version,
         "offset": recorded.offset,
-        "reason": _storable(reason),
+        "reason": _storable(reason, REASON_LENGTH_MAX),
         "attempts": attempts,
     }
     cursor.execute(_PARK, values)
@@ -44,7 +67,8 @@ def park_behind(cursor: psycopg.Cursor[Any], follower: str, events: Sequence[Rec
     """Park later events of streams that have a parked one, untried, so that their order is kept."""
     if events:
         streams, versions = [event.stream for event in events], [event.version for event in events]
-        cursor.execute(_PARK_BEHIND, (follower, BEHIND, streams, versions, [event.offset for event in events]))
+        offsets, types = [event.offset for event in events], [event.event.type for event in events]
+        cursor.execute(_PARK_BEHIND, (follower, BEHIND, streams, versions, offsets, types))
 
 
 def parked_streams(cursor: psycopg.Cursor[Any], follower: str) -> frozenset[str]:
@@ -62,7 +86,10 @@ def find(
 
 
 def requeue(cursor: psycopg.Cursor[Any], follower: str, stream: str | None = None) -> int:
-    """Ask the follower to try a stream's parked events (or all its streams') again; returns how many events."""
+    """Ask the follower to try a stream's parked events (or all its streams') again; returns how many events.
+
+    Asked twice it is the same request: the follower applies an event once, whoever asks and however often.
+    """
     cursor.execute(_REQUEUE, {"follower": follower, "stream": stream})
     return cursor.rowcount
 
@@ -75,6 +102,30 @@ def requeued(cursor: psycopg.Cursor[Any], follower: str, limit: int) -> list[Par
     """
     cursor.execute(_REQUEUED, (follower, limit))
     return [ParkedEvent(*row) for row in cursor]
+
+
+def drop(cursor: psycopg.Cursor[Any], follower: str, stream: str, *, actor: str, reason: str) -> list[ParkedEvent]:
+    """Give up a stream's events that failed (not those behind them); returns them.
+
+    The follower itself passes over them, in order, and then takes in what waited behind. Dropped again, the first
+    word stays.
+    """
+    values = {"follower": follower, "stream": stream, "actor": actor, "reason": _storable(reason, REASON_LENGTH_MAX)}
+    cursor.execute(_DROP, values)
+    requeue(cursor, follower, stream)
+    return [event for event in find(cursor, follower=follower, stream=stream, limit=DROPS_MAX) if event.is_dropped]
+
+
+def dropped_versions(cursor: psycopg.Cursor[Any], follower: str) -> dict[str, frozenset[int]]:
+    """By stream the versions that operators took from this follower for good."""
+    cursor.execute("SELECT stream, array_agg(version) FROM dropped_events WHERE follower = %s GROUP BY 1", (follower,))
+    return {stream: frozenset(versions) for stream, versions in cursor}
+
+
+def forget(cursor: psycopg.Cursor[Any], follower: str) -> None:
+    """Forget everything parked or dropped under a name: what it stands for is gone."""
+    cursor.execute("DELETE FROM parked_events WHERE follower = %s", (follower,))
+    cursor.execute("DELETE FROM dropped_events WHERE follower = %s", (follower,))
 
 
 def remove(cursor: psycopg.Cursor[Any], parked: Sequence[ParkedEvent]) -> None:
@@ -90,27 +141,47 @@ def count(cursor: psycopg.Cursor[Any]) -> dict[str, int]:
     return dict(cursor.fetchall())
 
 
-def _storable(reason: str) -> str:
-    return reason.replace("\x00", "\\x00")[:REASON_LENGTH_MAX]
+def counts(cursor: psycopg.Cursor[Any]) -> list[ParkedCount]:
+    """The same with what metrics tell of it, by follower."""
+    cursor.execute(_COUNTS)
+    return [ParkedCount(follower, events, failed, float(seconds)) for follower, events, failed, seconds in cursor]
 
 
-_COLUMNS = "follower, stream, version, log_offset, reason, attempts, parked_at, requeued_at"
+def _storable(text: str, length_max: int) -> str:
+    return text.replace("\x00", "\\x00")[:length_max]
+
+
+DROPS_MAX = 10_000
+
+_COLUMNS = """
+    follower, stream, version, log_offset, reason, attempts, parked_at, requeued_at, event_type, detail,
+    first_failed_at, last_failed_at,
+    EXISTS (
+        SELECT FROM dropped_events AS d
+        WHERE d.follower = parked_events.follower AND d.stream = parked_events.stream
+        AND d.version = parked_events.version
+    )
+"""
 
 _PARK = """
     WITH withdrawn AS (
         UPDATE parked_events SET requeued_at = NULL
         WHERE follower = %(follower)s AND stream = %(stream)s AND version > %(version)s AND requeued_at IS NOT NULL
     )
-    INSERT INTO parked_events (follower, stream, version, log_offset, reason, attempts)
-    VALUES (%(follower)s, %(stream)s, %(version)s, %(offset)s, %(reason)s, %(attempts)s)
+    INSERT INTO parked_events (follower, stream, version, log_offset, reason, attempts, event_type, detail,
+                               first_failed_at, last_failed_at)
+    VALUES (%(follower)s, %(stream)s, %(version)s, %(offset)s, %(reason)s, %(attempts)s, %(type)s, %(detail)s,
+            clock_timestamp(), clock_timestamp())
     ON CONFLICT (follower, stream, version) DO UPDATE
-    SET reason = excluded.reason, attempts = parked_events.attempts + excluded.attempts, requeued_at = NULL
+    SET reason = excluded.reason, attempts = parked_events.attempts + excluded.attempts, requeued_at = NULL,
+        event_type = excluded.event_type, detail = excluded.detail, last_failed_at = excluded.last_failed_at,
+        first_failed_at = coalesce(parked_events.first_failed_at, excluded.first_failed_at)
 """
 
 _PARK_BEHIND = """
-    INSERT INTO parked_events (follower, stream, version, log_offset, reason, attempts)
-    SELECT %s, stream, version, log_offset, %s, 0
-    FROM unnest(%s::text[], %s::bigint[], %s::bigint[]) AS new (stream, version, log_offset)
+    INSERT INTO parked_events (follower, stream, version, log_offset, reason, attempts, event_type)
+    SELECT %s, stream, version, log_offset, %s, 0, event_type
+    FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[]) AS new (stream, version, log_offset, event_type)
     ON CONFLICT (follower, stream, version) DO NOTHING
 """
 
@@ -122,8 +193,22 @@ _FIND = f"""
 """
 
 _REQUEUE = """
-    UPDATE parked_events SET requeued_at = clock_timestamp()
+    UPDATE parked_events SET requeued_at = coalesce(requeued_at, clock_timestamp())
     WHERE follower = %(follower)s AND (%(stream)s::text IS NULL OR stream = %(stream)s)
+"""
+
+_DROP = """
+    INSERT INTO dropped_events (follower, stream, version, log_offset, event_type, failure, attempts,
+                                dropped_by, reason)
+    SELECT follower, stream, version, log_offset, event_type, reason, attempts, %(actor)s, %(reason)s
+    FROM parked_events WHERE follower = %(follower)s AND stream = %(stream)s AND attempts > 0
+    ON CONFLICT (follower, stream, version) DO NOTHING
+"""
+
+_COUNTS = """
+    SELECT follower, count(*), count(*) FILTER (WHERE attempts > 0),
+           greatest(0, extract(epoch FROM clock_timestamp() - min(parked_at)))
+    FROM parked_events GROUP BY follower ORDER BY follower
 """
 
 _REQUEUED = f"""

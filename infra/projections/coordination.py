@@ -1,7 +1,7 @@
 """What projection followers share through PostgreSQL: one writer at a time, parked events, counts, and how they are."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -73,27 +73,32 @@ class PostgresCoordination:
             counts = dead_letters.count(cursor)
         return sum(counts.get(follower, 0) for follower in followers)
 
-    def park(self, follower: str, recorded: Recorded, *, reason: str, attempts: int) -> None:
-        """Park an event that failed."""
+    def park(self, follower: str, recorded: Recorded, *, reason: str, attempts: int, detail: str) -> None:
+        """Park an event that failed; ``detail`` says where."""
         with self._cursor() as cursor:
-            dead_letters.park(cursor, follower, recorded, reason=reason, attempts=attempts)
+            dead_letters.park(cursor, follower, recorded, reason=reason, attempts=attempts, detail=detail)
 
     def park_behind(self, follower: str, events: Sequence[Recorded]) -> None:
         """Park events that follow a parked one."""
         with self._cursor() as cursor:
             dead_letters.park_behind(cursor, follower, events)
 
-    def requeued_streams(self, follower: str) -> Sequence[str]:
-        """The streams that an operator wants tried again."""
+    def dropped_versions(self, follower: str) -> Mapping[str, Collection[int]]:
+        """By stream the versions that operators gave up for this follower."""
         with self._cursor() as cursor:
-            cursor.execute(_REQUEUED_STREAMS, (follower,))
+            return dead_letters.dropped_versions(cursor, follower)
+
+    def requeued_streams(self, follower: str, limit: int) -> Sequence[str]:
+        """The first of the streams that an operator wants tried again."""
+        with self._cursor() as cursor:
+            cursor.execute(_REQUEUED_STREAMS, (follower, limit))
             return [stream for (stream,) in cursor]
 
     def parked(self, follower: str, stream: str, limit: int) -> Sequence[ParkedEvent]:
         """What is parked of one stream, in order."""
         with self._cursor() as cursor:
             found = dead_letters.find(cursor, follower=follower, stream=stream, limit=limit)
-        return [ParkedEvent(each.stream, each.version, each.offset) for each in found]
+        return [ParkedEvent(each.stream, each.version, each.offset, each.is_dropped) for each in found]
 
     def remove(self, follower: str, events: Sequence[ParkedEvent]) -> None:
         """Forget what was applied after all."""
@@ -103,7 +108,7 @@ class PostgresCoordination:
     def forget(self, follower: str) -> None:
         """Forget everything parked under a name (its version is gone)."""
         with self._cursor() as cursor:
-            cursor.execute("DELETE FROM parked_events WHERE follower = %s", (follower,))
+            dead_letters.forget(cursor, follower)
 
     def report(self, status: FollowerStatus, epoch: str) -> None:
         """Let other processes see where a follower is, by ``follower_positions``."""
@@ -161,7 +166,7 @@ _MARK = """
 
 _REQUEUED_STREAMS = """
     SELECT stream FROM parked_events WHERE follower = %s AND requeued_at IS NOT NULL
-    GROUP BY stream ORDER BY min(log_offset)
+    GROUP BY stream ORDER BY min(log_offset) LIMIT %s
 """
 
 _REMOVE = """

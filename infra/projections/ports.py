@@ -1,6 +1,6 @@
 """What a follower needs: a feed of the log, a place to coordinate with others, and a target for the effect."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -73,6 +73,7 @@ class ParkedEvent(NamedTuple):
     stream: str
     version: int
     offset: int
+    is_dropped: bool = False  # An operator gave it up: it is passed over, not tried.
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +140,20 @@ class Coordination(Protocol):
         """How many events these followers have parked."""
         ...
 
-    def park(self, follower: str, recorded: Recorded, *, reason: str, attempts: int) -> None:
-        """Park an event that failed."""
+    def park(self, follower: str, recorded: Recorded, *, reason: str, attempts: int, detail: str) -> None:
+        """Park an event that failed; ``detail`` says where."""
         ...
 
     def park_behind(self, follower: str, events: Sequence[Recorded]) -> None:
         """Park events that follow a parked one."""
         ...
 
-    def requeued_streams(self, follower: str) -> Sequence[str]:
-        """The streams that an operator wants tried again."""
+    def dropped_versions(self, follower: str) -> Mapping[str, Collection[int]]:
+        """By stream the versions that operators gave up for this follower."""
+        ...
+
+    def requeued_streams(self, follower: str, limit: int) -> Sequence[str]:
+        """The first of the streams that an operator wants tried again."""
         ...
 
     def parked(self, follower: str, stream: str, limit: int) -> Sequence[ParkedEvent]:

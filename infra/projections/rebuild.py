@@ -151,7 +151,10 @@ def _checksum_of_live(what: Rebuildable, live: Target, feed: Feed, coordination:
 
 def _require_no_more_parked(coordination: Coordination, live: Target | None, shadow: Target) -> int:
     parked = coordination.parked_count([shadow.label])
-    parked_live = 0 if live is None else coordination.parked_count([live.label])
+    parked_live = 0
+    if live is not None:  # What was given up there may be digested now, or else is parked again.
+        given_up = coordination.dropped_versions(live.label).values()
+        parked_live = coordination.parked_count([live.label]) + sum(map(len, given_up))
     if parked > parked_live:
         raise RebuildRefused(
             f"{shadow.label} has parked {parked} events, the version in use {parked_live}: readers would see older "

@@ -134,13 +134,15 @@ class RedisTarget:
         return places.keys(), {place for place, begins in places.items() if begins}
 
     def _attempt(self, seen: Seen, changed: dict[Place, Entry], *, load: bool = False) -> Attempt:
-        entries = seen.entries
+        entries, digestion = seen.entries, self._digestion
+        assert digestion is not None
 
         def attempt(recorded: Recorded) -> None:
             places = self._store.model.route(recorded)
             if load:
                 seen.add(self._store.load(self.version, [place for place in places if place not in entries]))
-            news = {place: apply_once(self._store.model, entries.get(place), recorded) for place in places}
+            given_up = digestion.given_up(recorded.stream)
+            news = {place: apply_once(self._store.model, entries.get(place), recorded, given_up) for place in places}
             for place, entry in news.items():
                 if entry is not None:
                     entries[place] = changed[place] = entry

@@ -1,6 +1,7 @@
 """One batch of facts being heard: everything that is to be stored if it commits, and nothing stored yet."""
 
 import logging
+import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,7 @@ from sagas.timers import ClearTimer, DueTimer, SetTimer, changes_of, changes_tim
 logger = logging.getLogger(__name__)
 
 ACTOR: Final = f"saga:{checkout.NAME}"
+FRAMES_MAX: Final = 8  # Of the traceback that is kept with a fact that could not be heard.
 
 TimerKey = tuple[Realm, str, str]
 
@@ -63,10 +65,11 @@ class Standing:
 
 
 class Failure(NamedTuple):
-    """A fact that could not be heard, and why."""
+    """A fact that could not be heard, why, and where it failed."""
 
     fact: Recorded
     reason: str
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -99,7 +102,8 @@ class Hearing:
         except Exception as error:
             # Pure code fails the same way each time: trying again at once could not help.
             logger.exception("fact_parked", extra={"stream": fact.stream, "offset": fact.offset})
-            self.failures.append(Failure(fact, f"{type(error).__name__}: {error}"))
+            detail = "".join(traceback.format_exception(error, limit=-FRAMES_MAX))
+            self.failures.append(Failure(fact, f"{type(error).__name__}: {error}", detail))
             self._newly_parked.add(fact.stream)
 
     @property

@@ -119,8 +119,8 @@ def _write(cursor: Cursor, hearing: Hearing, done: Sequence[ParkedEvent]) -> Non
         timers.put(cursor, hearing.timers_set())
         tables.put_standings(cursor, hearing.standings())
         tables.put_clocks(cursor, hearing.clocks)
-        for fact, reason in hearing.failures:
-            dead_letters.park(cursor, FOLLOWER, fact, reason=reason, attempts=1)
+        for fact, reason, detail in hearing.failures:
+            dead_letters.park(cursor, FOLLOWER, fact, reason=reason, attempts=1, detail=detail)
         dead_letters.park_behind(cursor, FOLLOWER, hearing.behind)
         dead_letters.remove(cursor, done)
 

@@ -131,8 +131,8 @@ class SagaRunner:
         """Hear the parked facts of one stream until one fails again; those that came meanwhile included."""
         parked = self._store.parked(stream, PARKED_MAX)
         for done, row in enumerate(parked):
-            (fact,) = self._feed.read(row.offset - 1, 1)
-            hearing = self._hear((fact,), self._parked - {stream})
+            facts = () if row.is_dropped else self._feed.read(row.offset - 1, 1)  # Given up: passed over unheard.
+            hearing = self._hear(facts, self._parked - {stream})
             self._keep(hearing, Move(FOLLOWER, offset, offset), done=() if hearing.failures else (row,))
             if hearing.failures:
                 return done

@@ -32,6 +32,11 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "tessera_follower_halted": ("1 when a follower stopped and waits for somebody.", ("follower",)),
     "tessera_sagas": ("Sagas by the step they are at.", ("shard", "step")),
     "tessera_dead_letters": ("Events and commands parked for an operator.", ("shard", "source")),
+    "tessera_dead_letters_failed": (
+        "Those of them that failed themselves; the rest waits behind.",
+        ("shard", "source"),
+    ),
+    "tessera_dead_letters_oldest_seconds": ("Since the oldest of them was parked.", ("shard", "source")),
     "tessera_distributions": ("Distributions that are not over, by status.", ("shard", "status")),
     "tessera_distribution_rows_left": ("Rows of distributions that are not decided yet.", ("shard",)),
     "tessera_budget_leases_out": ("Leases whose money is still with their holder.", ("holder",)),

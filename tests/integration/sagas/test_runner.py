@@ -225,3 +225,22 @@ def test_a_long_wait_starts_when_the_step_was_reached(world: World) -> None:
     (waiting,) = world.rows("SELECT step, since FROM sagas")
     assert waiting == {"step": "awaiting_order", "since": NOON}
     assert world.now - waiting["since"] == timedelta(hours=3)
+
+
+def test_a_parked_fact_that_is_dropped_is_passed_over_and_those_behind_it_are_heard(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = runner_of(world.store)
+    monkeypatch.setattr("infra.sagas.hearing.changes_of", _fails_for("/refund/bad"))
+    world.template().claim().place("o").refund("bad", "o", 1).place("other")
+    hear_all(runner)
+    (parked,) = world.rows("SELECT stream, event_type, detail FROM parked_events")
+    assert parked["event_type"] == "refund.succeeded.v1"
+    assert "in broken" in parked["detail"]
+    session = Session(world.store.dsn, name="operator")
+    with session.transaction() as cursor:
+        assert len(dead_letters.drop(cursor, FOLLOWER, parked["stream"], actor="operator:me", reason="test")) == 1
+    session.close()
+    hear_all(runner)
+    assert world.rows("SELECT * FROM parked_events") == []
+    assert world.types("saga", "checkout:o") == ["heard"]

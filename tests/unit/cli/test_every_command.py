@@ -52,8 +52,8 @@ def test_all_promised_commands_are_there() -> None:
         "projections list", "projections lag", "projections rebuild", "projections drop", "projections checksum",
         "verify", "sagas list",
         "sagas show", "reconcile run", "reconcile breaks", "reconcile explain", "dead-letters list",
-        "dead-letters show", "dead-letters requeue", "import", "restored",
-        "keys create", "keys list", "keys revoke", "doctor",
+        "dead-letters show", "dead-letters requeue", "dead-letters drop", "import",
+        "restored", "keys create", "keys list", "keys revoke", "doctor",
     }  # fmt: skip
     assert {" ".join(path) for path in COMMANDS} == promised
 
