@@ -14,7 +14,7 @@ from contracts.registry import EVENTS, EventRegistry, UnknownEventType
 from infra.postgres.connections import DEFAULT_TIMEOUTS, BoundedConnection, Timeouts, connect, translated
 from infra.postgres.epoch import read_epoch
 from infra.postgres.mapper import EventMapper, UnreadableEvent
-from infra.postgres.recorder import ShardRecorder, datastore
+from infra.postgres.recorder import ShardRecorder, abandon, datastore
 
 _BACKOFF_FIRST_SECONDS = 0.1
 _BACKOFF_MAX_SECONDS = 5.0
@@ -48,8 +48,8 @@ class StoreFeed:
         UnknownEventType or UnreadableEvent, so that a follower halts exactly there and never passes over it. (Naming
         topics does pass over unknown types: that is for looking, not for following.) Raises StoreUnavailable.
         """
-        with _translated():
-            rows = self._opened().read_notifications(after, limit, topics)
+        with self._looking() as recorder:
+            rows = recorder.read_notifications(after, limit, topics)
         return self._readable(rows)
 
     def read_on(self, after: int, limit: int, unheeded: Collection[str]) -> tuple[Sequence[Recorded], int]:
@@ -57,8 +57,8 @@ class StoreFeed:
 
         For followers of which some types are none of their business, by name: all others are read, known or not.
         """
-        with _translated():
-            rows = self._opened().read_notifications(after, limit)
+        with self._looking() as recorder:
+            rows = recorder.read_notifications(after, limit)
         heeded = [row for row in rows if row.topic not in unheeded]
         events = self._readable(heeded)
         if len(events) < len(heeded):
@@ -83,12 +83,12 @@ class StoreFeed:
 
     def head(self) -> int:
         """The offset of the last event in the log, 0 when it is empty. Raises StoreUnavailable."""
-        with _translated():
-            return self._opened().read_head()
+        with self._looking() as recorder:
+            return recorder.read_head()
 
     def epoch(self) -> str:
         """The store's epoch at this moment. Raises StoreUnavailable, also when the shard was never opened."""
-        with _translated(), self._opened().datastore.get_connection() as connection:
+        with self._looking() as recorder, recorder.datastore.get_connection() as connection:
             epoch = read_epoch(connection.cursor(row_factory=psycopg.rows.tuple_row), self._shard)
         if epoch is None:
             raise StoreUnavailable(f"shard {self._shard} has no epoch yet: nobody has opened it for writing")
@@ -135,6 +135,24 @@ class StoreFeed:
             if self._recorder is None:
                 self._recorder = ShardRecorder(datastore(self._dsn, self._timeouts, name="feed"), self._shard)
             return self._recorder
+
+    @contextmanager
+    def _looking(self) -> Iterator[ShardRecorder]:
+        """The recorder; after a failure the next look has another one.
+
+        What idles in its pool broke with the connection that failed, and each would cost a failure of its own.
+        """
+        with _translated():
+            recorder = self._opened()
+        try:
+            with _translated():
+                yield recorder
+        except StoreUnavailable:
+            with self._opening:
+                if self._recorder is recorder:
+                    self._recorder = None
+                    abandon(recorder.datastore)
+            raise
 
 
 def _sleep_until(deadline: float) -> None:

@@ -49,7 +49,7 @@ from infra.postgres.connections import (
 )
 from infra.postgres.epoch import ensure_epoch
 from infra.postgres.mapper import EventMapper
-from infra.postgres.recorder import ShardRecorder, SnapshotRecorder, datastore
+from infra.postgres.recorder import ShardRecorder, SnapshotRecorder, abandon, datastore
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +148,18 @@ class PostgresEventLog:
         Never open one inside another or inside ``appending``: a thread that holds a connection must not wait for a
         second one. Raises StoreUnavailable.
         """
-        store = self._opened()
-        with translated(), store.datastore.pool.connection(timeout=self._timeouts.connect_seconds) as connection:
-            with connection.pipeline():
-                cursor = connection.cursor(row_factory=tuple_row)
-                cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                head = connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._shard,))
-            yield PostgresView(cursor, store, self._checked(head.fetchone()))
+        store, connection = self._opened(), None
+        try:
+            with translated(), store.datastore.pool.connection(timeout=self._timeouts.connect_seconds) as connection:
+                with connection.pipeline():
+                    cursor = connection.cursor(row_factory=tuple_row)
+                    cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                    head = connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._shard,))
+                yield PostgresView(cursor, store, self._checked(head.fetchone()))
+        except StoreUnavailable:
+            if connection is None or connection.closed:
+                self._leave(store)
+            raise
 
     def close(self) -> None:
         """Give back the connections. The log may be used again; it then opens new ones."""
@@ -166,6 +171,17 @@ class PostgresEventLog:
             if self._store is not None:
                 self._store.datastore.close()
                 self._store = None
+
+    def _leave(self, store: _Store) -> None:
+        """Let go of a pool in which a connection broke; the next look opens another one.
+
+        The connections that idle in it broke with that one, and each would cost somebody a failure; a pool that finds
+        its server away asks for it ever less often.
+        """
+        with self._opening:
+            if self._store is store:
+                self._store = None
+                abandon(store.datastore)
 
     def _append_after(self, head: int, batch: Batch, epoch: str) -> Sequence[int]:
         rows = BatchRows.of(batch, self._opened().mapper)

@@ -40,6 +40,11 @@ def datastore(dsn: str, timeouts: Timeouts, *, name: str) -> PostgresDatastore:
     return store
 
 
+def abandon(store: PostgresDatastore) -> None:
+    """Close a pool without waiting for its threads: one may be on its way to a server that does not answer."""
+    store.pool.close(timeout=0)
+
+
 class ShardRecorder(PostgresApplicationRecorder):
     """Stores and reads the log of one shard through the library's statements.
 

@@ -47,7 +47,7 @@ class FollowerLimits:
     linger_seconds: float = 0.0
     tend_seconds: float = 0.5
     backoff_first_seconds: float = 0.05
-    backoff_max_seconds: float = 2.0
+    backoff_max_seconds: float = 1.0
     unavailable_seconds_max: float = 24 * 3_600.0
 
 

@@ -18,7 +18,7 @@ class SagaSettings:
     poll_seconds: float = 0.025  # What guarantees the feed; notifications only make it quicker.
     timer_poll_seconds: float = 0.2
     answer_wait_seconds: float = 30.0
-    backoff_seconds_max: float = 5.0
+    backoff_seconds_max: float = 1.0
     halted_again_seconds: float = 5.0  # A part that halted looks again whether somebody has helped.
     retry_seconds_first: float = 0.2  # What got no answer is tried again after this, then ever less often …
     retry_seconds_max: float = 60.0  # … but never less often than this.

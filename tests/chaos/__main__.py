@@ -42,8 +42,10 @@ def main(argv: list[str]) -> int:
             return 1
         finally:
             _write(options.results, summary)
-        if not os.environ.get("KEEP"): shutil.rmtree(stack_folder, ignore_errors=True)
-    if not os.environ.get("KEEP"): shutil.rmtree(folder, ignore_errors=True)
+        if not options.keep:
+            shutil.rmtree(stack_folder, ignore_errors=True)
+    if not options.keep:
+        shutil.rmtree(folder, ignore_errors=True)
     print(
         f"\n{len(summary.cycles)} cycles, {summary.acknowledged:,} acknowledgements, {summary.events:,} events, "
         f"{summary.checks} checks of everything: no violation"
@@ -99,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     kinds = ("kill", "freeze", "network")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=list(kinds), help="which faults")
     parser.add_argument("--folder", default=os.environ.get("TMPDIR"), help="where the stacks' folders are made")
+    parser.add_argument("--keep", action="store_true", help="keep the folders, also when everything held")
     parser.add_argument("--results", type=Path, help="write every cycle to this JSON file")
     return parser
 

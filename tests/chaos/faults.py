@@ -128,7 +128,9 @@ def schedule(stack: Stack, chance: random.Random, kinds: Sequence[str]) -> Itera
             faults += [Freeze(name, chance.uniform(*FROZEN_SECONDS)) for name in stack.services]
         if "network" in kinds:
             faults += [
-                FailLink(link, kind, chance.uniform(*FAILING_SECONDS)) for link in stack.links for kind in NETWORK_FAULTS
+                FailLink(link, kind, chance.uniform(*FAILING_SECONDS))
+                for link in stack.links
+                for kind in NETWORK_FAULTS
             ]
         chance.shuffle(faults)
         yield from faults

@@ -152,9 +152,7 @@ class Load:
         """When the first answer came to something sent after an instant (by one server, or any). Raises Unanswered."""
 
         def first() -> float | None:
-            heard = [
-                each.heard_at for each in self._recent if each.sent_at > since and server in {None, each.server}
-            ]
+            heard = [each.heard_at for each in self._recent if each.sent_at > since and server in {None, each.server}]
             return min(heard, default=None)
 
         who = server or "anybody"
@@ -228,9 +226,7 @@ class Load:
             self._busy += by
             self._changed.notify_all()
 
-    async def _say(
-        self, client: httpx.AsyncClient, chance: random.Random, path: str, body: Mapping[str, Any]
-    ) -> Told:
+    async def _say(self, client: httpx.AsyncClient, chance: random.Random, path: str, body: Mapping[str, Any]) -> Told:
         command_id = f"chaos-{self.seed}-{next(self._numbers)}"
         content = orjson.dumps(body)
         told = await self._until_answered(client, chance, command_id, path, content)

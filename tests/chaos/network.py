@@ -4,7 +4,7 @@
 
     with Network() as network:
         port = network.open("api-1→postgres", ("127.0.0.1", 5432))
-        network.fail("api-1→postgres", "half_open")     # What is open falls silent for good; new lines are fine.
+        network.fail("api-1→postgres", "half_open")  # What is open falls silent for good; new lines are fine.
         network.heal("api-1→postgres")
 
 A process of its own, because what passes the traffic on must neither be a victim nor wait for one.

@@ -1,9 +1,9 @@
-"""The whole system as separate processes over links that can fail: engines, API processes, workers, and what joins them."""
+"""The whole system as separate processes over links that can fail: engines, API processes and workers."""
 
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -77,9 +77,7 @@ class Stack:
             starting.callback(self._stop)
             self._start_engines()
             stores.migrate(self.settings)
-            self.token = stores.create_key(
-                self.settings, REALM, role="admin", scopes=ROLES["admin"], label="chaos"
-            )
+            self.token = stores.create_key(self.settings, REALM, role="admin", scopes=ROLES["admin"], label="chaos")
             for part in PARTS:
                 self._start_part(part)
             for name in self.servers:

@@ -3,8 +3,10 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from threading import Barrier
 
 import psycopg
 import pytest
@@ -47,6 +49,15 @@ def terminate(dsn: str, pid: int) -> None:
     """End a server process and wait until it is gone."""
     with psycopg.connect(dsn, autocommit=True) as admin:
         assert admin.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,)).fetchone() == (True,)
+
+
+def end_sessions(dsn: str) -> None:
+    """End every other session of the database, as a restart of its server does."""
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
 
 def is_answered(log: PostgresEventLog) -> bool:
@@ -281,3 +292,22 @@ def test_the_view_shows_an_event_in_plain_columns(log: PostgresEventLog) -> None
         "acme", "shop", "clock", "main", CLOCK, 1, "clock.advanced.v1", NOON, NOON, "key:test", "cmd-1", "corr-1",
         "fact-9", None, "2026-03-01T12:01:00.250000Z",
     )  # fmt: skip
+
+
+def test_after_a_restart_of_the_server_one_failed_look_is_enough(log: PostgresEventLog, postgres_dsn: str) -> None:
+    append_one(log)
+    together = Barrier(3)
+
+    def look() -> bool:
+        with log.reading() as view:
+            together.wait(30)  # All at once: so there are as many connections in the pool.
+            return KEY in view.answers([KEY])
+
+    with ThreadPoolExecutor(together.parties) as pool:
+        looks = [pool.submit(look) for _ in range(together.parties)]
+        assert [each.result(60) for each in looks] == [True, True, True]
+    end_sessions(postgres_dsn)
+    with pytest.raises(StoreUnavailable):
+        is_answered(log)
+    assert is_answered(log)
+    assert is_answered(log)

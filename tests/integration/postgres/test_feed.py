@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import psycopg
@@ -135,6 +136,24 @@ def test_a_feed_outlives_the_loss_of_its_connections(log: PostgresEventLog, feed
         pass  # The back-off has an end; the test's own time-out bounds this.
     store(log, at(2))
     assert feed.wait(60.0)
+
+
+def test_after_a_restart_of_the_server_one_failed_read_is_enough_however_many_readers_there_were(
+    log: PostgresEventLog, feed: StoreFeed, postgres_dsn: str
+) -> None:
+    store(log, at(1))
+    with ThreadPoolExecutor(8) as pool:  # So many at once that the feed needs more than one connection.
+        assert set(pool.map(lambda _: feed.head(), range(400))) == {1}
+    with psycopg.connect(postgres_dsn, autocommit=True) as admin:
+        ended = admin.execute(
+            "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'tessera feed'"
+        ).fetchone()
+    assert ended is not None
+    assert ended[0] > 1, "there was one connection only"
+    with pytest.raises(StoreUnavailable):
+        feed.head()
+    assert [feed.head() for _ in range(ended[0])] == [1] * ended[0]
 
 
 def test_a_feed_without_a_server_waits_its_time_and_says_so_when_read() -> None:
