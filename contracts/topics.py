@@ -10,6 +10,9 @@ _DAY_MS: Final = 24 * 60 * 60 * 1_000
 _SUFFIX: Final = "-topic"
 _DEAD_LETTER_SUFFIX: Final = "-dead-letter-topic"
 
+# A value of ours has at most half of it; headers and framing have room beside it.
+MESSAGE_BYTES_MAX: Final = 2 * 1_048_576
+
 WATERMARK: Final = "watermark.v1"  # The `type` of a record that carries no event, only how far its lane is complete.
 
 
@@ -72,15 +75,24 @@ COMMAND_HEADERS: Final = (
 )
 FACT_HEADERS: Final = (*_REALM_HEADERS, Header("traceparent", "W3C trace context.", always=False))
 REPLY_HEADERS: Final = (
-    Header("command-id", "The command that this answers.", always=False),
-    Header("tenant", "Whose.", always=False),
-    Header("app", "Of which of the tenant's apps.", always=False),
+    Header("command-id", "The command that this answers."),
+    Header("tenant", "Whose."),
+    Header("app", "Of which of the tenant's apps."),
+    Header("correlation", "As the command said, else its id."),
+    Header("code", "ok, or the refusal's stable code."),
+    Header("replayed", "true when the command had been answered before: the value is the same."),
+    Header("traceparent", "W3C trace context.", always=False),
 )
 DEAD_LETTER_HEADERS: Final = (
-    Header("reason", "Why it could not be taken in."),
+    Header("reason", "Why it could not be taken in: a stable code.", always=False),
+    Header("detail", "The same in words.", always=False),
     Header("origin-topic", "Where it came from."),
     Header("origin-partition", "And its partition there."),
-    Header("origin-offset", "And its offset there."),
+    Header("origin-offset", "And its offset there: together the letter's name."),
+    Header("refused-at", "When: RFC 3339, UTC.", always=False),
+    Header("cut", "true when its value was too large to be kept whole.", always=False),
+    Header("settled", "requeued or dropped: a mark without a value that says what became of a letter.", always=False),
+    Header("settled-at", "When: RFC 3339, UTC.", always=False),
 )
 
 

@@ -27,11 +27,13 @@ READY_POLL_SECONDS: Final = 0.05
 CHILD_GRACE_SECONDS: Final = 15.0
 _ENDPOINTS_FILE: Final = "endpoints.json"
 _KEY_FILE: Final = "local-key.json"
+_KAFKA: Final = {"kafka_bootstrap", "kafka_prefix", "kafka_partitions", "kafka_replication", "follower_feed"}
 _PLACEMENT: Final = {"shard", "shard_dsns", "default_shard", "tenant_shards", "spread_tenants"}
 
 # In the order of starting: what each shard has of its own; leases are for several shards only.
 WORKERS: Final = ("sagas", "projections", "distributions")
 WORKERS_OF_SEVERAL: Final = (*WORKERS, "leases")
+WORKERS_OF_KAFKA: Final[tuple[str, ...]] = ()  # Of each shard, beside the others.
 
 Say = Callable[[str], None]
 
@@ -52,6 +54,7 @@ class RunningStack:
     clickhouse_url: str
     started_at: str
     placement: dict[str, Any]
+    kafka: dict[str, Any]
 
     def as_settings(self, data_dir: Path) -> Settings:
         """The settings of a command that works with it."""
@@ -62,6 +65,7 @@ class RunningStack:
             clickhouse_url=self.clickhouse_url,
             http_port=self.http_port,
             **self.placement,
+            **self.kafka,
         )
 
 
@@ -96,7 +100,8 @@ def local_key(data_dir: Path) -> LocalKey | None:
 class LocalStack:
     """Everything on one data folder, as a context manager: entering starts it and waits until it is ready.
 
-    ``shards``: how many a new folder is made for; an old one stays as it is. ``overrides`` are settings.
+    ``shards``: how many a new folder is made for; an old one stays as it is. With ``kafka`` a broker runs, too, and
+    followers read topics. ``overrides`` are settings.
     Errors: PartFailed, OtherShards, and those of EmbeddedStack; after an error nothing is left running.
     """
 
@@ -106,6 +111,7 @@ class LocalStack:
         *,
         port: int | None = None,
         shards: int | None = None,
+        kafka: bool = False,
         ephemeral: bool = False,
         overrides: Mapping[str, Any] | None = None,
         say: Say = lambda _text: None,
@@ -115,7 +121,8 @@ class LocalStack:
         self._shards = shards
         self._overrides = dict(overrides or {})
         self._ephemeral = ephemeral
-        self._engines = EmbeddedStack(self.data_dir, ephemeral=ephemeral)
+        self._kafka = kafka
+        self._engines = EmbeddedStack(self.data_dir, ephemeral=ephemeral, kafka=kafka)
         self._supervisor = Supervisor()
         self._parts: list[Child] = []
         self._say = say
@@ -128,7 +135,7 @@ class LocalStack:
             # The supervisor outlives the engines: until the last one has stopped, it listens to a second Ctrl-C.
             starting.enter_context(self._supervisor)
             shards = shards_of(self.data_dir, self._shards, is_new=local_key(self.data_dir) is None)
-            self._say("starting PostgreSQL, Redis and ClickHouse")
+            self._say(f"starting PostgreSQL, Redis{', ClickHouse and Kafka' if self._kafka else ' and ClickHouse'}")
             starting.enter_context(self._engines)
             starting.callback(self._supervisor.stop)
             starting.callback(lambda: (self.data_dir / _ENDPOINTS_FILE).unlink(missing_ok=True))
@@ -187,10 +194,17 @@ class LocalStack:
                 "clickhouse_url": endpoints.clickhouse_url,
                 "http_port": self._http_port(),
                 **({"shard_dsns": others} if others else {}),
+                **self._kafka_settings(),
                 **self._overrides,
             }
         )
         return placed(settings, DEMO_REALM.tenant_id)
+
+    def _kafka_settings(self) -> dict[str, Any]:
+        """Without a broker of ours: as everywhere, a Kafka of the user's own included."""
+        if not self._kafka:
+            return {}
+        return {"kafka_bootstrap": self._engines.endpoints.kafka_bootstrap, "follower_feed": "kafka"}
 
     def _http_port(self) -> int:
         """The wished port; else the one of the last time or 8080, if nobody else has it."""
@@ -225,7 +239,8 @@ class LocalStack:
         self._start("serve", ("serve",), self.settings)
         shards = list(self.settings.stores)
         for shard in shards:
-            for worker in WORKERS_OF_SEVERAL if len(shards) > 1 else WORKERS:
+            workers = WORKERS_OF_SEVERAL if len(shards) > 1 else WORKERS
+            for worker in (*workers, *(WORKERS_OF_KAFKA if self._kafka else ())):
                 name = f"{worker}-{shard}" if len(shards) > 1 else worker
                 self._start(name, ("worker", worker), self.settings.at_shard(shard))
 
@@ -272,6 +287,7 @@ class LocalStack:
             clickhouse_url=self.settings.clickhouse_url,
             started_at=datetime.now(UTC).isoformat(),
             placement=self.settings.model_dump(mode="json", include=_PLACEMENT, exclude_none=True),
+            kafka=self.settings.model_dump(mode="json", include=_KAFKA, exclude_none=True),
         )
         _write_private(self.data_dir / _ENDPOINTS_FILE, asdict(running))
 

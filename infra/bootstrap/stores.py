@@ -124,7 +124,8 @@ def create_key(
 def migrate(settings: Settings) -> dict[str, list[str]]:
     """Bring the schemas of PostgreSQL and ClickHouse up to date; returns what was applied, by store.
 
-    Where tenants are placed, of all shards, and then the database that reads the facts of all of them.
+    Where tenants are placed, of all shards, and then the database that reads the facts of all of them. Where a Kafka
+    is set, the topics that are missing are made: all shards share them.
     """
     from infra.clickhouse import merged
     from infra.clickhouse import migrations as clickhouse
@@ -141,6 +142,10 @@ def migrate(settings: Settings) -> dict[str, list[str]]:
         clickhouse.create_database(settings.all_facts_url)
         with closing(connect(settings.all_facts_url)) as client:
             applied["clickhouse of all shards"] = merged.migrate(client, facts_databases(settings))
+    if settings.kafka_bootstrap is not None:
+        from infra.kafka.admin import create_topics
+
+        applied["kafka"] = create_topics(settings)
     return applied
 
 

@@ -189,6 +189,27 @@ def _clickhouse(settings: Settings) -> Iterator[Finding]:
         yield Finding("facts", "problem", f"missing: {', '.join(dropped)}", step)
 
 
+def _kafka(settings: Settings) -> Iterator[Finding]:
+    """Nothing to say where none is set: it carries, and decides nothing."""
+    if settings.kafka_bootstrap is None:
+        return
+    from infra.kafka.admin import require_partitions, topic_states
+    from infra.kafka.groups import group_lags
+
+    states = topic_states(settings)
+    missing = [state.name for state in states if not state.partitions]
+    idle = [state.name for state in states if state.partitions and not state.serving]
+    if missing:
+        yield Finding("Kafka", "problem", f"topics are missing: {', '.join(missing)}", "Run `tessera migrate`.")
+    elif idle:
+        yield Finding("Kafka", "problem", f"no leader: {', '.join(idle)}", "Bring the brokers back that hold them.")
+    else:
+        yield Finding("Kafka", "ok", f"{len(states)} topics; events in {settings.kafka_partitions} partitions each")
+    require_partitions(settings, states)
+    for group, lag in sorted(group_lags(settings).items()):
+        yield Finding(f"Kafka group {group}", "ok", f"{lag:,} messages behind" if lag else "has read everything")
+
+
 def _followers(settings: Settings) -> Iterator[Finding]:
     from infra import operations
 
@@ -238,6 +259,7 @@ _CHECKS: Final = (
     ("ClickHouse", _clickhouse, True),
     ("migrations", _migrations, True),
     ("migrations", _merged, False),
+    ("Kafka", _kafka, False),
     ("followers", _followers, True),
     ("dead letters", _dead_letters, True),
     ("disk", _disk, False),

@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _migrate(session: Session) -> None:
-    """Apply pending migrations to PostgreSQL and ClickHouse. Running it again does nothing."""
+    """Apply pending migrations to PostgreSQL and ClickHouse, and make Kafka's topics. Running it again does nothing."""
     from infra.bootstrap import stores
 
     with session.out.progress("applying migrations"):

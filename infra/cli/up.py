@@ -32,8 +32,11 @@ def _up(
         int | None,
         typer.Option(help="How many shards a new data folder gets; an old one keeps its own.", min=1, max=SHARDS_MAX),
     ] = None,
+    kafka: Annotated[bool, typer.Option("--kafka", help="Start a Kafka broker, too, and work over it.")] = False,
 ) -> ExitCode:
     """Start engines, API and workers, and keep them running until Ctrl-C.
+
+    With --kafka a broker runs beside them: commands and facts may come in by topic, and followers read topics.
 
     Data stays in the data folder. Ctrl-C stops everything in order; a second Ctrl-C kills. Several shards are databases
     of the one PostgreSQL, each with workers of its own, over which the tenant of the local key is spread evenly.
@@ -45,7 +48,10 @@ def _up(
         raise CliError(f"port {port} is taken", next_step="Name another with --port.", code=ExitCode.USAGE)
     out = session.out
     try:
-        with _saying(out) as say, LocalStack(session.data_dir, port=port, shards=shards, say=say) as stack:
+        with (
+            _saying(out) as say,
+            LocalStack(session.data_dir, port=port, shards=shards, kafka=kafka, say=say) as stack,
+        ):
             say("")
             facts = _facts(stack, session.data_dir)
             out.line(facts, _welcome(facts))
@@ -88,6 +94,7 @@ def _facts(stack: Any, data_dir: Path) -> dict[str, Any]:
         "redis_port": redis.port,
         "clickhouse_url": stack.settings.all_facts_url,
         "clickhouse_http": f"http://{clickhouse.hostname}:{clickhouse.port}/?database={clickhouse.path.strip('/')}",
+        "kafka_bootstrap": stack.settings.kafka_bootstrap,
         "shards": _shards(stack.settings) if stack.settings.is_placed else [],
         "data_dir": str(data_dir),
         "pids": stack.pids,
@@ -119,6 +126,7 @@ def _welcome(facts: dict[str, Any]) -> Text:
         ("Redis", f"{as_typed('redis-cli')} -p {facts['redis_port']}", ""),
         ("ClickHouse", f"curl '{facts['clickhouse_http']}' -d 'SHOW TABLES'", ""),
         ("PostgreSQL", f"psql '{facts['postgres_dsn']}'", "the log: view events"),
+        *([("Kafka", kafka, "topics: docs/kafka.md")] if (kafka := facts["kafka_bootstrap"]) else []),
         ("CLI", _second_terminal(facts["data_dir"]), "in another terminal"),
         ("Data", facts["data_dir"], "logs in logs/"),
     )

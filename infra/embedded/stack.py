@@ -1,4 +1,4 @@
-"""PostgreSQL, Redis and ClickHouse on one data folder: started together, handed over as addresses, stopped together."""
+"""PostgreSQL, Redis, ClickHouse and, if wanted, Kafka on one data folder: started together, stopped together."""
 
 import json
 import shutil
@@ -10,6 +10,7 @@ from typing import Self
 
 from infra.embedded.clickhouse import EmbeddedClickHouse
 from infra.embedded.engine import Engine
+from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.postgres import EmbeddedPostgres
 from infra.embedded.redis import EmbeddedRedis
 from infra.processes import Child, FolderLock
@@ -17,15 +18,16 @@ from infra.processes import Child, FolderLock
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the three stores are: all that the rest of the system ever learns about them."""
+    """Where the engines are: all that the rest of the system ever learns about them. Kafka is None without one."""
 
     postgres_dsn: str
     redis_url: str
     clickhouse_url: str
+    kafka_bootstrap: str | None = None
 
 
 class EmbeddedStack:
-    """The three engines on `data_dir`, one process at a time.
+    """The engines on `data_dir`, one process at a time; Kafka among them with `kafka`.
 
     Data and ports are kept from one run to the next (a port that was taken meanwhile is replaced). `ephemeral` is for
     tests: the folder is deleted at the end.
@@ -34,13 +36,14 @@ class EmbeddedStack:
     an error, or Ctrl-C, nothing is left running.
     """
 
-    def __init__(self, data_dir: Path | str, *, ephemeral: bool = False) -> None:
+    def __init__(self, data_dir: Path | str, *, ephemeral: bool = False, kafka: bool = False) -> None:
         self.data_dir = Path(data_dir).expanduser().resolve()
         self._ephemeral = ephemeral
         self._lock = FolderLock(self.data_dir)
         self._postgres = EmbeddedPostgres(self.data_dir)
         self._redis = EmbeddedRedis(self.data_dir)
         self._clickhouse = EmbeddedClickHouse(self.data_dir)
+        self._kafka = EmbeddedKafka(self.data_dir) if kafka else None
 
     def __enter__(self) -> Self:
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -61,7 +64,12 @@ class EmbeddedStack:
     @property
     def endpoints(self) -> Endpoints:
         """The addresses, once it runs."""
-        return Endpoints(self._postgres.address, self._redis.address, self._clickhouse.address)
+        return Endpoints(
+            self._postgres.address,
+            self._redis.address,
+            self._clickhouse.address,
+            self._kafka.address if self._kafka is not None else None,
+        )
 
     @property
     def children(self) -> tuple[Child, ...]:
@@ -69,7 +77,7 @@ class EmbeddedStack:
         return tuple(engine.child for engine in self._engines if engine.child is not None)
 
     def close(self) -> None:
-        """Stop all three in order, each within its grace, and let go of the folder."""
+        """Stop all of them in order, each within its grace, and let go of the folder."""
         try:
             with ThreadPoolExecutor(len(self._engines)) as pool:
                 list(pool.map(lambda engine: engine.stop(), self._engines))
@@ -80,7 +88,8 @@ class EmbeddedStack:
 
     @property
     def _engines(self) -> tuple[Engine, ...]:
-        return (self._postgres, self._redis, self._clickhouse)
+        stores = (self._postgres, self._redis, self._clickhouse)
+        return stores if self._kafka is None else (*stores, self._kafka)
 
     def _start_all(self) -> None:
         ports = self._remembered_ports()
@@ -101,4 +110,5 @@ class EmbeddedStack:
         return {name: port for name, port in ports.items() if isinstance(port, int)} if isinstance(ports, dict) else {}
 
     def _remember_ports(self) -> None:
-        self._ports_file.write_text(json.dumps({engine.name: engine.port for engine in self._engines}) + "\n")
+        now = {engine.name: engine.port for engine in self._engines}
+        self._ports_file.write_text(json.dumps({**self._remembered_ports(), **now}) + "\n")

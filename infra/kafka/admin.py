@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from contracts.topics import ALL_TOPICS, EVENT_TOPICS, Topic, named
+from contracts.topics import ALL_TOPICS, EVENT_TOPICS, MESSAGE_BYTES_MAX, Topic, named
 from infra.kafka.client import KafkaUnavailable, connection, translated
 from infra.settings import Settings
 
@@ -99,6 +99,7 @@ def _as_new(state: TopicState, settings: Settings) -> NewTopic:
         topic_configs={
             "cleanup.policy": state.topic.cleanup_policy,
             "retention.ms": str(state.topic.retention_ms),
+            "max.message.bytes": str(MESSAGE_BYTES_MAX),
             # One broker may be down without stopping the writers, where there are as many copies.
             "min.insync.replicas": str(max(1, settings.kafka_replication - 1)),
         },

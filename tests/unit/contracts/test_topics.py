@@ -41,7 +41,7 @@ def test_each_topic_that_is_taken_in_has_its_dead_letters_with_everything_to_und
         "payment-event-dead-letter-topic",
     ]
     always = {header.name for header in dead_letters_of(COMMANDS).headers if header.always}
-    assert always >= {"reason", "origin-topic", "origin-partition", "origin-offset"}
+    assert always >= {"origin-topic", "origin-partition", "origin-offset"}
 
 
 def test_a_prefix_comes_before_the_name() -> None:
