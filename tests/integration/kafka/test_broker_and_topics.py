@@ -131,6 +131,17 @@ def test_a_broker_that_was_killed_comes_back_on_its_folder_with_what_was_acknowl
         kafka.stop()
 
 
+def test_a_first_start_that_was_interrupted_while_it_made_the_folder_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "kafka" / "data").mkdir(parents=True)
+    (tmp_path / "kafka" / "data" / "bootstrap.checkpoint").write_bytes(b"half of it")
+    kafka = EmbeddedKafka(tmp_path)
+    try:
+        kafka.start()
+        asyncio.run(_write_one(kafka.address, "kept"))
+    finally:
+        kafka.stop()
+
+
 def test_a_port_that_a_stranger_has_is_not_mistaken_for_ours(kafka_bootstrap: str, tmp_path: Path) -> None:
     kafka = EmbeddedKafka(tmp_path)
     kafka.port = int(kafka_bootstrap.rpartition(":")[2])
