@@ -60,3 +60,11 @@ def control_key(model: str) -> str:
 def checkpoint_field(version: int) -> str:
     """In the control hash: a version's position, as :meth:`contracts.position.Position.token` writes it."""
     return f"v{version}"
+
+
+def lane_field(version: int, lane: str) -> str:
+    """In the control hash: where a version stands in one lane, ``v1/coupon-event-topic/3``, if it follows over lanes.
+
+    Its checkpoint is then where the last of its lanes is.
+    """
+    return f"{checkpoint_field(version)}/{lane}"

@@ -1,6 +1,6 @@
 """The store of facts: rows in, position after them, checksums, and a shadow database to rebuild in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,6 +14,7 @@ from projections.facts import TABLES, Row
 
 POSITION_NAME = "facts"
 SHADOW_SUFFIX = "__shadow"
+SERIALS_PER_VERSION = 1 << 40  # Of positions: no log is that long.
 
 # A batch may hold events of any business time; the default limit of 100 months per insert is not ours to hit.
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
@@ -21,11 +22,10 @@ _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
 
 @dataclass(frozen=True, slots=True)
 class FactsCheckpoint:
-    """Where the facts stand. ``version`` counts rebuilds; ``serial`` counts writes of this row."""
+    """Where the facts stand. ``version`` counts rebuilds."""
 
     version: int
     position: Position
-    serial: int
     mark: str = ""  # Which event stands at the position; "" when that was not noted.
 
 
@@ -54,15 +54,14 @@ class FactsStore:
     def checkpoint(self) -> FactsCheckpoint | None:
         """Where the facts stand, or None when they have not begun. Raises FactsDamaged without the schema."""
         query = (
-            "SELECT version, shard, epoch, `offset`, serial, mark FROM projection_positions FINAL"
-            " WHERE name = {name:String}"
+            "SELECT version, shard, epoch, `offset`, mark FROM projection_positions FINAL WHERE name = {name:String}"
         )
         with translated():
             rows = self._client.query(query, parameters={"name": POSITION_NAME}).result_rows
         if not rows:
             return None
-        version, shard, epoch, offset, serial, mark = rows[0]
-        return FactsCheckpoint(version, Position(shard, epoch, offset), serial, mark)
+        version, shard, epoch, offset, mark = rows[0]
+        return FactsCheckpoint(version, Position(shard, epoch, offset), mark)
 
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         """One insert of any number of rows; doing it again changes nothing. Raises FactsDamaged."""
@@ -75,7 +74,10 @@ class FactsStore:
             self._client.insert(context=context)
 
     def save(self, checkpoint: FactsCheckpoint) -> None:
-        """Note where the facts stand, after their rows. A higher serial wins."""
+        """Note where the facts stand, after their rows. A later version wins, and within a version a later offset.
+
+        So whoever comes late, having lost its turn unawares, takes nothing back.
+        """
         position = checkpoint.position
         row = (
             POSITION_NAME,
@@ -83,13 +85,32 @@ class FactsStore:
             position.shard,
             position.epoch,
             position.offset,
-            checkpoint.serial,
+            checkpoint.version * SERIALS_PER_VERSION + position.offset,
             checkpoint.mark,
         )
         names = ["name", "version", "shard", "epoch", "offset", "serial", "mark"]
         types = ["LowCardinality(String)", "UInt32", "UInt16", "String", "UInt64", "UInt64", "String"]
         with translated():
             self._client.insert("projection_positions", [row], names, column_type_names=types)
+
+    def lanes(self, version: int, epoch: str) -> dict[str, int]:
+        """Where a version stands in each lane that it was moved on in, by the lanes' keys. Raises FactsDamaged."""
+        query = (
+            "SELECT lane, max(`offset`) FROM projection_lanes"
+            " WHERE name = {name:String} AND version = {version:UInt32} AND epoch = {epoch:String} GROUP BY lane"
+        )
+        parameters = {"name": POSITION_NAME, "version": version, "epoch": epoch}
+        with translated():
+            rows = self._client.query(query, parameters=parameters).result_rows
+        return {str(lane): int(offset) for lane, offset in rows}
+
+    def save_lanes(self, version: int, epoch: str, lanes: Mapping[str, int]) -> None:
+        """Note where a version stands in some lanes, after their rows. The highest offset wins."""
+        rows = [(POSITION_NAME, version, epoch, lane, offset) for lane, offset in lanes.items()]
+        names = ["name", "version", "epoch", "lane", "offset"]
+        types = ["LowCardinality(String)", "UInt32", "String", "String", "UInt64"]
+        with translated():
+            self._client.insert("projection_lanes", rows, names, column_type_names=types)
 
     def checksums(self, upto: int) -> dict[str, Checksum]:
         """Per table what is stored of the events up to an offset. Raises FactsDamaged."""

@@ -32,6 +32,12 @@ class Lane(NamedTuple):
         """Under what its progress is stored: ``coupon-event-topic/3``."""
         return f"{self.topic}/{self.partition}"
 
+    @classmethod
+    def parse(cls, key: str) -> Self:
+        """The inverse of :attr:`key`. Raises ValueError."""
+        topic, _, partition = key.rpartition("/")
+        return cls(topic, int(partition))
+
 
 class Heard(NamedTuple):
     """One record of a lane, of our shard and of today's history.

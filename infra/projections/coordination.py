@@ -2,11 +2,11 @@
 
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from threading import RLock
-from typing import Any, Final
+from typing import Any, Final, Literal, LiteralString
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -36,16 +36,23 @@ class PostgresCoordination:
         self._connection: BoundedConnection | None = None
         self._turn = RLock()
 
-    @contextmanager
-    def hold(self, name: str) -> Iterator[None]:
+    def hold(self, name: str) -> AbstractContextManager[None]:
         """Be the only one who writes this projection. Raises Busy after a bounded wait."""
+        return self._holding(name, "")
+
+    def share(self, name: str) -> AbstractContextManager[None]:
+        """Write some of its lanes, as others may meanwhile. Raises Busy after a bounded wait for whoever holds it."""
+        return self._holding(name, "_shared")
+
+    @contextmanager
+    def _holding(self, name: str, kind: Literal["", "_shared"]) -> Iterator[None]:
         key = zlib.crc32(name.encode()) - (1 << 31)
         with self._turn:
-            self._lock(name, key)
+            self._lock(name, key, kind)
             try:
                 yield
             finally:
-                self._unlock(key)
+                self._unlock(key, kind)
 
     def count(self, after: int, upto: int) -> int:
         """How many events the log has in ``(after, upto]``, counted by the store itself."""
@@ -136,18 +143,18 @@ class PostgresCoordination:
                 self.close()
                 raise
 
-    def _lock(self, name: str, key: int) -> None:
+    def _lock(self, name: str, key: int, kind: Literal["", "_shared"]) -> None:
         with self._cursor() as cursor:
             try:
-                cursor.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, key))
+                cursor.execute(_LOCK[kind], (LOCK_CLASS, key))
             except psycopg.errors.LockNotAvailable as error:
                 raise Busy(f"somebody else works on {name}") from error
 
-    def _unlock(self, key: int) -> None:
+    def _unlock(self, key: int, kind: Literal["", "_shared"]) -> None:
         if self._connection is None or self._connection.closed:
             return
         try:
-            self._connection.execute("SELECT pg_advisory_unlock(%s, %s)", (LOCK_CLASS, key))
+            self._connection.execute(_UNLOCK[kind], (LOCK_CLASS, key))
         except psycopg.Error:
             self.close()  # The server unlocks when the session ends.
 
@@ -156,6 +163,15 @@ def _is_coordination(given: PostgresCoordination) -> Coordination:
     """Lets the type checker prove that the adapter fits the port."""
     return given
 
+
+_LOCK: Final[Mapping[str, LiteralString]] = {
+    "": "SELECT pg_advisory_lock(%s, %s)",
+    "_shared": "SELECT pg_advisory_lock_shared(%s, %s)",
+}
+_UNLOCK: Final[Mapping[str, LiteralString]] = {
+    "": "SELECT pg_advisory_unlock(%s, %s)",
+    "_shared": "SELECT pg_advisory_unlock_shared(%s, %s)",
+}
 
 _COUNT = "SELECT count(*) FROM stored_events WHERE notification_id > %s AND notification_id <= %s"
 

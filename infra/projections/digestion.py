@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from contracts.envelope import Recorded
-from infra.projections.ports import Coordination, Feed, Halt, ParkedEvent
+from infra.projections.ports import Coordination, Feed, Halt, Mine, ParkedEvent, every_stream
 from infra.projections.runner import UNAVAILABLE
 from projections.model import GapInStream
 
@@ -59,9 +59,10 @@ class Digestion:
         if behind:
             self._coordination.park_behind(self.label, behind)
 
-    def replay(self, feed: Feed, attempt: Attempt) -> list[ParkedEvent]:
+    def replay(self, feed: Feed, attempt: Attempt, mine: Mine = every_stream) -> list[ParkedEvent]:
         """Try what an operator asked for, each stream in order up to its first failure; returns what succeeded.
 
+        Only of streams that are ``mine``: whoever follows a stream replays it, so that nothing comes between.
         What was dropped succeeds untried. Nothing is forgotten yet: call :meth:`settle` once the effect is stored.
         """
         succeeded: list[ParkedEvent] = []
@@ -69,7 +70,7 @@ class Digestion:
         if streams:
             self._look()
         patience = _Patience(self._pause)
-        for stream in streams:
+        for stream in filter(mine, streams):
             for parked in self._coordination.parked(self.label, stream, REPLAY_MAX):
                 if not parked.is_dropped and not self._try(_fetch(feed, parked), attempt, patience):
                     break

@@ -1,12 +1,13 @@
 """The facts in ClickHouse as a target of the log: rows of a batch, one insert per table, the position last."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from contracts.envelope import Recorded
 from contracts.position import Position
 from infra.clickhouse.facts import POSITION_NAME, FactsCheckpoint, FactsStore
+from infra.kafka.lanes import Lane, Progress
 from infra.projections.digestion import Attempt, Digestion
-from infra.projections.ports import Coordination, Feed, Mark, OtherEpoch
+from infra.projections.ports import Coordination, Feed, Mark, Mine, OtherEpoch, StoreNeeded, every_stream
 from projections.facts import Row, rows_of
 
 FIRST_VERSION = 1
@@ -15,17 +16,24 @@ FIRST_VERSION = 1
 class FactsTarget:
     """All fact tables of one database. One thread at a time, under the projection's lock. Its own witness, too.
 
-    Rows are named by (event, row): inserting a batch again, or one that overlaps, changes nothing.
+    Rows are named by (event, row): inserting a batch again, or one that overlaps, changes nothing. ``lanes``: those in
+    which the facts are followed over Kafka, by several processes at once.
     """
 
     name = POSITION_NAME
 
     def __init__(
-        self, store: FactsStore, coordination: Coordination, *, shard: int, version: int = FIRST_VERSION
+        self,
+        store: FactsStore,
+        coordination: Coordination,
+        *,
+        shard: int,
+        version: int = FIRST_VERSION,
+        lanes: Collection[Lane] = (),
     ) -> None:
         self.position = Position(shard, "", 0)
         self.version = version
-        self._serial = 0
+        self.progress = Progress(lanes)
         self._mark = ""
         self._noted: Mark | None = None
         self._store = store
@@ -41,14 +49,26 @@ class FactsTarget:
         """Look where the facts stand. Raises OtherEpoch, FactsDamaged."""
         found = self._store.checkpoint()
         if found is None:
-            found = FactsCheckpoint(self.version, Position(self.position.shard, epoch, 0), 0)
+            found = FactsCheckpoint(self.version, Position(self.position.shard, epoch, 0))
             self._store.save(found)  # An empty log has facts, too: none.
         if found.position.epoch != epoch:
             raise OtherEpoch(self.name, found.position.epoch, epoch)
-        if found.version != self.version or self._digestion is None:
-            self.version = found.version
-            self._digestion = Digestion(self._coordination, self.label)
-        self.position, self._serial, self._mark = found.position, found.serial, found.mark
+        self._stand(found)
+
+    def load_lanes(self, epoch: str, mine: Collection[Lane]) -> None:
+        """Look where the facts stand in each lane. Raises StoreNeeded, OtherEpoch, FactsDamaged."""
+        found = self._store.checkpoint()
+        if found is None:
+            raise StoreNeeded(self.name)
+        if found.position.epoch != epoch:
+            raise OtherEpoch(self.name, found.position.epoch, epoch)
+        lanes = self._store.lanes(found.version, epoch)
+        own = {lane: lanes[lane.key] for lane in self.progress.lanes if lane.key in lanes}
+        progress = Progress(self.progress.lanes, found.position.offset, own)
+        self._stand(found)
+        if any(progress.of(lane) != self.progress.of(lane) for lane in mine):
+            self._refresh()
+        self.progress = progress
 
     def last(self) -> Mark | None:
         """The event at its position, as its last checkpoint names it."""
@@ -69,24 +89,53 @@ class FactsTarget:
         self._insert(rows)
         self._save(self.position._replace(offset=news[-1].offset))
 
-    def replay_parked(self, feed: Feed) -> int:
+    def apply_lanes(self, events: Sequence[Recorded], moves: Mapping[Lane, int]) -> None:
+        """Take in what is new in some lanes, then move them on. Raises FactsDamaged."""
+        assert self._digestion is not None
+        rows: dict[str, list[Row]] = {}
+        self._digestion.digest(events, _attempt(rows))
+        self._insert(rows)
+        epoch = self.position.epoch
+        self._store.save_lanes(self.version, epoch, {lane.key: offset for lane, offset in moves.items()})
+        # Read after it was written: of processes that finish together, the last one sees what the others did.
+        lanes = self._store.lanes(self.version, epoch)
+        own = {lane: lanes[lane.key] for lane in self.progress.lanes if lane.key in lanes}
+        self.progress = Progress(self.progress.lanes, self.progress.base, own)
+        overall = self.progress.overall()
+        if overall > self.position.offset:
+            mark = self._coordination.mark_at(overall) or ""
+            self._checkpoint(self.position._replace(offset=overall), mark)
+
+    def replay_parked(self, feed: Feed, mine: Mine = every_stream) -> int:
         """Try parked events again that an operator asked for; returns how many were applied."""
         assert self._digestion is not None
         rows: dict[str, list[Row]] = {}
-        succeeded = self._digestion.replay(feed, _attempt(rows))
+        succeeded = self._digestion.replay(feed, _attempt(rows), mine)
         if succeeded:
             self._insert(rows)
             self._digestion.settle(succeeded)
         return len(succeeded)
+
+    def _stand(self, found: FactsCheckpoint) -> None:
+        if found.version != self.version or self._digestion is None:
+            self.version = found.version
+            self._refresh()
+        self.position, self._mark = found.position, found.mark
+
+    def _refresh(self) -> None:
+        self._digestion = Digestion(self._coordination, self.label)
 
     def _insert(self, rows: dict[str, list[Row]]) -> None:
         for table, group in rows.items():
             self._store.insert(table, group)
 
     def _save(self, position: Position) -> None:
-        mark = self._noted.event if self._noted is not None and self._noted.position == position else ""
-        self._store.save(FactsCheckpoint(self.version, position, self._serial + 1, mark))
-        self.position, self._serial, self._mark = position, self._serial + 1, mark
+        noted = self._noted is not None and self._noted.position == position
+        self._checkpoint(position, self._noted.event if noted and self._noted else "")
+
+    def _checkpoint(self, position: Position, mark: str) -> None:
+        self._store.save(FactsCheckpoint(self.version, position, mark))
+        self.position, self._mark = position, mark
 
 
 def _attempt(rows: dict[str, list[Row]]) -> Attempt:

@@ -1,6 +1,6 @@
 """What a follower needs: a feed of the log, a place to coordinate with others, and a target for the effect."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from contracts.envelope import Recorded
 from contracts.position import Position
+from infra.kafka.lanes import Lane, Progress
 
 State = Literal["starting", "following", "retrying", "halted", "stopped"]
 
@@ -67,6 +68,21 @@ def mark_of(recorded: Recorded) -> str:
     return event_mark(recorded.metadata.event_id, recorded.metadata.recorded_at)
 
 
+class StoreNeeded(Exception):
+    """A target is not there, or not whole yet: it has to be caught up from the store before it may follow lanes."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has to be caught up from the store first")
+
+
+Mine = Callable[[str], bool]  # Whether a stream is among those that this process follows.
+
+
+def every_stream(_stream: str) -> bool:
+    """Of a follower that has the whole log to itself."""
+    return True
+
+
 class ParkedEvent(NamedTuple):
     """One event that was not applied, by its place in the log and in its stream."""
 
@@ -122,6 +138,10 @@ class Coordination(Protocol):
 
     def hold(self, name: str) -> AbstractContextManager[None]:
         """Be the only one who writes this projection. Raises Busy after a bounded wait."""
+        ...
+
+    def share(self, name: str) -> AbstractContextManager[None]:
+        """Write some lanes of this projection; others may write others. Raises Busy while somebody holds it."""
         ...
 
     def count(self, after: int, upto: int) -> int:
@@ -211,6 +231,22 @@ class Target(Protocol):
         """Take in a batch, all of it or (when it raises) none that counts. Events before its position are ignored."""
         ...
 
-    def replay_parked(self, feed: Feed) -> int:
+    @property
+    def progress(self) -> Progress:
+        """Where it stands in each of its lanes, as last loaded or applied."""
+        ...
+
+    def load_lanes(self, epoch: str, mine: Collection[Lane]) -> None:
+        """Look where it stands in its lanes, of which some are ``mine`` to follow now. Raises StoreNeeded, OtherEpoch.
+
+        What is parked is looked up again when one of those is elsewhere than this process left it.
+        """
+        ...
+
+    def apply_lanes(self, events: Sequence[Recorded], moves: Mapping[Lane, int]) -> None:
+        """Take in what is new in some lanes (no event before their progress), and move them on, all or none."""
+        ...
+
+    def replay_parked(self, feed: Feed, mine: Mine = every_stream) -> int:
         """Try again what an operator asked for; returns how many events were applied."""
         ...

@@ -263,10 +263,8 @@ class RebuildableFacts:
 
     def switch(self, shadow: Target) -> None:
         """Table by table; both sides hold the log up to the same offset, so a mixture is whole too."""
-        found = self._store.checkpoint()
         self._store.switch_to_shadow()
-        serial = 0 if found is None else found.serial
-        self._store.save(FactsCheckpoint(_version(shadow), shadow.position, serial + 1))
+        self._store.save(FactsCheckpoint(_version(shadow), shadow.position))
 
     def drop(self) -> int:
         """Delete the shadow, be it an old version or a rebuild that was cut short."""

@@ -1,15 +1,17 @@
 """A read model in Redis as a target of the log: fold a batch in memory, write each bucket once, the position last."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NoReturn
 
 import structlog
 
 from contracts.envelope import Recorded
 from contracts.position import Position
 from contracts.read_models import NEVER_READY
+from infra.kafka.lanes import Lane, Progress
 from infra.projections.digestion import Attempt, Digestion
-from infra.projections.ports import Busy, Coordination, Feed, OtherEpoch
-from infra.redis.models import BucketDamaged, CheckpointLost, ModelStore, Seen
+from infra.projections.ports import Busy, Coordination, Feed, Mine, OtherEpoch, StoreNeeded, every_stream
+from infra.redis.models import BucketDamaged, CheckpointLost, Control, ModelStore, Seen
 from projections.model import FIRST_VERSION, Entry, GapInStream, Place, apply_once
 
 TRIES_MAX = 5  # Each time somebody else wrote first. Then the batch is tried again as a whole, later.
@@ -20,15 +22,24 @@ _log = structlog.get_logger(__name__)
 class RedisTarget:
     """One version of one read model. Without a version it is whichever one readers use (and begins one when none is).
 
-    One thread at a time, under the projection's lock.
+    One thread at a time, under the projection's lock. ``lanes``: those in which it is followed over Kafka, by several
+    processes at once.
     """
 
     def __init__(
-        self, store: ModelStore, coordination: Coordination, *, shard: int, version: int | None = None
+        self,
+        store: ModelStore,
+        coordination: Coordination,
+        *,
+        shard: int,
+        version: int | None = None,
+        lanes: Collection[Lane] = (),
     ) -> None:
         self.name = store.model.name
         self.position = Position(shard, "", 0)
         self.version = version or 0
+        self.progress = Progress(lanes)
+        self._at: dict[str, Position] = {}  # By lane: where the version was when last seen.
         self._follows_active = version is None
         self._store = store
         self._coordination = coordination
@@ -52,47 +63,102 @@ class RedisTarget:
                 raise CheckpointLost(f"{self.label} has no checkpoint any more: it was flushed or dropped")
             version, position = self._begin(max(control.newest, self.version) + 1, epoch, head)
         if position.epoch != epoch:
-            if control.ready_at != NEVER_READY:
-                self._store.withdraw()
-            raise OtherEpoch(self.name, position.epoch, epoch)
+            self._refuse(position, epoch, control)
         if version != self.version or self._digestion is None:
             self.version = version
-            self._digestion = Digestion(self._coordination, self.label)
-        self.position = position
+            self._refresh()
+        self.position, self._at = position, dict(control.lanes.get(version, {}))
+
+    def load_lanes(self, epoch: str, mine: Collection[Lane]) -> None:
+        """Look where the active version stands in its lanes; those that it does not have yet begin at its checkpoint.
+
+        Raises StoreNeeded for a version that is not whole, OtherEpoch, CheckpointLost.
+        """
+        control = self._store.control()
+        version = control.active
+        position = None if version is None else control.checkpoints.get(version)
+        if version is None or position is None:
+            raise StoreNeeded(self.name)
+        if position.epoch != epoch:
+            self._refuse(position, epoch, control)
+        if position.offset < control.ready_at:
+            raise StoreNeeded(self.name)
+        at = dict(control.lanes.get(version, {}))
+        if missing := [lane.key for lane in self.progress.lanes if lane.key not in at]:
+            self._store.begin_lanes(version, position, missing)
+            at |= dict.fromkeys(missing, position)
+        if (
+            version != self.version
+            or self._digestion is None
+            or any(at.get(lane.key) != self._at.get(lane.key) for lane in mine)
+        ):
+            self.version = version
+            self._refresh()
+        self._stand(position, at)
 
     def begin(self, epoch: str) -> None:
         """Make this version, empty, for nobody to read yet."""
         self.position = Position(self.position.shard, epoch, 0)
         self._store.begin(self.version, self.position)
-        self._digestion = Digestion(self._coordination, self.label)
+        self._at = {}
+        self._refresh()
 
     def apply(self, events: Sequence[Recorded]) -> None:
         """Take in a batch. Raises GapInStream, BucketDamaged, CheckpointLost; none of the batch counts then."""
         news = [each for each in events if each.offset > self.position.offset]
         if not news:
             return
-        mine = [each for each in news if each.name.kind in self._store.model.kinds]
-        try:
-            if mine:
-                self._fold(mine)
-        except (GapInStream, BucketDamaged) as error:
-            if self._store.control().checkpoints.get(self.version) != self.position:
-                raise CheckpointLost(f"{self.label} was flushed or moved") from error  # No wonder that parts are gone.
-            raise
+        self._take(news, lambda control: control.checkpoints.get(self.version) == self.position)
         self._advance(news[-1].offset)
 
-    def replay_parked(self, feed: Feed) -> int:
+    def apply_lanes(self, events: Sequence[Recorded], moves: Mapping[Lane, int]) -> None:
+        """Take in what is new in some lanes, then move them on. Raises as :meth:`apply` does."""
+        self._take(events, lambda control: self._is_at(control, moves))
+        ends = {lane.key: self.position._replace(offset=offset) for lane, offset in moves.items()}
+        steps = {key: (self._at[key], end) for key, end in ends.items()}
+        position = self._store.move_lanes(self.version, steps, [lane.key for lane in self.progress.lanes])
+        self._stand(position, self._at | ends)
+
+    def replay_parked(self, feed: Feed, mine: Mine = every_stream) -> int:
         """Try parked events again that an operator asked for; returns how many were applied."""
         assert self._digestion is not None
         seen = Seen()
         changed: dict[Place, Entry] = {}
-        succeeded = self._digestion.replay(feed, self._attempt(seen, changed, load=True))
+        succeeded = self._digestion.replay(feed, self._attempt(seen, changed, load=True), mine)
         if not succeeded:
             return 0
         if not self._store.write(self.version, self.position.offset, changed, seen):
             return 0  # Another process wrote one of the buckets: next time.
         self._digestion.settle(succeeded)
         return len(succeeded)
+
+    def _take(self, events: Sequence[Recorded], is_unmoved: Callable[[Control], bool]) -> None:
+        mine = [each for each in events if each.name.kind in self._store.model.kinds]
+        try:
+            if mine:
+                self._fold(mine)
+        except (GapInStream, BucketDamaged) as error:
+            if is_unmoved(self._store.control()):
+                raise
+            raise CheckpointLost(f"{self.label} was flushed or moved") from error  # No wonder that parts are gone.
+
+    def _is_at(self, control: Control, lanes: Collection[Lane]) -> bool:
+        at = control.lanes.get(self.version, {})
+        return all(at.get(lane.key) == self._at[lane.key] for lane in lanes)
+
+    def _refuse(self, position: Position, epoch: str, control: Control) -> NoReturn:
+        if control.ready_at != NEVER_READY:
+            self._store.withdraw()
+        raise OtherEpoch(self.name, position.epoch, epoch)
+
+    def _stand(self, position: Position, at: dict[str, Position]) -> None:
+        own = {lane: at[lane.key].offset for lane in self.progress.lanes}
+        self.position, self._at = position, at
+        self.progress = Progress(self.progress.lanes, position.offset, own)
+
+    def _refresh(self) -> None:
+        """What is parked may be known to somebody else only: look again."""
+        self._digestion = Digestion(self._coordination, self.label)
 
     def _begin(self, version: int, epoch: str, head: int) -> tuple[int, Position]:
         start = Position(self.position.shard, epoch, 0)
@@ -151,5 +217,5 @@ class RedisTarget:
 
     def _advance(self, offset: int) -> None:
         position = self.position._replace(offset=offset)
-        self._store.advance(self.version, self.position, position)
-        self.position = position
+        self._store.advance(self.version, self.position, position, self._at.keys())
+        self.position, self._at = position, {}

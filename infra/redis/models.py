@@ -18,11 +18,12 @@ from contracts.read_models import (
     bucket_key,
     checkpoint_field,
     control_key,
+    lane_field,
     list_key,
     model_at,
 )
 from infra.redis.connection import translated
-from infra.redis.scripts import ACTIVATE, COMPARE_AND_SET, WRITE_BUCKET
+from infra.redis.scripts import ACTIVATE, BEGIN_LANES, COMPARE_AND_SET, MOVE_LANES, WRITE_BUCKET
 from projections.model import Entry, Place, ReadModel
 
 T = TypeVar("T")
@@ -51,6 +52,9 @@ class Control:
     active: int | None
     ready_at: int = 0
     checkpoints: Mapping[int, Position] = field(default_factory=dict)
+    lanes: Mapping[int, Mapping[str, Position]] = field(
+        default_factory=dict
+    )  # Per version that has lanes, by their keys.
 
     @property
     def newest(self) -> int:
@@ -89,6 +93,8 @@ class ModelStore:
         self._client = client
         self._write_bucket = client.register_script(WRITE_BUCKET)
         self._compare_and_set = client.register_script(COMPARE_AND_SET)
+        self._begin_lanes = client.register_script(BEGIN_LANES)
+        self._move_lanes = client.register_script(MOVE_LANES)
         self._activate = client.register_script(ACTIVATE)
         self._control = control_key(self._name)
 
@@ -98,8 +104,15 @@ class ModelStore:
             fields = cast(dict[bytes, bytes], self._client.hgetall(self._control))
         active = fields.pop(ACTIVE_FIELD.encode(), None)
         ready_at = int(fields.pop(READY_FIELD.encode(), 0))
-        checkpoints = {int(name.decode()[1:]): Position.parse(token.decode()) for name, token in fields.items()}
-        return Control(None if active is None else int(active), ready_at, checkpoints)
+        checkpoints: dict[int, Position] = {}
+        lanes: dict[int, dict[str, Position]] = {}
+        for name, value in fields.items():
+            version, _, lane = name.decode().removeprefix("v").partition("/")
+            if lane:
+                lanes.setdefault(int(version), {})[lane] = _lane_position(value)
+            else:
+                checkpoints[int(version)] = Position.parse(value.decode())
+        return Control(None if active is None else int(active), ready_at, checkpoints, lanes)
 
     def begin(self, version: int, start: Position, *, ready_at: int | None = None) -> None:
         """Make a new, empty version. Whatever lies under its name is a leftover.
@@ -107,6 +120,7 @@ class ModelStore:
         ``ready_at``: there is nothing to serve meanwhile; make it the active one, to be served from that offset on.
         """
         self._purge(version)
+        self._forget(version)
         fields: dict[Any, Any] = {checkpoint_field(version): start.token()}
         if ready_at is not None:
             fields |= {ACTIVE_FIELD: version, READY_FIELD: ready_at}
@@ -150,13 +164,44 @@ class ModelStore:
                     written = all(pipe.execute()) and written
         return written
 
-    def advance(self, version: int, seen: Position, position: Position) -> None:
-        """Move a version's checkpoint on. Raises CheckpointLost when it is not where the caller saw it."""
+    def advance(self, version: int, seen: Position, position: Position, lanes: Collection[str] = ()) -> None:
+        """Move a version's checkpoint on. Raises CheckpointLost when it is not where the caller saw it.
+
+        ``lanes``: those that the version has, and loses by this: they are left behind.
+        """
         arguments = [checkpoint_field(version), seen.token(), position.token()]
+        arguments += [lane_field(version, lane) for lane in lanes]
         with translated():
             moved = self._compare_and_set(keys=[self._control], args=arguments)
         if not moved:
             raise CheckpointLost(f"{self._name} v{version} is no longer at offset {seen.offset}")
+
+    def begin_lanes(self, version: int, seen: Position, lanes: Collection[str]) -> None:
+        """Begin those of these lanes that the version does not have yet at its checkpoint. Raises CheckpointLost."""
+        arguments = [checkpoint_field(version), seen.token(), _lane_value(seen)]
+        arguments += [lane_field(version, lane) for lane in lanes]
+        with translated():
+            begun = self._begin_lanes(keys=[self._control], args=arguments)
+        if not begun:
+            raise CheckpointLost(f"{self._name} v{version} is no longer at offset {seen.offset}")
+
+    def move_lanes(
+        self, version: int, moves: Mapping[str, tuple[Position, Position]], lanes: Collection[str]
+    ) -> Position:
+        """Move some lanes on, each from where it was seen; returns the checkpoint: where the last of ``lanes`` is.
+
+        Raises CheckpointLost when one is not where the caller saw it; none is moved then.
+        """
+        arguments: list[Any] = [checkpoint_field(version), len(moves)]
+        for lane, (seen, position) in moves.items():
+            arguments += [lane_field(version, lane), _lane_value(seen), _lane_value(position)]
+        arguments += [lane_field(version, lane) for lane in lanes]
+        with translated():
+            token = self._move_lanes(keys=[self._control], args=arguments)
+        if token is None:
+            names = ", ".join(moves)
+            raise CheckpointLost(f"{self._name} v{version} is elsewhere in one of its lanes {names}")
+        return Position.parse(cast(bytes, token).decode())
 
     def activate(self, version: int, seen: Position) -> None:
         """Let readers use this version from now on. Raises CheckpointLost as above."""
@@ -169,8 +214,7 @@ class ModelStore:
         """Delete a version that is not active; returns how many keys it had. Raises ValueError for the active one."""
         if self.control().active == version:
             raise ValueError(f"{self._name} v{version} is what readers use; switch to another version first")
-        with translated():
-            self._client.hdel(self._control, checkpoint_field(version))
+        self._forget(version)
         return self._purge(version)
 
     def checksum(self, version: int) -> Checksum:
@@ -220,6 +264,12 @@ class ModelStore:
                     fields.pop(POSITION_FIELD.encode(), None)
                     yield key.decode(), fields, listed
 
+    def _forget(self, version: int) -> None:
+        """No checkpoint and no lanes any more."""
+        lanes = self.control().lanes.get(version, {})
+        with translated():
+            self._client.hdel(self._control, checkpoint_field(version), *(lane_field(version, lane) for lane in lanes))
+
     def _purge(self, version: int) -> int:
         deleted = 0
         with translated():
@@ -245,6 +295,14 @@ def decode(value: bytes) -> Entry:
     """The inverse of :func:`encode`. Raises ValueError, KeyError or TypeError for anything else."""
     body = orjson.loads(value)
     return Entry(int(body["first"]), dict(body["seen"]), dict(body["doc"]))
+
+
+def _lane_value(position: Position) -> str:
+    return f"{position.offset} {position.token()}"
+
+
+def _lane_position(value: bytes) -> Position:
+    return Position.parse(value.decode().partition(" ")[2])
 
 
 def digest(tag: str, name: bytes, value: bytes) -> int:

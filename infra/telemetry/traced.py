@@ -1,13 +1,14 @@
 """Spans around the engine and around projections: both are wrapped from outside and know nothing of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
 from command.engine import Listener, Outcome
 from contracts.envelope import Answer, CommandEnvelope, Recorded
 from contracts.position import Position
-from infra.projections.ports import Feed, Target
+from infra.kafka.lanes import Lane, Progress
+from infra.projections.ports import Feed, Mine, Target, every_stream
 from infra.telemetry.tracing import Tracing
 
 
@@ -81,6 +82,20 @@ class TracedTarget:
         with self._tracing.following(f"project {self._target.name}", events):
             self._target.apply(events)
 
-    def replay_parked(self, feed: Feed) -> int:
+    @property
+    def progress(self) -> Progress:
+        """Where it stands in its lanes."""
+        return self._target.progress
+
+    def load_lanes(self, epoch: str, mine: Collection[Lane]) -> None:
+        """Look where it stands in its lanes."""
+        self._target.load_lanes(epoch, mine)
+
+    def apply_lanes(self, events: Sequence[Recorded], moves: Mapping[Lane, int]) -> None:
+        """Take in a batch of some lanes."""
+        with self._tracing.following(f"project {self._target.name}", events):
+            self._target.apply_lanes(events, moves)
+
+    def replay_parked(self, feed: Feed, mine: Mine = every_stream) -> int:
         """Try parked events again."""
-        return self._target.replay_parked(feed)
+        return self._target.replay_parked(feed, mine)

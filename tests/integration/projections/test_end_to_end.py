@@ -37,7 +37,7 @@ def test_a_model_holds_what_its_own_fold_says(world: World) -> None:
 
 def test_a_store_that_is_away_is_named_and_hides_only_its_own_followers(world: World) -> None:
     world.append(everything())
-    world.facts.save(FactsCheckpoint(1, Position(0, world.feed.epoch(), 1), 1))
+    world.facts.save(FactsCheckpoint(1, Position(0, world.feed.epoch(), 1)))
     settings = Settings.load(
         postgres_dsn=world.postgres_dsn, redis_url="redis://127.0.0.1:1/0", clickhouse_url=world.clickhouse_url
     )
@@ -55,7 +55,7 @@ def test_a_follower_that_cannot_pass_an_event_says_which(world: World) -> None:
             "SELECT 'a/b/novel/1', 1, 'novel.happened.v9', state FROM stored_events WHERE notification_id = %s",
             (head,),
         )
-        world.facts.save(FactsCheckpoint(1, Position(0, world.feed.epoch(), head), 1))
+        world.facts.save(FactsCheckpoint(1, Position(0, world.feed.epoch(), head)))
         settings = Settings.load(
             postgres_dsn=world.postgres_dsn, redis_url=world.redis_url, clickhouse_url=world.clickhouse_url
         )

@@ -1,6 +1,6 @@
 """A follower handles every event once in effect: through crashes, flushes, redelivery, poison and restored stores."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from threading import Event as Signal
 from typing import Any
@@ -16,7 +16,7 @@ from contracts.identity import Realm
 from contracts.position import Position
 from contracts.read_models import bucket_key, checkpoint_field, control_key
 from contracts.registry import EventRegistry, UnknownEventType
-from infra.clickhouse.facts import FactsCheckpoint, FactsStore
+from infra.clickhouse.facts import FactsStore
 from infra.postgres import dead_letters
 from infra.postgres.connections import transaction
 from infra.postgres.epoch import bump_epoch
@@ -148,7 +148,8 @@ def test_redelivery_from_the_start_changes_nothing(world: World) -> None:
     found = world.facts.checkpoint()
     assert found is not None
     start = found.position._replace(offset=0)
-    world.facts.save(FactsCheckpoint(found.version, start, found.serial + 1))
+    with clickhouse(world.clickhouse_url) as server:
+        server.command("TRUNCATE TABLE projection_positions")
     client = connect(world.redis_url)
     for name in READ_MODELS:
         client.hset(control_key(name), checkpoint_field(1), start.token())
@@ -188,7 +189,7 @@ def test_a_flush_between_the_buckets_and_the_checkpoint_leaves_no_half_bucket(
     class Flushed(ModelStore):
         flushes = 1
 
-        def advance(self, version: int, seen: Position, position: Position) -> None:
+        def advance(self, version: int, seen: Position, position: Position, lanes: Collection[str] = ()) -> None:
             if seen.offset > 20 and Flushed.flushes:
                 Flushed.flushes -= 1
                 places = self._buckets(version)
@@ -197,7 +198,7 @@ def test_a_flush_between_the_buckets_and_the_checkpoint_leaves_no_half_bucket(
                 client.flushdb()
                 for key, value in list(kept.items())[:1]:  # One bucket is written just after the flush.
                     client.restore(key, 0, value)
-            super().advance(version, seen, position)
+            super().advance(version, seen, position, lanes)
 
     story = Story()
     for nth in range(1, 41):
