@@ -158,6 +158,7 @@ def run_projections(settings: Settings) -> None:
         limits=limits,
         on_batch=metrics.batch_followed,
         watched=(lambda target: TracedTarget(target, tracing)) if tracing.enabled else (lambda target: target),
+        kafka=settings if settings.follower_feed == "kafka" else None,
     )
     metrics.add_source(lambda: [_halted(status) for status in service.statuses()])
     metrics.add_source(lambda: parked_of(settings))

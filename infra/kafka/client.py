@@ -7,7 +7,10 @@ from typing import Any, Final
 
 from aiokafka.errors import KafkaConnectionError, KafkaError, RequestTimedOutError
 
+from infra.kafka.errors import KafkaUnavailable
 from infra.settings import Settings
+
+__all__ = ["KafkaUnavailable", "NoKafka", "connection", "translated"]
 
 ANSWER_TIMEOUT_MS: Final = 10_000
 
@@ -20,10 +23,6 @@ class NoKafka(Exception):
             "TESSERA_KAFKA_BOOTSTRAP is not set. Set it to the address of a broker (host:port,host:port), "
             "or run `tessera up --kafka`, which brings its own"
         )
-
-
-class KafkaUnavailable(Exception):
-    """No broker can be reached, or none answers in time. Whether the last write landed is unknown; repeat it."""
 
 
 def connection(settings: Settings) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from contracts.topics import Topic, named
-from infra.kafka.client import KafkaUnavailable, connection, translated
+from infra.kafka.client import connection, translated
+from infra.kafka.errors import KafkaUnavailable
 from infra.kafka.lanes import Lane
 from infra.settings import Settings
 
@@ -38,6 +39,7 @@ class LaneConsumer:
     def __init__(
         self, settings: Settings, group: str, topics: Iterable[Topic], *, session_timeout_ms: int = SESSION_TIMEOUT_MS
     ) -> None:
+        self.partitions = settings.kafka_partitions
         self.group = f"{settings.kafka_prefix}tessera-{group}"
         self._settings = settings
         self._session_timeout_ms = session_timeout_ms

@@ -14,11 +14,20 @@ So nothing that Kafka repeats, drops, forgets after its retention or hands over 
 it withholds at the end of a lane shows with the next watermark.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 from contracts.envelope import Recorded
+from contracts.position import Position
+from contracts.registry import UnknownEventType
+from contracts.topics import Topic, topic_of
+from infra.kafka.messages import Record, UnreadableMessage, Watermark, decode
+from infra.kafka.partition import partition_of
+
+NOWHERE: Final = 1 << 62  # The place of a record that does not say where it is: after everything.
+STRETCHES_MAX: Final = 4  # Of the log, remembered while holes are filled.
 
 
 class Lane(NamedTuple):
@@ -114,6 +123,47 @@ def sift(progress: int, records: Iterable[Heard], fill: Fill) -> Sifted:
     return Sifted(events, progress)
 
 
+def lane_of(kind: str, stream: str, partitions: int) -> Lane:
+    """Where a stream's events are published; ``kind`` is the stream's own."""
+    return Lane(topic_of(kind).name, partition_of(stream, partitions))
+
+
+def lanes_of(topics: Iterable[Topic], partitions: int) -> tuple[Lane, ...]:
+    """All lanes of some topics."""
+    return tuple(Lane(topic.name, partition) for topic in topics for partition in range(partitions))
+
+
+def read_lane(records: Iterable[Record], *, shard: int, epoch: str) -> list[Heard]:
+    """What a lane's records say to a follower of this shard, in this epoch.
+
+    Others' are left out: another shard's events are no business of its followers, and events of another epoch belong to
+    a history that was given up (whatever of them is still true is in the log, and is read from there).
+    """
+    heard = []
+    for record in records:
+        try:
+            told = decode(record)
+        except (UnknownEventType, UnreadableMessage) as error:
+            if (found := _place_of(record)) is None:
+                heard.append(Heard(NOWHERE, 0, trouble=error))
+            elif (found[0].shard, found[0].epoch) == (shard, epoch):
+                heard.append(Heard(found[0].offset, found[1], trouble=error))
+            continue
+        if (told.position.shard, told.position.epoch) == (shard, epoch):
+            event = None if isinstance(told, Watermark) else told.recorded
+            heard.append(Heard(told.position.offset, told.previous, event))
+    return heard
+
+
+def _place_of(record: Record) -> tuple[Position, int] | None:
+    """Where in the log a record that cannot be read says that it is."""
+    headers = dict(record.headers)
+    try:
+        return Position.parse(headers["position"].decode()), int(headers["previous"])
+    except (KeyError, ValueError):
+        return None
+
+
 class Log(Protocol):
     """What holes are filled from."""
 
@@ -132,6 +182,27 @@ def fill_from(log: Log, hole: Hole, belongs: Callable[[Recorded], bool], limit: 
         raise AheadOfLog(hole)
     reached = min(hole.upto, found[-1].offset)
     return Filled([each for each in found if each.offset <= reached and belongs(each)], reached)
+
+
+class RecentLog:
+    """A log that remembers what it read last: lanes that miss the same stretch are filled from one reading of it."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._stretches: deque[tuple[int, Sequence[Recorded]]] = deque(maxlen=STRETCHES_MAX)
+
+    def read(self, after: int, limit: int) -> Sequence[Recorded]:
+        """Up to ``limit`` events after an offset; fewer when the rest was not read yet. Raises as the log does."""
+        for start, events in self._stretches:
+            if start <= after < events[-1].offset:
+                return [each for each in events if each.offset > after][:limit]
+        if events := self._log.read(after, limit):
+            self._stretches.append((after, events))
+        return events
+
+    def forget(self) -> None:
+        """Read anew from now on."""
+        self._stretches.clear()
 
 
 @dataclass(frozen=True, slots=True)

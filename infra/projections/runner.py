@@ -12,6 +12,7 @@ import structlog
 from command.ports import StoreUnavailable
 from contracts.envelope import Recorded
 from infra.clickhouse.connection import ClickHouseUnavailable, FactsDamaged
+from infra.kafka.errors import KafkaUnavailable
 from infra.projections.ports import (
     Busy,
     Coordination,
@@ -33,7 +34,7 @@ from projections.model import GapInStream
 _log = structlog.get_logger(__name__)
 
 # Nothing is known to be lost or wrong: the same again, later.
-UNAVAILABLE = (StoreUnavailable, RedisUnavailable, ClickHouseUnavailable, Busy)
+UNAVAILABLE = (StoreUnavailable, RedisUnavailable, ClickHouseUnavailable, KafkaUnavailable, Busy)
 # This target is not what it should be; the others may go on.
 DAMAGED = (Halt, GapInStream, BucketDamaged, FactsDamaged)
 
@@ -124,7 +125,7 @@ class Follower:
 
     def step(self) -> int:
         """One batch, if there is one; returns how many events were read. Raises as :meth:`run` does, at once."""
-        due = time.monotonic() - self._tended_at >= self._limits.tend_seconds
+        due = self._is_due()
         if not due and self._feed.head() <= self._offset:
             return 0
         began = time.monotonic()
@@ -135,15 +136,22 @@ class Follower:
             events = self._read()
             if events:
                 self._hand_over(events)
+        self._went_well(len(events), began, tended=due)
+        return len(events)
+
+    def _is_due(self) -> bool:
+        """Whether it is time to look after parked events, and to tell how things are."""
+        return time.monotonic() - self._tended_at >= self._limits.tend_seconds
+
+    def _went_well(self, events: int, began: float, *, tended: bool) -> None:
         if self._state != "following":
             _log.info("follower_following", follower=self.name, offset=self._offset)
         self._state, self._last_error = "following", None
         if events:
-            self._on_batch(len(events), time.monotonic() - began)
-        if due:
+            self._on_batch(events, time.monotonic() - began)
+        if tended:
             self._tended_at = time.monotonic()
             self._report()
-        return len(events)
 
     @property
     def _running(self) -> list[Target]:
@@ -159,7 +167,7 @@ class Follower:
         self._head = self._feed.head()
         for target in self._targets:
             try:
-                target.load(self._epoch, self._head)
+                self._look(target)
             except CheckpointLost as error:
                 raise Halt(str(error)) from error
             except DAMAGED as error:
@@ -171,6 +179,9 @@ class Follower:
                 _log.info("target_resumed", follower=self.name, target=target.label)
         self._require_same_log()
         self._require_running()
+
+    def _look(self, target: Target) -> None:
+        target.load(self._epoch, self._head)
 
     def _require_same_log(self) -> None:
         """After a restore that nobody told, offsets are given out again: going on would pass over what has them now.

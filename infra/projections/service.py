@@ -5,25 +5,33 @@ from dataclasses import dataclass, replace
 from threading import Event as Signal
 from threading import Thread
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import structlog
 
 from contracts.position import Position
+from contracts.topics import EVENT_TOPICS, Topic, topic_of
 from infra.clickhouse.connection import ClickHouseUnavailable, FactsDamaged
 from infra.clickhouse.facts import POSITION_NAME, FactsStore
+from infra.kafka.errors import KafkaUnavailable
+from infra.kafka.lanes import lanes_of
 from infra.postgres.feed import StoreFeed
 from infra.projections.coordination import PostgresCoordination
 from infra.projections.facts_target import FactsTarget
-from infra.projections.ports import FollowerStatus, LogWentBack, Mark, OtherEpoch, Target
+from infra.projections.lane_follower import LaneFollower, LaneSource
+from infra.projections.ports import FollowerStatus, Halt, LogWentBack, Mark, OtherEpoch, Target, Witness
 from infra.projections.rebuild import Progress, Rebuildable, RebuildableFacts, RebuildableModel, RebuildReport, rebuild
 from infra.projections.redis_target import RedisTarget
 from infra.projections.runner import Follower, FollowerLimits
 from infra.projections.witness import RedisWitness
 from infra.redis.connection import RedisUnavailable, connect, require_no_eviction
 from infra.redis.models import ModelStore
+from infra.settings import Settings
 from projections.catalog import READ_MODELS
 from projections.model import ReadModel
+
+if TYPE_CHECKING:
+    from infra.kafka.consumer import LaneConsumer
 
 _log = structlog.get_logger(__name__)
 
@@ -98,12 +106,14 @@ class ProjectionService:
         limits: FollowerLimits | None = None,
         on_batch: OnBatch = lambda _follower, _events, _seconds: None,
         watched: Callable[[Target], Target] = lambda target: target,
+        kafka: Settings | None = None,
     ) -> None:
         self._dsn = postgres_dsn
         self._shard = shard
         self._limits = limits or FollowerLimits()
         self._on_batch = on_batch
         self._watched = watched  # Traces are put around targets here.
+        self._kafka = kafka  # Where to follow over topics; without it followers read the store.
         self._redis = connect(redis_url)
         self._clickhouse_url = clickhouse_url
         self.facts = FactsStore(clickhouse_url)
@@ -158,13 +168,25 @@ class ProjectionService:
             try:
                 self.check()
                 self.migrate()
-            except (RedisUnavailable, ClickHouseUnavailable) as error:
+                self._check_topics()
+            except (RedisUnavailable, ClickHouseUnavailable, KafkaUnavailable) as error:
                 if looks_left == 0 or stop.is_set():
                     raise
                 _log.warning("stores_awaited", reason=str(error), looks_left=looks_left)
                 stop.wait(STORE_LOOK_SECONDS)
             else:
                 return
+
+    def _check_topics(self) -> None:
+        """Raises Halt when topics are missing, WrongPartitions when streams lie elsewhere than is set."""
+        if self._kafka is None:
+            return
+        from infra.kafka.admin import require_partitions, topic_states
+
+        states = topic_states(self._kafka, EVENT_TOPICS)
+        require_partitions(self._kafka, states)
+        if missing := [state.name for state in states if not state.partitions]:
+            raise Halt(f"followers are to read Kafka, but it has no topics {', '.join(missing)}: run `tessera migrate`")
 
     def statuses(self) -> Sequence[FollowerStatus]:
         """How the followers of this process are."""
@@ -200,46 +222,81 @@ class ProjectionService:
         """Delete the versions that readers do not use; returns how many. Raises UnknownProjection."""
         return self._rebuildable(name).drop()
 
-    def redis_follower(self, feed: StoreFeed, coordination: PostgresCoordination) -> Follower:
-        """The follower of all read models."""
+    def redis_follower(
+        self, feed: StoreFeed, coordination: PostgresCoordination, source: LaneSource | None = None
+    ) -> Follower:
+        """The follower of all read models; over lanes, when there is a ``source`` of them."""
         targets = [
-            self._watched(RedisTarget(self._store(model), coordination, shard=self._shard))
+            self._watched(
+                RedisTarget(
+                    self._store(model),
+                    coordination,
+                    shard=self._shard,
+                    lanes=() if source is None else lanes_of(topics_of(model), source.partitions),
+                )
+            )
             for model in READ_MODELS.values()
         ]
-        return Follower(
-            REDIS_FOLLOWER,
-            feed,
-            targets,
-            coordination,
-            self._limits,
-            lambda events, seconds: self._on_batch(REDIS_FOLLOWER, events, seconds),
-            witness=RedisWitness(self._redis, self._shard),
-        )
+        witness = RedisWitness(self._redis, self._shard)
+        return self._follower(REDIS_FOLLOWER, source, feed, targets, coordination, limits=self._limits, witness=witness)
 
-    def facts_follower(self, feed: StoreFeed, coordination: PostgresCoordination, facts: FactsStore) -> Follower:
-        """The follower of the facts."""
+    def facts_follower(
+        self,
+        feed: StoreFeed,
+        coordination: PostgresCoordination,
+        facts: FactsStore,
+        source: LaneSource | None = None,
+    ) -> Follower:
+        """The follower of the facts; over lanes, when there is a ``source`` of them."""
         limits = FollowerLimits(
             batch_events_max=max(self._limits.batch_events_max, 5_000),
             poll_seconds=self._limits.poll_seconds,
+            tend_seconds=self._limits.tend_seconds,
             linger_seconds=max(self._limits.linger_seconds, FACTS_LINGER_SECONDS),
         )
-        target = FactsTarget(facts, coordination, shard=self._shard)
-        return Follower(
-            FACTS_FOLLOWER,
-            feed,
-            [self._watched(target)],
-            coordination,
-            limits,
-            lambda events, seconds: self._on_batch(FACTS_FOLLOWER, events, seconds),
-            witness=target,
+        lanes = () if source is None else lanes_of(EVENT_TOPICS, source.partitions)
+        target = FactsTarget(facts, coordination, shard=self._shard, lanes=lanes)
+        watched = [self._watched(target)]
+        return self._follower(FACTS_FOLLOWER, source, feed, watched, coordination, limits=limits, witness=target)
+
+    def lane_source(self, name: str) -> "LaneConsumer | None":
+        """One more member of a follower's group, if followers read topics. To be closed by the caller."""
+        if self._kafka is None:
+            return None
+        from infra.kafka.consumer import LaneConsumer
+
+        topics = (
+            EVENT_TOPICS if name == FACTS_FOLLOWER else {each for m in READ_MODELS.values() for each in topics_of(m)}
         )
+        return LaneConsumer(self._kafka, f"{name}-{self._shard}", topics)
+
+    def _follower(
+        self,
+        name: str,
+        source: LaneSource | None,
+        feed: StoreFeed,
+        targets: Sequence[Target],
+        coordination: PostgresCoordination,
+        *,
+        limits: FollowerLimits,
+        witness: Witness,
+    ) -> Follower:
+        def on_batch(events: int, seconds: float) -> None:
+            self._on_batch(name, events, seconds)
+
+        if source is None:
+            return Follower(name, feed, targets, coordination, limits, on_batch, witness=witness)
+        return LaneFollower(name, source, feed, targets, coordination, limits, on_batch=on_batch, witness=witness)
 
     def _keep_following(self, name: str, stop: Signal, healthy: dict[str, bool]) -> None:
         feed = StoreFeed(self._dsn, shard=self._shard)
         coordination = PostgresCoordination(self._dsn)
         facts = FactsStore(self._clickhouse_url)
-        make = self.redis_follower if name == REDIS_FOLLOWER else _with(facts, self.facts_follower)
-        follower = make(feed, coordination)
+        source = self.lane_source(name)
+        if name == REDIS_FOLLOWER:
+            follower = self.redis_follower(feed, coordination, source)
+        else:
+            follower = self.facts_follower(feed, coordination, facts, source)
         self._followers.append(follower)
         healthy[name] = False
         try:
@@ -251,6 +308,8 @@ class ProjectionService:
                     stop.wait(HALTED_AGAIN_SECONDS)
             healthy[name] = follower.status().state == "stopped" and not follower.status().halted
         finally:
+            if source is not None:
+                source.close()
             feed.close()
             coordination.close()
             facts.close()
@@ -327,7 +386,6 @@ class ProjectionService:
         )
 
 
-def _with(
-    facts: FactsStore, make: Callable[[StoreFeed, PostgresCoordination, FactsStore], Follower]
-) -> Callable[[StoreFeed, PostgresCoordination], Follower]:
-    return lambda feed, coordination: make(feed, coordination, facts)
+def topics_of(model: ReadModel) -> Sequence[Topic]:
+    """The topics that carry what a model hears."""
+    return list(dict.fromkeys(topic_of(kind) for kind in sorted(model.kinds)))

@@ -10,12 +10,16 @@ import pytest
 
 from command.ports import Batch, NewEvent
 from contracts.envelope import Recorded
-from infra.clickhouse.facts import FactsStore
+from contracts.position import Position
+from infra.clickhouse.facts import FactsCheckpoint, FactsStore
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
 from infra.projections.coordination import PostgresCoordination
 from infra.projections.runner import FollowerLimits
 from infra.projections.service import ProjectionService
+from infra.redis.connection import connect
+from infra.redis.models import ModelStore
+from projections.catalog import READ_MODELS
 
 
 @dataclass
@@ -52,6 +56,13 @@ class World:
                 while follower.step():
                     pass
 
+    def catch_up_empty(self) -> None:
+        """Both followers begin at the start of the log, and take in nothing: lanes bring all of it."""
+        start = Position(0, self.feed.epoch(), 0)
+        for model in READ_MODELS.values():
+            ModelStore(connect(self.redis_url), model).begin(1, start, ready_at=0)
+        self.facts.save(FactsCheckpoint(1, start))
+
     def stored(self) -> Sequence[Recorded]:
         """The whole log, as the store has it."""
         return self.feed.read(0, 1_000_000)
@@ -65,12 +76,16 @@ class World:
         """A coordination of one's own, closed at the end of the block."""
         return Coordinated(self.postgres_dsn)
 
+    def impatient(self) -> "Coordinated":
+        """One that does not wait for locks."""
+        return Coordinated(self.postgres_dsn, hold_wait_seconds=0.05)
+
 
 class Coordinated:
     """Closes a coordination."""
 
-    def __init__(self, dsn: str) -> None:
-        self._coordination = PostgresCoordination(dsn)
+    def __init__(self, dsn: str, *, hold_wait_seconds: float | None = None) -> None:
+        self._coordination = PostgresCoordination(dsn, hold_wait_seconds=hold_wait_seconds)
 
     def __enter__(self) -> PostgresCoordination:
         return self._coordination
