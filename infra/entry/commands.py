@@ -55,7 +55,8 @@ def reported_event(body: Mapping[str, Any], *, default_currency: str) -> tuple[C
 def require_scope(caller: Caller, scope: Scope) -> None:
     """Raises Problem (403) when the caller lacks it."""
     if scope not in caller.scopes:
-        raise Problem("scope_missing", f"the API key lacks the scope {scope.value}", extra={"scope": scope.value})
+        detail = f"this needs the scope {scope.value}, which the caller does not have"
+        raise Problem("scope_missing", detail, extra={"scope": scope.value})
 
 
 def _words(error: ValidationError) -> str:

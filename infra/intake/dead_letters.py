@@ -1,0 +1,166 @@
+"""Records that can never be taken in, kept on a topic of their own with the reason and where they came from.
+
+A letter is the record as it came (key, value, headers), and behind its headers ours: ``reason`` (a code), ``detail``,
+``origin-topic``, ``origin-partition``, ``origin-offset`` and ``refused-at``. Where a record came from is its identity:
+a letter that was written twice, because its batch came again, is one letter. What became of a letter is told by a
+*mark* on the same topic: a record without a value, with the header ``settled``.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final, Literal, NamedTuple, Self
+
+from infra.intake.decoding import Record
+from infra.intake.messages import VALUE_BYTES_MAX, Outgoing
+
+Settled = Literal["requeued", "dropped"]
+
+REASON: Final = "reason"
+SETTLED: Final = "settled"
+REQUEUED_FROM: Final = "requeued-from"
+DETAIL_LENGTH_MAX: Final = 1_000
+
+
+class Origin(NamedTuple):
+    """Where a record came from; as text ``topic:partition:offset``, the name of its letter."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """Where a record is."""
+        return cls(record.topic, record.partition, record.offset)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The inverse of ``str``. Raises ValueError."""
+        topic, partition, offset = text.rsplit(":", 2)
+        return cls(topic, int(partition), int(offset))
+
+    def __str__(self) -> str:
+        return f"{self.topic}:{self.partition}:{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A record that was not taken in. ``headers`` are its own; ``cut``: its value was too large to be kept whole."""
+
+    origin: Origin
+    topic: str  # Where the letter is.
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    reason: str
+    detail: str
+    refused_at: str
+    cut: bool = False
+    settled: Settled | None = None
+    settled_at: str | None = None
+
+
+def dead_letter(topic: str, record: Record, *, reason: str, detail: str, now: datetime) -> Outgoing:
+    """The letter of a record. ``topic`` is the dead-letter topic."""
+    origin, value = Origin.of(record), record.value
+    about = [
+        (REASON, reason),
+        ("detail", detail[:DETAIL_LENGTH_MAX]),
+        *_origin_headers(origin),
+        ("refused-at", _instant(now)),
+    ]
+    if value is not None and len(value) > VALUE_BYTES_MAX:
+        value = value[:VALUE_BYTES_MAX]  # A letter that no broker takes would hold the partition up for good.
+        about.append(("cut", "true"))
+    headers = (*record.headers, *((name, text.encode()) for name, text in about))
+    return Outgoing(topic, record.key, value, headers)
+
+
+def mark(letter: Letter, settled: Settled, *, now: datetime) -> Outgoing:
+    """What became of a letter, on the letter's own partition: behind it, as long as it is kept."""
+    about = ((SETTLED, settled), *_origin_headers(letter.origin), ("settled-at", _instant(now)))
+    headers = tuple((name, text.encode()) for name, text in about)
+    return Outgoing(letter.topic, letter.key, None, headers, letter.partition)
+
+
+def original(letter: Letter) -> Outgoing:
+    """The record as it came, to where it came from. Raises ValueError when it was not kept whole."""
+    if letter.cut:
+        raise ValueError(f"its value was larger than {VALUE_BYTES_MAX} bytes and is not kept here")
+    headers = [each for each in letter.headers if each[0] != REQUEUED_FROM]
+    headers.append((REQUEUED_FROM, str(letter.origin).encode()))
+    return Outgoing(letter.origin.topic, letter.key, letter.value, tuple(headers))
+
+
+def letters_in(records: Iterable[Record]) -> list[Letter]:
+    """The letters of a dead-letter topic, each once, oldest first, with what became of them.
+
+    Records that are neither letters nor marks are none of ours, and left out.
+    """
+    letters: dict[Origin, Letter] = {}
+    marks: list[dict[str, bytes]] = []
+    for record in records:
+        if (letter := _letter(record)) is not None:
+            letters.setdefault(letter.origin, letter)
+        else:
+            marks.append(dict(record.headers))
+    for told in marks:  # Afterwards: a letter and its mark may come from two partitions.
+        _settle(letters, told)
+    return list(letters.values())
+
+
+def _letter(record: Record) -> Letter | None:
+    at = _last(record.headers, REASON)
+    if at is None:
+        return None
+    told = {name: _text(value) for name, value in record.headers[at:]}
+    try:
+        origin = Origin(told["origin-topic"], int(told["origin-partition"]), int(told["origin-offset"]))
+    except (KeyError, ValueError):
+        return None
+    return Letter(
+        origin=origin,
+        topic=record.topic,
+        partition=record.partition,
+        key=record.key,
+        value=record.value,
+        headers=tuple(record.headers[:at]),
+        reason=told[REASON],
+        detail=told.get("detail", ""),
+        refused_at=told.get("refused-at", ""),
+        cut="cut" in told,
+    )
+
+
+def _settle(letters: dict[Origin, Letter], told: dict[str, bytes]) -> None:
+    texts = {name: _text(value) for name, value in told.items()}
+    try:
+        origin = Origin(texts["origin-topic"], int(texts["origin-partition"]), int(texts["origin-offset"]))
+    except (KeyError, ValueError):
+        return
+    settled: Settled = "dropped" if texts[SETTLED] == "dropped" else "requeued"
+    if (letter := letters.get(origin)) is not None:
+        letters[origin] = replace(letter, settled=settled, settled_at=texts.get("settled-at"))
+
+
+def _origin_headers(origin: Origin) -> Sequence[tuple[str, str]]:
+    return (
+        ("origin-topic", origin.topic),
+        ("origin-partition", str(origin.partition)),
+        ("origin-offset", str(origin.offset)),
+    )
+
+
+def _last(headers: Sequence[tuple[str, bytes]], name: str) -> int | None:
+    """Where the last header of this name is: ours stand behind those that the record came with."""
+    return next((at for at in range(len(headers) - 1, -1, -1) if headers[at][0] == name), None)
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode(errors="replace")
+
+
+def _instant(now: datetime) -> str:
+    return now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
