@@ -7,6 +7,7 @@ Direction = Literal["published", "taken in", "dead letters"]
 CleanupPolicy = Literal["delete", "compact"]
 
 _DAY_MS: Final = 24 * 60 * 60 * 1_000
+_WRITTEN_BYTES_MAX: Final = 2 * 1_048_576  # What was taken in as large as can be, and what we write about it.
 _SUFFIX: Final = "-topic"
 _DEAD_LETTER_SUFFIX: Final = "-dead-letter-topic"
 
@@ -31,6 +32,7 @@ class Topic:
 
     ``kinds`` are the kinds of streams whose events it carries; empty: it carries no events, or those of all other
     kinds. ``key`` says what its messages are keyed by. ``retention_ms`` is how long a message is kept at least.
+    ``message_bytes_max`` is how large one may be; None: as large as the broker usually takes (1 MiB).
     """
 
     name: str
@@ -41,6 +43,7 @@ class Topic:
     retention_ms: int
     kinds: tuple[str, ...] = ()
     cleanup_policy: CleanupPolicy = "delete"
+    message_bytes_max: int | None = None
 
 
 STREAM_KEY: Final = "the stream's id: tenant/app/kind/key, each part escaped"
@@ -69,11 +72,19 @@ _REALM_HEADERS: Final = (
 COMMAND_HEADERS: Final = (
     *_REALM_HEADERS,
     Header("command-id", "Unique within tenant and app: sending it again has no second effect.", always=False),
-    Header("type", "The command's name, such as coupon.claim.v1.", always=False),
+    Header("type", "The command's name, such as claim_coupon; or else it is in the value.", always=False),
     Header("correlation", "What belongs together across commands.", always=False),
     Header("traceparent", "W3C trace context.", always=False),
 )
-FACT_HEADERS: Final = (*_REALM_HEADERS, Header("traceparent", "W3C trace context.", always=False))
+FACT_HEADERS: Final = (
+    *_REALM_HEADERS,
+    Header(
+        "type", "The upstream's name of the event, such as order.created; or else it is in the value.", always=False
+    ),
+    Header("event-id", "The upstream's id of the event, where the name is in a header, too.", always=False),
+    Header("correlation", "What belongs together across commands.", always=False),
+    Header("traceparent", "W3C trace context.", always=False),
+)
 REPLY_HEADERS: Final = (
     Header("command-id", "The command that this answers."),
     Header("tenant", "Whose."),
@@ -91,6 +102,7 @@ DEAD_LETTER_HEADERS: Final = (
     Header("origin-offset", "And its offset there: together the letter's name."),
     Header("refused-at", "When: RFC 3339, UTC.", always=False),
     Header("cut", "true when its value was too large to be kept whole.", always=False),
+    Header("null-value", "true when it had neither key nor value.", always=False),
     Header("settled", "requeued or dropped: a mark without a value that says what became of a letter.", always=False),
     Header("settled-at", "When: RFC 3339, UTC.", always=False),
 )
@@ -120,10 +132,11 @@ RECORDED_EVENTS: Final = _events("recorded-event", "Every event that no other to
 REPLIES: Final = Topic(
     name="command-reply-topic",
     direction="published",
-    about="The answer to each command of coupon-command-topic: the same body as HTTP's.",
+    about="The answer to each command and fact that was taken in: the same body as HTTP's, with tenant and app.",
     key="the command's id",
     headers=REPLY_HEADERS,
     retention_ms=7 * _DAY_MS,
+    message_bytes_max=_WRITTEN_BYTES_MAX,
 )
 
 
@@ -162,6 +175,7 @@ def _dead_letters_of(topic: Topic) -> Topic:
         key="as it came",
         headers=(*topic.headers, *DEAD_LETTER_HEADERS),
         retention_ms=90 * _DAY_MS,  # Somebody has to look; that takes longer than for machines.
+        message_bytes_max=_WRITTEN_BYTES_MAX,
     )
 
 

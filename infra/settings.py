@@ -54,6 +54,8 @@ _PostgresDsn = Annotated[str, _url_of("postgresql", "postgres")]
 _RedisUrl = Annotated[str, _url_of("redis", "rediss", "unix")]
 _HttpUrl = Annotated[str, _url_of("http", "https")]
 _Servers = Annotated[str, AfterValidator(_check_servers)]
+_TakenIn = Literal["coupon-command-topic", "order-event-topic", "payment-event-topic"]
+_RealmName = Annotated[str, Field(pattern=r"^[!-.0-~]{1,128}/[!-.0-~]{1,128}$")]
 _Port = Annotated[int, Field(ge=1, le=65_535)]
 _Shard = Annotated[int, Field(ge=0, le=32_767)]
 
@@ -114,6 +116,12 @@ class Settings(BaseSettings):
     kafka_sasl_username: str | None = None
     kafka_sasl_password: str | None = Field(None, repr=False)
     kafka_ssl_cafile: Path | None = Field(None, description="Who signed the brokers' certificates; unset: as usual.")
+    kafka_default_realm: _RealmName | None = Field(
+        None, description="tenant/app of messages without the headers tenant and app; unset: they are refused."
+    )
+    kafka_routes: dict[str, _TakenIn] = Field(
+        {}, description='Other topics to take in, and as which: {"promotion.event.join": "coupon-command-topic"}'
+    )
     follower_feed: Literal["store", "kafka"] = Field("store", description="Whence followers read: log or topics.")
 
     otlp_endpoint: _HttpUrl | None = Field(None, description="Where traces go; unset: nowhere.")

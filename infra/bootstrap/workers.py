@@ -1,5 +1,6 @@
-"""Sagas, projections, distributions and leases as processes."""
+"""Sagas, projections, distributions, leases and the intake as processes."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from infra.projections.ports import FollowerStatus
 
 
+INTAKE_LAG: Final = "tessera_intake_lag_records"
 HALTED: Final = "tessera_follower_halted"
 LEASES_OUT: Final = "tessera_budget_leases_out"
 LEASE_OVERDUE: Final = "tessera_budget_lease_overdue_seconds"
@@ -99,6 +101,37 @@ def run_leases(settings: Settings) -> None:
                 time.sleep(WORKER_POLL_SECONDS)
         finally:
             loop.stop(WORKER_STOP_SECONDS)
+
+
+def run_intake(settings: Settings) -> None:
+    """Take commands and facts in from Kafka until SIGTERM or SIGINT. Several such processes share the partitions.
+
+    Raises NoKafka, KafkaUnavailable and TopicsMissing.
+    """
+    from infra.intake.service import IntakeService
+    from infra.kafka.client import connection
+    from infra.sagas.first_step import first_step, first_step_at
+    from infra.telemetry.traced import TracedQueue
+
+    configure_logs_by(settings)
+    metrics, tracing = Metrics(), make_tracing(settings, "tessera-intake")
+    service = IntakeService(settings, connection(settings), tracing, metrics)
+    service.require_topics()
+    step = first_step_at(settings.placement) if settings.is_placed else first_step
+    metrics.add_source(
+        lambda: [
+            Sample(INTAKE_LAG, (("topic", at.topic), ("partition", str(at.partition))), n) for at, n in service.lag()
+        ]
+    )
+    with (
+        closing(tracing),
+        asked_to_stop() as stop,
+        write_side(settings, metrics) as side,
+        router_beside(settings, side) as router,
+        metrics_served(settings, metrics),
+    ):
+        memory.settle()
+        asyncio.run(service.run(TracedQueue(router or side.engine, tracing), step, stop))
 
 
 @contextmanager

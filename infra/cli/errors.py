@@ -45,6 +45,7 @@ _TRANSLATIONS: Final = (
     _Translation("redis.exceptions.ConnectionError", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
     _Translation("redis.exceptions.TimeoutError", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
     _Translation("clickhouse_connect.driver.exceptions.OperationalError", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
+    _Translation("infra.intake.service.TopicsMissing", ExitCode.ERROR, "`tessera migrate` makes them."),
     _Translation(
         "infra.processes.FolderInUse",
         ExitCode.ERROR,

@@ -1,4 +1,4 @@
-"""``tessera worker``: one follower of the log as a process of its own."""
+"""``tessera worker``: one follower of the log, or the intake of Kafka, as a process of its own."""
 
 import typer
 
@@ -10,6 +10,7 @@ def register(group: typer.Typer) -> None:
     command(group, "sagas", example="tessera worker sagas")(_sagas)
     command(group, "distributions", example="tessera worker distributions")(_distributions)
     command(group, "leases", example="tessera worker leases")(_leases)
+    command(group, "intake", example="tessera worker intake")(_intake)
     command(group, "projections", example="tessera worker projections")(_projections)
 
 
@@ -32,6 +33,13 @@ def _leases(session: Session) -> None:
     from infra.bootstrap import workers
 
     workers.run_leases(session.settings)
+
+
+def _intake(session: Session) -> None:
+    """Take commands and upstream facts in from Kafka's topics, and answer them there, until SIGTERM or Ctrl-C."""
+    from infra.bootstrap import workers
+
+    workers.run_intake(session.settings)
 
 
 def _projections(session: Session) -> None:

@@ -42,7 +42,7 @@ class IntakeBroker(KafkaBroker):
             parser=_unparsed,
             decoder=_undecoded,
             graceful_timeout=graceful_seconds,
-            logger=logging.getLogger(__name__),
+            logger=_logger(),
         )
 
         def build(**options: Any) -> AIOKafkaConsumer:
@@ -61,6 +61,17 @@ class IntakeBroker(KafkaBroker):
         for subscriber in self.subscribers:
             require_safe(subscriber)
         await super().start()
+
+
+def _logger() -> logging.Logger:
+    logger = logging.getLogger(__name__)
+    logger.addFilter(_says_something_new)
+    return logger
+
+
+def _says_something_new(entry: logging.LogRecord) -> bool:
+    """At every start FastStream says that topics have to exist; whether they do was asked before (service.py)."""
+    return not str(entry.msg).startswith("Auto create topics is disabled")
 
 
 def require_safe(subscriber: object) -> None:

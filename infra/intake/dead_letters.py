@@ -18,6 +18,7 @@ Settled = Literal["requeued", "dropped"]
 
 REASON: Final = "reason"
 SETTLED: Final = "settled"
+NULL: Final = "null-value"
 REQUEUED_FROM: Final = "requeued-from"
 DETAIL_LENGTH_MAX: Final = 1_000
 
@@ -74,6 +75,9 @@ def dead_letter(topic: str, record: Record, *, reason: str, detail: str, now: da
     if value is not None and len(value) > VALUE_BYTES_MAX:
         value = value[:VALUE_BYTES_MAX]  # A letter that no broker takes would hold the partition up for good.
         about.append(("cut", "true"))
+    if value is None and record.key is None:
+        value = b""  # Others can send a record of nothing at all; the client that we send with cannot.
+        about.append((NULL, "true"))
     headers = (*record.headers, *((name, text.encode()) for name, text in about))
     return Outgoing(topic, record.key, value, headers)
 
@@ -82,13 +86,15 @@ def mark(letter: Letter, settled: Settled, *, now: datetime) -> Outgoing:
     """What became of a letter, on the letter's own partition: behind it, as long as it is kept."""
     about = ((SETTLED, settled), *_origin_headers(letter.origin), ("settled-at", _instant(now)))
     headers = tuple((name, text.encode()) for name, text in about)
-    return Outgoing(letter.topic, letter.key, None, headers, letter.partition)
+    return Outgoing(letter.topic, str(letter.origin).encode(), None, headers, letter.partition)
 
 
 def original(letter: Letter) -> Outgoing:
-    """The record as it came, to where it came from. Raises ValueError when it was not kept whole."""
+    """The record as it came, to where it came from. Raises ValueError when it was not kept whole, or is nothing."""
     if letter.cut:
         raise ValueError(f"its value was larger than {VALUE_BYTES_MAX} bytes and is not kept here")
+    if letter.key is None and letter.value is None:
+        raise ValueError("it holds nothing at all: neither key nor value")
     headers = [each for each in letter.headers if each[0] != REQUEUED_FROM]
     headers.append((REQUEUED_FROM, str(letter.origin).encode()))
     return Outgoing(letter.origin.topic, letter.key, letter.value, tuple(headers))
@@ -125,7 +131,7 @@ def _letter(record: Record) -> Letter | None:
         topic=record.topic,
         partition=record.partition,
         key=record.key,
-        value=record.value,
+        value=None if NULL in told else record.value,
         headers=tuple(record.headers[:at]),
         reason=told[REASON],
         detail=told.get("detail", ""),

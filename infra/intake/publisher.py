@@ -39,7 +39,7 @@ class Publisher:
                 producer = await self._connected()
                 acks = [
                     await producer.send(
-                        each.topic, each.value, key=each.key, partition=each.partition, headers=each.headers
+                        each.topic, each.value, key=each.key, partition=each.partition, headers=list(each.headers)
                     )
                     for each in messages
                 ]

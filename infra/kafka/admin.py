@@ -92,6 +92,7 @@ async def _create(settings: Settings, topics: Sequence[Topic]) -> list[str]:
 
 
 def _as_new(state: TopicState, settings: Settings) -> NewTopic:
+    bytes_max = state.topic.message_bytes_max
     return NewTopic(
         state.name,
         settings.kafka_partitions,
@@ -102,6 +103,7 @@ def _as_new(state: TopicState, settings: Settings) -> NewTopic:
             "max.message.bytes": str(MESSAGE_BYTES_MAX),
             # One broker may be down without stopping the writers, where there are as many copies.
             "min.insync.replicas": str(max(1, settings.kafka_replication - 1)),
+            **({"max.message.bytes": str(bytes_max)} if bytes_max is not None else {}),
         },
     )
 

@@ -42,6 +42,7 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "tessera_budget_leases_out": ("Leases whose money is still with their holder.", ("holder",)),
     "tessera_budget_lease_overdue_seconds": ("Since the end of the oldest lease that is not settled.", ("holder",)),
     "tessera_budget_holder_away": ("1 when a holder's store cannot be reached.", ("holder",)),
+    "tessera_intake_lag_records": ("Records of a topic that are not finished yet.", ("topic", "partition")),
     "tessera_engine_queue_commands": ("Commands that wait for their batch.", ()),
 }
 
@@ -94,6 +95,15 @@ class Metrics:
             ("follower",),
             buckets=_SECONDS,
             registry=here,
+        )
+        self._records = Counter(
+            "tessera_intake_records", "Records answered, by answer.", ("topic", "code"), registry=here
+        )
+        self._letters = Counter(
+            "tessera_intake_dead_letters", "Records that can never be taken in.", ("topic", "reason"), registry=here
+        )
+        self._waits = Counter(
+            "tessera_intake_waits", "Times that a batch had to be tried again.", ("topic", "reason"), registry=here
         )
         self._up = Gauge("tessera_up", "1 while the process runs.", registry=here)
         self._up.set(1)
@@ -157,6 +167,20 @@ class Metrics:
     def code_refused(self, reason: str) -> None:
         """Somebody tried a code that does nothing here: mistyped, guessed, foreign, used, void."""
         self._codes_refused.labels(reason).inc()
+
+    # What the intake tells.
+
+    def records_answered(self, topic: str, code: str, count: int) -> None:
+        """So many records were answered with this code."""
+        self._records.labels(topic, code).inc(count)
+
+    def letter_written(self, topic: str, reason: str) -> None:
+        """One record can never be taken in: it becomes a dead letter."""
+        self._letters.labels(topic, reason).inc()
+
+    def batch_waits(self, topic: str, reason: str) -> None:
+        """A batch has to be tried again: a store, the queue or Kafka does not take it now."""
+        self._waits.labels(topic, reason).inc()
 
     # What followers tell.
 

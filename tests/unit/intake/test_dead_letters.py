@@ -80,6 +80,15 @@ def test_a_value_that_is_too_large_is_cut_and_cannot_go_back() -> None:
         original(letter)
 
 
+def test_a_record_of_nothing_at_all_is_kept_as_one_that_can_be_sent() -> None:
+    message = refused(FakeRecord(None, (), 9, "t", 0, None))
+    assert message.value is not None
+    letter = only(letters_in([written(message)]))
+    assert (letter.key, letter.value, letter.headers) == (None, None, ())
+    with pytest.raises(ValueError, match="nothing at all"):
+        original(letter)
+
+
 def test_an_origin_is_its_name() -> None:
     assert Origin.parse("a:b-topic:3:41") == Origin("a:b-topic", 3, 41)
     assert str(Origin("t", 3, 41)) == "t:3:41"

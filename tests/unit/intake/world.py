@@ -12,7 +12,7 @@ import orjson
 from command.engine import Engine
 from command.handlers import HANDLERS
 from command.handlers.handler import Handlers
-from command.ports import AppendTransaction, StoreUnavailable
+from command.ports import StoreUnavailable
 from contracts.identity import Realm
 from infra.entry.bridge import AnswerBridge
 from infra.intake.decoding import COMMAND_SCOPES, FACT_SCOPES, Door
@@ -107,7 +107,7 @@ class Log(InMemoryEventLog):
         self.is_away = False
 
     @contextmanager
-    def appending(self) -> Iterator[AppendTransaction]:
+    def appending(self) -> Iterator[Any]:
         """As in memory, unless it is away."""
         if self.is_away:
             raise StoreUnavailable("away")

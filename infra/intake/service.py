@@ -1,0 +1,98 @@
+"""The intake as it runs: one subscriber for each topic that is taken in, one engine behind them, one producer."""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+from aiokafka import TopicPartition
+
+from contracts.identity import Realm
+from contracts.topics import COMMANDS, REPLIES, TAKEN_IN, Topic, dead_letters_of, named
+from infra.entry.bridge import AnswerBridge, CommandQueue
+from infra.entry.first_steps import FirstStep
+from infra.intake.broker import IntakeBroker
+from infra.intake.decoding import COMMAND_SCOPES, FACT_SCOPES, Door
+from infra.intake.intake import Intake, Observer, Publishes, Way
+from infra.intake.publisher import Publisher
+from infra.intake.subscriber import TopicSubscriber
+from infra.kafka.admin import topic_states
+from infra.settings import Settings
+from infra.telemetry.tracing import Tracing
+
+logger = structlog.get_logger(__name__)
+
+POLL_SECONDS: Final = 0.1
+# What a batch under way may take to be finished once the process is asked to stop.
+GRACEFUL_SECONDS: Final = 20.0
+
+
+class TopicsMissing(RuntimeError):
+    """Topics that the intake reads or writes do not exist; the message names them and says what to do."""
+
+
+class IntakeService:
+    """Everything that one process needs to take in. ``connection``: aiokafka's options for reaching Kafka."""
+
+    def __init__(self, settings: Settings, connection: Mapping[str, Any], tracing: Tracing, observer: Observer) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._tracing = tracing
+        self._observer = observer
+        self._subscribers: list[TopicSubscriber] = []
+
+    def require_topics(self) -> None:
+        """Raises TopicsMissing, and KafkaUnavailable. Blocks."""
+        wanted = (*TAKEN_IN, *map(dead_letters_of, TAKEN_IN), REPLIES)
+        missing = [state.name for state in topic_states(self._settings, wanted) if not state.partitions]
+        if missing:
+            raise TopicsMissing(f"these topics do not exist: {', '.join(missing)}")
+
+    async def run(self, queue: CommandQueue, first_step: FirstStep, stop: threading.Event) -> None:
+        """Take in until ``stop``; then finish the batches under way, commit, and leave the groups."""
+        publisher = Publisher(self._connection)
+        broker = IntakeBroker(self._connection, graceful_seconds=GRACEFUL_SECONDS)
+        intake = self._intake(queue, first_step, publisher)
+        self._subscribers = [self._subscriber(broker, intake, topic) for topic in TAKEN_IN]
+        try:
+            await broker.start()
+            logger.info("intake_started", topics=[topic.name for topic in TAKEN_IN])
+            while not stop.is_set():  # noqa: ASYNC110 - a signal handler sets it: it must not touch a loop's event.
+                await asyncio.sleep(POLL_SECONDS)
+        finally:
+            intake.stop()
+            await broker.stop()
+            await publisher.close()
+            logger.info("intake_stopped")
+
+    def lag(self) -> list[tuple[TopicPartition, int]]:
+        """Records that are there and not finished, as far as this process knows. For any thread."""
+        return [each for subscriber in self._subscribers for each in subscriber.lag().items()]
+
+    def _intake(self, queue: CommandQueue, first_step: FirstStep, publisher: Publishes) -> Intake:
+        replies = named(self._settings.kafka_prefix, REPLIES)
+        bridge = AnswerBridge(queue)
+        return Intake(bridge, publisher, replies, self._tracing, self._observer, first_step=first_step)
+
+    def _subscriber(self, broker: IntakeBroker, intake: Intake, topic: Topic) -> TopicSubscriber:
+        prefix = self._settings.kafka_prefix
+        routed = [f"{prefix}{name}" for name, target in self._settings.kafka_routes.items() if target == topic.name]
+        return TopicSubscriber(
+            broker,
+            intake,
+            way_of(self._settings, topic),
+            [named(prefix, topic), *routed],
+            group_id=f"{prefix}tessera-intake-{topic.name}",
+        )
+
+
+def way_of(settings: Settings, topic: Topic) -> Way:
+    """How the records of a topic are taken in."""
+    told = settings.kafka_default_realm
+    door = Door(
+        actor=f"kafka:{topic.name}",
+        scopes=COMMAND_SCOPES if topic is COMMANDS else FACT_SCOPES,
+        default_realm=Realm(*told.split("/")) if told is not None else None,
+    )
+    return Way(topic.name, door, named(settings.kafka_prefix, dead_letters_of(topic)))

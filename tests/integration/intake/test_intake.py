@@ -1,0 +1,133 @@
+"""Commands and facts over a real broker: answered as over HTTP, whatever lies beside them; refused ones are kept."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+from aiokafka import ConsumerRecord
+
+from contracts.topics import COMMANDS, DEAD_LETTERS, ORDER_FACTS, PAYMENT_FACTS, REPLIES
+from infra.intake.dead_letters import letters_in
+from infra.settings import Settings
+from tests.builders import terms
+from tests.faults.shop import ALWAYS
+from tests.integration.http.conftest import api
+from tests.integration.intake.world import group_of, kafka_settings, taking_in
+from tests.kafka_talk import Sent, Talk, value_of
+from tests.unit.intake.test_intake import comparable
+from tests.unit.intake.world import command
+
+TERMS = terms(stock=2, **ALWAYS).model_dump(mode="json", exclude_none=True)
+# One key: one partition, so that they are decided in this order.
+SHOP = [
+    command("k1", "create_template", template_id="t1", terms=TERMS),
+    command("k2", "activate_template", template_id="t1"),
+    *(command(f"c{number}", "claim_coupon", template_id="t1", user_id=f"u{number}") for number in range(4)),
+    command("k4", "claim_coupon", template_id="nothing", user_id="ann"),
+    command("c1", "claim_coupon", template_id="t1", user_id="u1"),
+    command("c1", "claim_coupon", template_id="t1", user_id="another"),
+    command("k5", "place_order", order_id="o1", currency="GBP", total_minor=500, user_id="u1"),
+    command("k6", "report_payment", payment_id="p1", order_id="o1", status="succeeded", amount_minor=5, currency="GBP"),
+    command("k7", "cancel_order", order_id="nobody-knows"),
+]
+
+
+@pytest.fixture
+def settings(postgres_dsn: str, kafka_bootstrap: str, kafka_prefix: str) -> Settings:
+    """A store and topics of one's own."""
+    return kafka_settings(postgres_dsn, kafka_bootstrap, kafka_prefix)
+
+
+def sent(bodies: Sequence[Any], key: bytes = b"same") -> list[Sent]:
+    """All with one key."""
+    return [Sent(body, key) for body in bodies]
+
+
+def test_a_list_of_commands_is_answered_as_over_http(settings: Settings) -> None:
+    talk = Talk(settings)
+    talk.send(COMMANDS, sent(SHOP))
+    with taking_in(settings):
+        replies = talk.read(REPLIES, lambda found: len(found) == len(SHOP))
+    with api(settings.postgres_dsn) as server:
+        response = httpx.post(f"{server.url}/v1/commands", json={"commands": SHOP}, headers=server.headers)
+    told, expected = [value_of(each) for each in replies], response.json()["answers"]
+    assert [comparable(answer) for answer in told if answer["command_id"] == "c1"] != []
+    for answer in (*told, *expected):
+        if answer.get("code") == "command_id_reused":
+            del answer["position"]  # Of a refusal that is stored nowhere: where the log stood.
+    assert sorted(map(comparable, told), key=str) == sorted(map(comparable, expected), key=str)
+
+
+def test_what_cannot_be_taken_in_is_kept_with_its_reason_and_hinders_nothing(settings: Settings) -> None:
+    talk = Talk(settings)
+    bad = [b"\xff", b"{", b"[]", {"type": "fly"}, command("x", "hold_for_order", order_id="o"), None]
+    mixed = [each for pair in zip(SHOP[:6], bad, strict=True) for each in pair]
+    talk.send(COMMANDS, [*sent(mixed), Sent(SHOP[6], b"same", (("tenant", b"\xff"),))])
+    with taking_in(settings) as metrics:
+        replies = talk.read(REPLIES, lambda found: len(found) == 6)
+        letters = letters_in(talk.read(DEAD_LETTERS[0], lambda found: len(found) == 7))
+        counted = metrics.exposition().decode()
+    assert [value_of(each)["command_id"] for each in replies if each.key] != []
+    assert sorted((each.origin.offset, each.reason) for each in letters) == [
+        (1, "malformed_json"),
+        (3, "malformed_json"),
+        (5, "wrong_type"),
+        (7, "missing"),
+        (9, "scope_missing"),
+        (11, "missing"),
+        (12, "wrong_format"),
+    ]
+    by_offset = {each.origin.offset: each for each in letters}
+    assert by_offset[1].value == b"\xff"
+    assert by_offset[11].value is None
+    assert by_offset[12].headers == (("tenant", b"\xff"),)
+    assert {each.origin.topic for each in letters} == {talk.name(COMMANDS)}
+    assert 'tessera_intake_dead_letters_total{reason="missing",topic="coupon-command-topic"} 2.0' in counted
+    assert talk.committed(group_of(settings), COMMANDS) == 13
+
+
+def test_facts_come_by_their_upstream_s_names_and_are_answered(settings: Settings) -> None:
+    talk = Talk(settings)
+    placed = {"order_id": 7, "customer_id": 8, "provider_id": 9, "total_amount": "12.50"}
+    talk.send(ORDER_FACTS, [Sent({"event": "order.created", "id": 1, "data": placed}, b"7")])
+    paid = {"payment_id": 5, "order_id": 7, "amount": "12.50"}
+    in_headers = (("tenant", b"acme"), ("app", b"shop"), ("type", b"payment.completed"), ("event-id", b"2"))
+    with taking_in(settings):
+        talk.read(REPLIES, lambda found: len(found) == 1)
+        talk.send(PAYMENT_FACTS, [Sent(paid, b"7", in_headers), Sent(paid, b"7", in_headers)])
+        replies = talk.read(REPLIES, lambda found: len(found) == 3)
+        talk.send(PAYMENT_FACTS, [Sent(command("c", "claim_coupon", template_id="t", user_id="u"), b"7")])
+        (letter,) = letters_in(talk.read(DEAD_LETTERS[2], lambda found: len(found) == 1))
+    told = [value_of(each) for each in replies]
+    assert {each["status"] for each in told} == {"accepted"}
+    assert sorted(each["command_id"] for each in told) == [
+        "upstream:order.created:1",
+        "upstream:payment.completed:2",
+        "upstream:payment.completed:2",
+    ]
+    assert letter.reason == "scope_missing"
+
+
+def test_other_topics_are_taken_in_where_they_are_routed(settings: Settings) -> None:
+    talk = Talk(settings)
+    # Any topic that is there: upstream's own names are theirs to make.
+    routed = settings.model_copy(update={"kafka_routes": {"command-reply-topic": "coupon-command-topic"}})
+    with taking_in(routed):
+        talk.send(REPLIES, sent(SHOP[:1]))
+        replies = talk.read(REPLIES, lambda found: any(_is_reply(each) for each in found))
+    assert [value_of(each)["command_id"] for each in replies if _is_reply(each)][:1] == ["k1"]
+
+
+def _is_reply(record: ConsumerRecord[Any, Any]) -> bool:
+    return "code" in dict(record.headers)
+
+
+def test_it_begins_where_it_stopped(settings: Settings) -> None:
+    talk = Talk(settings)
+    for number in (0, 3):
+        talk.send(COMMANDS, sent(SHOP[number : number + 3]))
+        with taking_in(settings):
+            talk.read(REPLIES, lambda found, wanted=number + 3: len(found) == wanted)  # type: ignore[misc]
+    assert talk.committed(group_of(settings), COMMANDS) == 6
+    assert len(talk.all_of(REPLIES)) == 6
