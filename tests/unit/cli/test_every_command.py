@@ -45,6 +45,7 @@ def test_a_key_is_made_for_nobody_without_a_name(tenant: str) -> None:
 def test_all_promised_commands_are_there() -> None:
     promised = {
         "up", "demo", "serve", "worker sagas", "worker projections", "worker distributions", "worker leases",
+        "worker intake",
         "codes generate", "codes export", "codes show", "codes void",
         "codes keys", "codes rotate-key", "codes delete-key", "leases list", "leases verify", "distribute start",
         "distribute list", "distribute show", "distribute pause", "distribute resume", "distribute cancel",
