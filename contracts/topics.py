@@ -7,12 +7,13 @@ Direction = Literal["published", "taken in", "dead letters"]
 CleanupPolicy = Literal["delete", "compact"]
 
 _DAY_MS: Final = 24 * 60 * 60 * 1_000
-_WRITTEN_BYTES_MAX: Final = 2 * 1_048_576  # What was taken in as large as can be, and what we write about it.
 _SUFFIX: Final = "-topic"
 _DEAD_LETTER_SUFFIX: Final = "-dead-letter-topic"
 
-# A value of ours has at most half of it; headers and framing have room beside it.
-MESSAGE_BYTES_MAX: Final = 2 * 1_048_576
+PARTITIONS: Final = 4  # Of each topic, unless an installation sets another number before they are made.
+
+TAKEN_IN_BYTES_MAX: Final = 1_048_588  # As brokers usually have it.
+WRITTEN_BYTES_MAX: Final = 2 * 1_048_576  # What was taken in as large as can be, and what we write about it.
 
 WATERMARK: Final = "watermark.v1"  # The `type` of a record that carries no event, only how far its lane is complete.
 
@@ -32,7 +33,7 @@ class Topic:
 
     ``kinds`` are the kinds of streams whose events it carries; empty: it carries no events, or those of all other
     kinds. ``key`` says what its messages are keyed by. ``retention_ms`` is how long a message is kept at least.
-    ``message_bytes_max`` is how large one may be; None: as large as the broker usually takes (1 MiB).
+    ``message_bytes_max`` is how large a batch of them may be, the least that holds one included.
     """
 
     name: str
@@ -43,47 +44,45 @@ class Topic:
     retention_ms: int
     kinds: tuple[str, ...] = ()
     cleanup_policy: CleanupPolicy = "delete"
-    message_bytes_max: int | None = None
+    message_bytes_max: int = WRITTEN_BYTES_MAX
 
 
 STREAM_KEY: Final = "the stream's id: tenant/app/kind/key, each part escaped"
 
+_TRACE: Final = Header("traceparent", "W3C trace context.", always=False)
+_PREVIOUS: Final = Header(
+    "previous", "The offset, in the log, of the shard's event before this one in this partition; 0: none."
+)
 EVENT_HEADERS: Final = (
-    Header("event-id", "Names this event for ever.", always=False),
-    Header("type", f"The stored name, such as coupon.redeemed.v1, or {WATERMARK}: a record without an event."),
-    Header("version", "The event's number in its stream, from 1.", always=False),
-    Header("position", "Where in which log: an opaque token, as answers carry it. A watermark's: how far it says."),
-    Header("previous", "The offset, in the log, of the shard's event before this one in this partition; 0: none."),
-    Header("tenant", "Whose.", always=False),
-    Header("app", "Of which of the tenant's apps.", always=False),
-    Header("occurred-at", "Business time: RFC 3339, UTC, microseconds.", always=False),
-    Header("recorded-at", "The store's time: RFC 3339, UTC, microseconds.", always=False),
-    Header("actor", "Who asked for it: a key or a principal.", always=False),
-    Header("command-id", "The command that it came of.", always=False),
-    Header("correlation", "What belongs together across commands.", always=False),
+    Header("event-id", "Names this event for ever."),
+    Header("type", "The stored name, such as coupon.redeemed.v1."),
+    Header("version", "The event's number in its stream, from 1."),
+    Header("position", "Where in which log: an opaque token, as answers carry it."),
+    _PREVIOUS,
+    Header("tenant", "Whose."),
+    Header("app", "Of which of the tenant's apps."),
+    Header("occurred-at", "Business time: RFC 3339, UTC, microseconds."),
+    Header("recorded-at", "The store's time: RFC 3339, UTC, microseconds."),
+    Header("actor", "Who asked for it: a key or a principal."),
+    Header("command-id", "The command that it came of."),
+    Header("correlation", "What belongs together across commands."),
     Header("causation", "What caused the command.", always=False),
-    Header("traceparent", "W3C trace context.", always=False),
+    _TRACE,
+)
+WATERMARK_HEADERS: Final = (
+    Header("type", f"{WATERMARK}: a record without an event. Whoever counts or projects events ignores it."),
+    Header("position", "Every event of its shard up to here, as far as it belongs in this partition, precedes it."),
+    _PREVIOUS,
 )
 
-_REALM_HEADERS: Final = (
+TAKEN_IN_HEADERS: Final = (
     Header("tenant", "Whose; where none is set, the installation's default.", always=False),
     Header("app", "Of which of the tenant's apps.", always=False),
-)
-COMMAND_HEADERS: Final = (
-    *_REALM_HEADERS,
-    Header("command-id", "Unique within tenant and app: sending it again has no second effect.", always=False),
-    Header("type", "The command's name, such as claim_coupon; or else it is in the value.", always=False),
+    Header("type", "The name of the command or event, where the value does not say it.", always=False),
+    Header("command-id", "The command's id, likewise. Sent again, it has no second effect.", always=False),
+    Header("event-id", "The upstream's id of its event, likewise.", always=False),
     Header("correlation", "What belongs together across commands.", always=False),
-    Header("traceparent", "W3C trace context.", always=False),
-)
-FACT_HEADERS: Final = (
-    *_REALM_HEADERS,
-    Header(
-        "type", "The upstream's name of the event, such as order.created; or else it is in the value.", always=False
-    ),
-    Header("event-id", "The upstream's id of the event, where the name is in a header, too.", always=False),
-    Header("correlation", "What belongs together across commands.", always=False),
-    Header("traceparent", "W3C trace context.", always=False),
+    _TRACE,
 )
 REPLY_HEADERS: Final = (
     Header("command-id", "The command that this answers."),
@@ -92,19 +91,25 @@ REPLY_HEADERS: Final = (
     Header("correlation", "As the command said, else its id."),
     Header("code", "ok, or the refusal's stable code."),
     Header("replayed", "true when the command had been answered before: the value is the same."),
-    Header("traceparent", "W3C trace context.", always=False),
+    _TRACE,
 )
-DEAD_LETTER_HEADERS: Final = (
-    Header("reason", "Why it could not be taken in: a stable code.", always=False),
-    Header("detail", "The same in words.", always=False),
+_ORIGIN_HEADERS: Final = (
     Header("origin-topic", "Where it came from."),
     Header("origin-partition", "And its partition there."),
     Header("origin-offset", "And its offset there: together the letter's name."),
-    Header("refused-at", "When: RFC 3339, UTC.", always=False),
+)
+LETTER_HEADERS: Final = (
+    Header("reason", "Why it could not be taken in: a stable code."),
+    Header("detail", "The same in words."),
+    *_ORIGIN_HEADERS,
+    Header("refused-at", "When: RFC 3339, UTC."),
     Header("cut", "true when its value was too large to be kept whole.", always=False),
     Header("null-value", "true when it had neither key nor value.", always=False),
-    Header("settled", "requeued or dropped: a mark without a value that says what became of a letter.", always=False),
-    Header("settled-at", "When: RFC 3339, UTC.", always=False),
+)
+MARK_HEADERS: Final = (
+    Header("settled", "requeued or dropped: what became of a letter. A mark has no value."),
+    *_ORIGIN_HEADERS,
+    Header("settled-at", "When: RFC 3339, UTC."),
 )
 
 
@@ -136,18 +141,18 @@ REPLIES: Final = Topic(
     key="the command's id",
     headers=REPLY_HEADERS,
     retention_ms=7 * _DAY_MS,
-    message_bytes_max=_WRITTEN_BYTES_MAX,
 )
 
 
-def _taken_in(name: str, about: str, key: str, headers: tuple[Header, ...]) -> Topic:
+def _taken_in(name: str, about: str, key: str) -> Topic:
     return Topic(
         name=f"{name}{_SUFFIX}",
         direction="taken in",
         about=about,
         key=key,
-        headers=headers,
+        headers=TAKEN_IN_HEADERS,
         retention_ms=7 * _DAY_MS,
+        message_bytes_max=TAKEN_IN_BYTES_MAX,
     )
 
 
@@ -155,13 +160,12 @@ COMMANDS: Final = _taken_in(
     "coupon-command",
     "Commands, by the names and bodies of POST /v1/commands; answered on command-reply-topic.",
     "whatever must stay in order, such as the coupon's or the user's id",
-    COMMAND_HEADERS,
 )
 ORDER_FACTS: Final = _taken_in(
-    "order-event", "What order systems say happened: placed, cancelled, reopened.", "the order's id", FACT_HEADERS
+    "order-event", "What order systems say happened: placed, cancelled, reopened.", "the order's id"
 )
 PAYMENT_FACTS: Final = _taken_in(
-    "payment-event", "What payment systems say happened: payments and refunds.", "the order's id", FACT_HEADERS
+    "payment-event", "What payment systems say happened: payments and refunds.", "the order's id"
 )
 
 TAKEN_IN: Final = (COMMANDS, ORDER_FACTS, PAYMENT_FACTS)
@@ -173,9 +177,8 @@ def _dead_letters_of(topic: Topic) -> Topic:
         direction="dead letters",
         about=f"Messages of {topic.name} that could not be taken in, as they came, with the reason.",
         key="as it came",
-        headers=(*topic.headers, *DEAD_LETTER_HEADERS),
+        headers=(*topic.headers, *LETTER_HEADERS),
         retention_ms=90 * _DAY_MS,  # Somebody has to look; that takes longer than for machines.
-        message_bytes_max=_WRITTEN_BYTES_MAX,
     )
 
 

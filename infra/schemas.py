@@ -1,4 +1,4 @@
-"""The published schemas: every event, every command and the HTTP interface, generated from the code.
+"""The published schemas: every event, every command, the HTTP interface and the topics, generated from the code.
 
 ``python -m infra.schemas write`` brings ``contracts/schemas/`` up to date; ``check`` says what differs and fails.
 """
@@ -13,6 +13,7 @@ from typing import Any, Final
 from contracts.commands import ALL_COMMANDS
 from contracts.events import ALL_EVENTS
 from contracts.values import Value
+from infra import asyncapi
 from infra.http.app import HttpParts, create_app
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "contracts" / "schemas"
@@ -55,6 +56,7 @@ def _files() -> Iterator[tuple[str, str]]:
     for command in ALL_COMMANDS:
         yield f"commands/{command.type}.json", _text(_schema(command, command.type, "validation"))
     yield "openapi.json", _text(_openapi())
+    yield "asyncapi.json", _text(asyncapi.document())
 
 
 def _schema(model: type[Value] | Any, name: str, mode: Any) -> dict[str, Any]:

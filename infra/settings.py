@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from contracts.placement import Placement
+from contracts.topics import PARTITIONS
 
 ENV_PREFIX = "TESSERA_"
 FILE_NAME = "tessera.toml"
@@ -109,7 +110,7 @@ class Settings(BaseSettings):
     kafka_prefix: str = Field(
         "", pattern=r"^[A-Za-z0-9._-]{0,100}$", description="Before the name of every topic and consumer group."
     )
-    kafka_partitions: int = Field(4, ge=1, le=1_000, description="Of each topic; fixed once the topics exist.")
+    kafka_partitions: int = Field(PARTITIONS, ge=1, le=1_000, description="Of each topic; fixed once the topics exist.")
     kafka_replication: int = Field(1, ge=1, le=16, description="Copies of each partition; as many brokers at least.")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"

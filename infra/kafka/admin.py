@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from contracts.topics import ALL_TOPICS, EVENT_TOPICS, MESSAGE_BYTES_MAX, Topic, named
+from contracts.topics import ALL_TOPICS, EVENT_TOPICS, Topic, named
 from infra.kafka.client import KafkaUnavailable, connection, translated
 from infra.settings import Settings
 
@@ -92,7 +92,6 @@ async def _create(settings: Settings, topics: Sequence[Topic]) -> list[str]:
 
 
 def _as_new(state: TopicState, settings: Settings) -> NewTopic:
-    bytes_max = state.topic.message_bytes_max
     return NewTopic(
         state.name,
         settings.kafka_partitions,
@@ -100,10 +99,9 @@ def _as_new(state: TopicState, settings: Settings) -> NewTopic:
         topic_configs={
             "cleanup.policy": state.topic.cleanup_policy,
             "retention.ms": str(state.topic.retention_ms),
-            "max.message.bytes": str(MESSAGE_BYTES_MAX),
+            "max.message.bytes": str(state.topic.message_bytes_max),
             # One broker may be down without stopping the writers, where there are as many copies.
             "min.insync.replicas": str(max(1, settings.kafka_replication - 1)),
-            **({"max.message.bytes": str(bytes_max)} if bytes_max is not None else {}),
         },
     )
 
