@@ -101,6 +101,7 @@ class EmbeddedKafka(Engine):
             "broker.heartbeat.interval.ms": 400,
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 1_000,  # On one machine a member need not be missed for six seconds.
             "default.replication.factor": 1,
             "offsets.topic.replication.factor": 1,
             "offsets.topic.num.partitions": 4,

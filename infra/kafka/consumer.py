@@ -20,7 +20,7 @@ from infra.settings import Settings
 T = TypeVar("T")
 
 SESSION_TIMEOUT_MS: Final = 10_000  # A member that says nothing for so long loses its lanes to the others.
-HEARTBEAT_MS: Final = 2_000
+HEARTBEATS_PER_SESSION: Final = 5
 HANDOVER_SECONDS: Final = 5.0  # Lanes go to others once what is in hand is done, or after so long.
 COMMIT_SECONDS: Final = 1.0
 START_SECONDS: Final = 30.0
@@ -36,13 +36,12 @@ class LaneConsumer:
     when they do not. Who really has heard what is noted with the effect, by offsets of the log. Connects at first use.
     """
 
-    def __init__(
-        self, settings: Settings, group: str, topics: Iterable[Topic], *, session_timeout_ms: int = SESSION_TIMEOUT_MS
-    ) -> None:
+    session_timeout_ms = SESSION_TIMEOUT_MS
+
+    def __init__(self, settings: Settings, group: str, topics: Iterable[Topic]) -> None:
         self.partitions = settings.kafka_partitions
         self.group = f"{settings.kafka_prefix}tessera-{group}"
         self._settings = settings
-        self._session_timeout_ms = session_timeout_ms
         self._names = {named(settings.kafka_prefix, topic): topic.name for topic in topics}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._consumer: AIOKafkaConsumer | None = None
@@ -104,8 +103,8 @@ class LaneConsumer:
             group_id=self.group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            session_timeout_ms=self._session_timeout_ms,
-            heartbeat_interval_ms=min(HEARTBEAT_MS, self._session_timeout_ms // 3),
+            session_timeout_ms=self.session_timeout_ms,
+            heartbeat_interval_ms=self.session_timeout_ms // HEARTBEATS_PER_SESSION,
         )
         consumer.subscribe(list(self._names), listener=_Handover(self))
         self._idle.set()
