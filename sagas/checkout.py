@@ -1,7 +1,7 @@
 """The checkout saga: one order's memory between order, payment, refund and promotion (races: see README.md)."""
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from contracts.commands import Command, HoldForOrder, RedeemForOrder, RefundForOrder, ReleaseForOrder
 from contracts.envelope import Recorded
@@ -79,6 +79,14 @@ def route(event: Event) -> str | None:
 # ---- Memory: what is known of the order, folded from what was heard.
 
 
+class HoldAnswer(NamedTuple):
+    """What the promotion side last said of a hold. ``free``: it leaves nothing to pay."""
+
+    type: str
+    attempt: int
+    free: bool
+
+
 @dataclass(frozen=True, slots=True)
 class CheckoutMemory:
     """All that a running checkout knows. ``attempt`` counts placing and reopenings; 0: the order is not known."""
@@ -87,12 +95,19 @@ class CheckoutMemory:
     order_id: str = ""
     attempt: int = 0
     cancelled: Literal["cancelled", "rejected"] | None = None
-    payment_failed: bool = False
+    taken_up_at: int = 0  # Of the latest reopening: its offset in the log.
+    failed_at: int = 0  # Of the latest payment that failed.
     paid_by: str | None = None  # The first payment that succeeded; a second one is for reconciliation to show.
+    hold: HoldAnswer | None = None  # The latest; it may be heard before the order itself, which another lane brings.
     settled: bool = False  # Completed, redeemed or not: from here on only refunds matter.
     refunds_open: tuple[str, ...] = ()  # Told, but not yet answered; at most REFUNDS_OPEN_MAX.
     refunded: Literal["part", "full"] | None = None
     heard_of: tuple[tuple[str, int], ...] = ()  # Stream -> last version heard; the SOURCES_MAX latest streams.
+
+    @property
+    def payment_failed(self) -> bool:
+        """Whether a payment failed since the order was placed or reopened; as recorded, not as heard."""
+        return self.failed_at > self.taken_up_at
 
 
 def learn(memory: CheckoutMemory, fact: Fact) -> CheckoutMemory:
@@ -103,15 +118,19 @@ def learn(memory: CheckoutMemory, fact: Fact) -> CheckoutMemory:
         case OrderPlaced.type:
             known = replace(known, attempt=1)
         case OrderReopened.type:
-            known = replace(known, attempt=details["attempt"], cancelled=None, payment_failed=False)
+            at = details.get("at", max(known.taken_up_at, known.failed_at))
+            known = replace(known, attempt=details["attempt"], cancelled=None, taken_up_at=at)
         case OrderCancelled.type:
             known = replace(known, cancelled=details["cause"])
         case PaymentSucceeded.type:
             known = replace(known, paid_by=known.paid_by or details["payment_id"])
         case PaymentFailed.type:
-            known = replace(known, payment_failed=True)
+            known = replace(known, failed_at=max(known.failed_at, details.get("at", known.taken_up_at + 1)))
         case RefundSucceeded.type:
             known = replace(known, refunds_open=(*known.refunds_open, details["refund_id"]))
+        case CheckoutReady.type | CheckoutRefused.type | CheckoutReleased.type:
+            free = details.get("payable_minor") == 0
+            known = replace(known, hold=HoldAnswer(fact.type, details["attempt"], free))
         case CheckoutCompleted.type | CheckoutCompletedUnredeemed.type:
             known = replace(known, settled=True)
         case CheckoutRefunded.type if details["refund_id"] in known.refunds_open:
@@ -131,10 +150,13 @@ def is_news(memory: CheckoutMemory, fact: Fact) -> bool:
 
 def excerpt(recorded: Recorded) -> Details:
     """What the memory needs of an event; the event itself, lines and all, stays in its own stream."""
-    return recorded.event.model_dump(mode="json", include=_KEPT)
+    details = recorded.event.model_dump(mode="json", include=_KEPT)
+    # Facts of two streams may be heard in another order than they were recorded in: here that order matters.
+    return {**details, "at": recorded.offset} if isinstance(recorded.event, _ORDERED) else details
 
 
-_KEPT: Final = {"order_id", "attempt", "cause", "payment_id", "refund_id", "full"}
+_KEPT: Final = {"order_id", "attempt", "cause", "payment_id", "refund_id", "full", "payable_minor"}
+_ORDERED: Final = (OrderReopened, PaymentFailed)
 
 
 def _with_source(memory: CheckoutMemory, fact: Fact) -> tuple[tuple[str, int], ...]:
@@ -156,8 +178,9 @@ def react(known: CheckoutMemory, recorded: Recorded) -> Reaction:
             return _on_payment(known, payment)
         case RefundSucceeded() as refund:
             return _on_refund(known, refund)
-        case CheckoutReady() | CheckoutRefused() | CheckoutReleased() as hold:
-            return _on_hold(known, hold)
+        case CheckoutReady() | CheckoutRefused() | CheckoutReleased():
+            assert known.hold is not None
+            return _on_hold(known, known.hold)
         case _:
             return _on_settled(known, recorded.event)
 
@@ -172,8 +195,16 @@ def _on_taken_up(known: CheckoutMemory) -> Reaction:
     if known.cancelled:
         return Reaction(Step.CANCELLED, (hold,))  # It will be refused: whoever placed the order learns why.
     if known.payment_failed:
-        return Reaction(Step.RELEASING, (hold, _release(known, "payment_failed")))
-    return Reaction(Step.HOLDING, (hold,))
+        return _with_early_answer(known, Reaction(Step.RELEASING, (hold, _release(known, "payment_failed"))))
+    return _with_early_answer(known, Reaction(Step.HOLDING, (hold,)))
+
+
+def _with_early_answer(known: CheckoutMemory, reaction: Reaction) -> Reaction:
+    """The hold's answer may have been heard before the order: the step that it leads to is made up for now."""
+    if known.hold is None or known.hold.attempt != known.attempt:
+        return reaction
+    after = _on_hold(replace(known, step=reaction.step), known.hold)
+    return Reaction(after.step, (*reaction.commands, *after.commands))
 
 
 def _on_cancelled(known: CheckoutMemory) -> Reaction:
@@ -192,7 +223,7 @@ def _on_payment(known: CheckoutMemory, payment: PaymentSucceeded | PaymentFailed
     Also for a cancelled order: the write side redeems nothing then, but records that money came for nothing (race 2).
     """
     if isinstance(payment, PaymentFailed):
-        if known.step in {Step.HOLDING, Step.HELD}:
+        if known.step in {Step.HOLDING, Step.HELD} and known.payment_failed:
             return Reaction(Step.RELEASING, (_release(known, "payment_failed"),))
         return Reaction(known.step)
     if known.attempt == 0 or known.settled or known.paid_by != payment.payment_id:
@@ -204,37 +235,38 @@ def _on_refund(known: CheckoutMemory, refund: RefundSucceeded) -> Reaction:
     """Credited after the payment that it gives back; one that overtook its payment waits for it (races 3, 5)."""
     if len(known.refunds_open) > REFUNDS_OPEN_MAX:
         raise MemoryIsFull(f"{REFUNDS_OPEN_MAX} refunds of order {known.order_id} already wait to be credited")
-    if known.attempt == 0 or not (known.paid_by or known.settled):
+    if not known.settled and (known.attempt == 0 or not known.paid_by):
         return Reaction(known.step)
     credit = RefundForOrder(order_id=known.order_id, refund_id=refund.refund_id)
     return Reaction(Step.REFUNDING if known.settled else known.step, (credit,))
 
 
-def _on_hold(known: CheckoutMemory, answer: CheckoutReady | CheckoutRefused | CheckoutReleased) -> Reaction:
+def _on_hold(known: CheckoutMemory, answer: HoldAnswer) -> Reaction:
     """The promotion side holds, refuses or released. Of an earlier attempt: too late to matter (race 6)."""
     if answer.attempt < known.attempt:
         return Reaction(known.step)
-    match known.step, answer:
-        case Step.HOLDING, CheckoutReady(payable_minor=0):
+    match known.step, answer.type:
+        case Step.HOLDING, CheckoutReady.type if answer.free:
             return Reaction(Step.REDEEMING, (_redeem(known),))
-        case Step.HOLDING, CheckoutReady():
+        case Step.HOLDING, CheckoutReady.type:
             return Reaction(Step.HELD)
-        case ((Step.HOLDING | Step.RELEASING), CheckoutRefused()):
+        case ((Step.HOLDING | Step.RELEASING), CheckoutRefused.type):
             return Reaction(Step.REFUSED)
-        case ((Step.HOLDING | Step.HELD | Step.RELEASING), CheckoutReleased()):
+        case ((Step.HOLDING | Step.HELD | Step.RELEASING), CheckoutReleased.type):
             return Reaction(Step.RELEASED)
-        case Step.REDEEMING, CheckoutReleased() if not known.paid_by:
+        case Step.REDEEMING, CheckoutReleased.type if not known.paid_by:
             return Reaction(Step.RELEASED)  # Nothing was to pay, and the lock ended first: nobody waits for more.
     return Reaction(known.step)  # Paid: it is held again by the redemption itself, or completed without (race 1).
 
 
 def _on_settled(known: CheckoutMemory, answer: Event) -> Reaction:
-    """Completed or credited. Refunds of an order with nothing to pay have no payment to wait for: credited now."""
+    """Completed or credited. Refunds that still waited, for a payment or for word of the order, are credited now."""
     if not known.settled:
         return Reaction(known.step)  # Its redemption was refused: that stays to be seen.
     newly = not isinstance(answer, CheckoutRefunded)
+    waited = known.attempt == 0 or not known.paid_by
     if known.refunds_open:
-        return Reaction(Step.REFUNDING, _refunds(known) if newly and not known.paid_by else ())
+        return Reaction(Step.REFUNDING, _refunds(known) if newly and waited else ())
     if known.refunded:
         return Reaction(Step.REFUNDED if known.refunded == "full" else Step.PARTLY_REFUNDED)
     if newly:

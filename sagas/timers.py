@@ -9,6 +9,7 @@ from contracts.commands import CloseTemplate, Command, EndCouponLock, EndOrderLo
 from contracts.envelope import Recorded
 from contracts.events import (
     BorrowingBegan,
+    BorrowingTold,
     CheckoutCompleted,
     CheckoutCompletedUnredeemed,
     CheckoutReady,
@@ -29,7 +30,9 @@ from contracts.events import (
 )
 from contracts.identity import Realm
 
-TimerKind = Literal["template_open", "template_close", "coupon_expiry", "coupon_lock_end", "order_lock_end"]
+TimerKind = Literal[
+    "template_open", "template_close", "coupon_expiry", "coupon_lock_end", "order_lock_end", "borrowing_end"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ _COMMANDS: Final[dict[TimerKind, Callable[[DueTimer], Command]]] = {
         coupon_id=timer.key, order_id=timer.data["order_id"], lock_until=timer.due_at
     ),
     "order_lock_end": lambda timer: EndOrderLock(order_id=timer.key, lock_until=timer.due_at),
+    "borrowing_end": lambda timer: EndOrderLock(order_id=timer.key, lock_until=timer.due_at),
 }
 
 
@@ -155,8 +159,15 @@ def _gone(event: CouponRedeemed | CouponExpired | CouponRevoked) -> tuple[TimerC
 
 
 def _asking(event: BorrowingBegan) -> tuple[TimerChange, ...]:
-    """An order over several shards does not wait for ever for one that is away."""
-    return (SetTimer("order_lock_end", event.order_id, event.until),)
+    """An order over several shards does not wait for ever for one that is away.
+
+    A timer of its own: set and cleared by one stream, because two may be heard in any order.
+    """
+    return (SetTimer("borrowing_end", event.order_id, event.until),)
+
+
+def _answered(event: BorrowingTold) -> tuple[TimerChange, ...]:
+    return (ClearTimer("borrowing_end", event.order_id),)
 
 
 def _held(event: CheckoutReady) -> tuple[TimerChange, ...]:
@@ -181,6 +192,7 @@ _CHANGES: Final[dict[type[Event], Callable[[Any], tuple[TimerChange, ...]]]] = {
     CouponExpired: _gone,
     CouponRevoked: _gone,
     BorrowingBegan: _asking,
+    BorrowingTold: _answered,
     CheckoutReady: _held,
     CheckoutReleased: _unheld,
     CheckoutCompleted: _unheld,
