@@ -16,7 +16,7 @@ from command.domain.orders import ORDER, PAYMENT, REFUND
 from command.domain.template import TEMPLATE
 from command.handlers.handler import Data
 from command.outcomes import outcome_of
-from command.unit_of_work import UnitOfWork
+from command.unit_of_work import NotYet, UnitOfWork
 from contracts.commands import (
     EndOrderLock,
     HoldForOrder,
@@ -105,8 +105,10 @@ def hold(uow: UnitOfWork, command: HoldForOrder) -> Data:
 def redeem(uow: UnitOfWork, command: RedeemForOrder) -> Data:
     """Redeem, commit and settle; anew when the hold is gone and it is still possible."""
     order = uow.load(ORDER, command.order_id)
-    if order.placed is None:  # Sent along with a payment that overtook its order: the saga asks again once it is known.
-        return answer_of(uow, command.order_id)
+    if order.placed is None:
+        # Sent along with a payment that overtook its order. Nothing may be logged as the answer to this id: the saga
+        # may ask under the same one once the order is known.
+        raise NotYet(f"Order {command.order_id!r} is not known yet.")
     checkout = _held_first(uow, command.order_id)
     payment = uow.load(PAYMENT, command.payment_id) if command.payment_id is not None else None
     books = books_of(uow, checkout.coupon_ids)

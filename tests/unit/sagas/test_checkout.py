@@ -321,3 +321,56 @@ def test_what_is_remembered_of_an_order_does_not_grow_with_its_lines() -> None:
 def test_a_saga_names_the_version_of_the_process_it_runs_on() -> None:
     assert given(PLACED).remembered[0].process_version == CURRENT.version
     assert VERSIONS[CURRENT.version] is CURRENT
+
+
+# Lanes that overtake each other: heard in this order, though recorded in another.
+
+
+@pytest.mark.parametrize(
+    ("answers", "step", "more"),
+    [
+        ([ready()], Step.HELD, []),
+        ([refused()], Step.REFUSED, []),
+        ([ready(), released()], Step.RELEASED, []),
+        ([ready(payable_minor=0)], Step.REDEEMING, [redeem(None)]),
+    ],
+)
+def test_a_hold_that_was_answered_before_the_order_was_heard_leads_where_it_would_have(
+    answers: list[Event], step: str, more: list[tuple[str, dict[str, object]]]
+) -> None:
+    given(*answers).when(PLACED).then(step, hold(), *more)
+
+
+def test_an_answer_of_a_later_attempt_waits_for_that_attempt() -> None:
+    story = given(PLACED, ready(), CANCELLED, released(), ready(2))
+    story.then(Step.CANCELLED).when(reopened(2)).then(Step.HELD, hold(2))
+
+
+def test_a_failure_recorded_before_a_reopening_says_nothing_of_it_when_heard_later() -> None:
+    story = given(PLACED, ready())
+    late = story.log.record(failed())
+    story.when(CANCELLED).when(released()).when(reopened(2)).when(ready(2))
+    story.hear(late)
+    story.then(Step.HELD)
+
+
+def test_a_failure_recorded_after_a_reopening_ends_it_also_when_heard_before() -> None:
+    story = given(PLACED, ready(), CANCELLED, released())
+    reopening = story.log.record(reopened(2))
+    story.when(failed()).hear(reopening)
+    story.then(Step.RELEASING, hold(2), release("payment_failed"))
+
+
+def test_refunds_that_waited_for_word_of_the_order_are_credited_once_it_is_completed() -> None:
+    given(refund(), paid()).when(completed()).then(Step.REFUNDING, credit())
+    given(paid(), completed()).when(refund()).then(Step.REFUNDING, credit())
+    given(paid(), completed(), refund(), refunded()).when(PLACED).then(Step.PARTLY_REFUNDED)
+
+
+def test_what_was_remembered_before_places_in_the_log_were_kept_means_what_it_meant() -> None:
+    story = given(PLACED, ready(), failed(), released(), reopened(2))
+    rebuilt = CURRENT.initial
+    for heard in story.remembered:
+        old = {key: value for key, value in heard.fact.items() if key not in {"at", "payable_minor"}}
+        rebuilt = CURRENT.evolve(rebuilt, heard.model_copy(update={"fact": old}))
+    assert (rebuilt.step, rebuilt.payment_failed, rebuilt.attempt) == (Step.HOLDING, False, 2)

@@ -6,6 +6,7 @@ import pytest
 
 from command.engine import Engine
 from command.handlers import HANDLERS
+from command.unit_of_work import NotYet
 from contracts.commands import CancelOrder, Command, PlaceOrder, ReopenOrder, ReportPayment
 from contracts.envelope import CommandEnvelope, Recorded
 from contracts.identity import Realm
@@ -149,10 +150,25 @@ def test_another_realms_effect_answers_nothing(promotion: Promotion) -> None:
 def test_a_payment_that_overtakes_its_order_is_redeemed_when_the_order_is_known(promotion: Promotion) -> None:
     step = first_step(envelope(PAY, "pay"))
     assert step is not None
-    promotion.tell(envelope(PAY, "pay"), step)
+    promotion.tell(envelope(PAY, "pay"))
+    with pytest.raises(NotYet, match="o/1"):
+        promotion.tell(step)
     assert promotion.hear() == []
     promotion.tell(envelope(PLACE))
     assert [command.command_type for command in promotion.hear()] == ["hold_for_order", "redeem_for_order"]
+
+
+def test_a_step_that_came_too_early_has_no_answer_that_would_be_given_again_when_it_is_time(
+    promotion: Promotion,
+) -> None:
+    # A saga that hears of the payment after the order, though it was recorded before, sends it under the same id.
+    step = first_step(envelope(PAY, "pay"))
+    assert step is not None
+    promotion.tell(envelope(PAY, "pay"))
+    with pytest.raises(NotYet):
+        promotion.tell(step)
+    promotion.tell(envelope(PLACE), step)
+    assert promotion.facts()[-1].event.type == "checkout.completed.v1"
 
 
 SPREAD = Placement.of((0, 1), spread={REALM.tenant_id: {0: "0-511", 1: "512-1023"}})

@@ -7,6 +7,8 @@ import pytest
 from contracts.commands import CloseTemplate, Command, EndCouponLock, EndOrderLock, ExpireCoupon, OpenTemplate
 from contracts.envelope import Metadata, Recorded
 from contracts.events import (
+    BorrowingBegan,
+    BorrowingTold,
     CouponClaimed,
     CouponExpired,
     CouponLocked,
@@ -186,3 +188,12 @@ def test_a_timer_set_again_for_the_same_instant_is_another_command() -> None:
     # Else the answer given while the coupon was locked would be given again when it is free, and it never expired.
     once, again = (DueTimer(REALM, "coupon_expiry", "c1", NOON, version) for version in (1, 3))
     assert once.command_id != again.command_id
+
+
+def test_an_order_over_several_shards_is_timed_by_a_timer_of_its_own() -> None:
+    # Its stream and the checkout's may be heard in any order: with one timer, one would undo what the other set.
+    began = BorrowingBegan(order_id="o1", nth=1, attempt=1, lenders=(), until=LATER)
+    told = BorrowingTold(order_id="o1", nth=1, word="release", cause="released", words=())
+    assert changes(began) == (SetTimer("borrowing_end", "o1", LATER),)
+    assert changes(told) == (ClearTimer("borrowing_end", "o1"),)
+    assert command_of(DueTimer(REALM, "borrowing_end", "o1", LATER, 1)) == EndOrderLock(order_id="o1", lock_until=LATER)
