@@ -22,8 +22,8 @@ from contracts.envelope import Metadata, Recorded
 from contracts.identity import parse_stream
 from contracts.position import Position
 from contracts.registry import EVENTS, EventRegistry, UnknownEventType
+from contracts.topics import WATERMARK
 
-WATERMARK: Final = "watermark.v1"
 INSTANTS_REMEMBERED_MAX: Final = 1_024
 
 
@@ -66,7 +66,7 @@ class Message(NamedTuple):
 
     key: bytes | None
     value: bytes
-    headers: tuple[tuple[str, bytes], ...]
+    headers: list[tuple[str, bytes]]  # As aiokafka wants them.
 
 
 class Published(NamedTuple):
@@ -106,16 +106,16 @@ def encode(recorded: Recorded, *, shard: int, epoch: str, previous: int) -> Mess
         headers.append(("causation", metadata.causation_id.encode()))
     if metadata.traceparent is not None:
         headers.append(("traceparent", metadata.traceparent.encode()))
-    return Message(recorded.stream.encode(), recorded.event.model_dump_json().encode(), tuple(headers))
+    return Message(recorded.stream.encode(), recorded.event.model_dump_json().encode(), headers)
 
 
 def encode_watermark(position: Position, *, previous: int) -> Message:
     """A watermark for one lane. ``previous``: the offset of the shard's last event there, or 0."""
-    headers = (
+    headers = [
         ("type", WATERMARK.encode()),
         ("position", position.token().encode()),
         ("previous", b"%d" % previous),
-    )
+    ]
     return Message(None, b"{}", headers)
 
 

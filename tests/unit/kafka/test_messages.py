@@ -30,7 +30,7 @@ class Arrived:
 
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: list[tuple[str, bytes]]
     topic: str = "coupon-event-topic"
     partition: int = 3
     offset: int = 41
@@ -43,13 +43,13 @@ def arrived(message: Message, **changes: Any) -> Arrived:
 
 def without(message: Message, name: str) -> Arrived:
     """The same without a header."""
-    return arrived(message, headers=tuple(header for header in message.headers if header[0] != name))
+    return arrived(message, headers=[header for header in message.headers if header[0] != name])
 
 
 def instead(message: Message, name: str, value: bytes) -> Arrived:
     """The same with another value of a header."""
     headers = [(known, value if known == name else former) for known, former in message.headers]
-    return arrived(message, headers=tuple(headers))
+    return arrived(message, headers=headers)
 
 
 def recorded(event: Event | None = None, **metadata: str) -> Recorded:
