@@ -1,6 +1,7 @@
-"""Sagas, projections, distributions, leases and the intake as processes."""
+"""Sagas, projections, distributions, leases, the intake and the relay as processes."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -19,13 +20,16 @@ from infra.telemetry.metrics import Metrics, Sample
 if TYPE_CHECKING:
     from infra.leases.books import Store as LeaseStore
     from infra.projections.ports import FollowerStatus
+    from infra.relay.relay import RelayStatus
 
 
 INTAKE_LAG: Final = "tessera_intake_lag_records"
+LAG: Final = "tessera_follower_lag_events"
 HALTED: Final = "tessera_follower_halted"
 LEASES_OUT: Final = "tessera_budget_leases_out"
 LEASE_OVERDUE: Final = "tessera_budget_lease_overdue_seconds"
 HOLDER_AWAY: Final = "tessera_budget_holder_away"
+RELAY_STATE: Final = "tessera_relay_state"
 WORKER_POLL_SECONDS: Final = 0.1
 
 
@@ -198,6 +202,49 @@ def run_projections(settings: Settings) -> None:
     with closing(tracing), service, asked_to_stop() as stop, metrics_served(settings, metrics):
         if not service.run(stop):
             raise WorkerHalted("a follower was halted when the worker stopped; its log says why")
+
+
+def run_relay(settings: Settings) -> None:
+    """Publish the log to Kafka until SIGTERM or SIGINT. Raises NoKafka at once, WorkerHalted at the end."""
+    from infra.postgres.feed import StoreFeed
+    from infra.relay.checkpoint import RELAY, Checkpoint
+    from infra.relay.publisher import KafkaPublisher
+    from infra.relay.relay import Relay, RelayLimits
+
+    configure_logs_by(settings)
+    metrics, tracing = Metrics(), make_tracing(settings, "tessera-relay")
+    limits = RelayLimits(batch_events_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000)
+    relay = Relay(
+        StoreFeed(settings.postgres_dsn, shard=settings.shard),
+        Checkpoint(settings.postgres_dsn, settings.shard, lead_seconds=limits.lead_seconds),
+        KafkaPublisher(settings),
+        shard=settings.shard,
+        limits=limits,
+        on_batch=metrics.batch_followed,
+        traced=lambda batch: tracing.following("publish", batch),
+    )
+    metrics.add_source(lambda: _relay_samples(RELAY, str(settings.shard), relay.status()))
+    with closing(tracing), asked_to_stop() as stop, metrics_served(settings, metrics):
+        thread = threading.Thread(target=relay.run, args=(stop,), name=RELAY)
+        thread.start()
+        memory.settle()
+        while not stop.is_set():
+            time.sleep(WORKER_POLL_SECONDS)
+        halted = relay.status().last_error if relay.status().state == "halted" else None
+        thread.join(WORKER_STOP_SECONDS)
+    if halted is not None:
+        raise WorkerHalted(halted)
+
+
+def _relay_samples(follower: str, shard: str, status: "RelayStatus") -> list[Sample]:
+    """One that stands by says nothing of the lag: it does not look at the checkpoint."""
+    samples = [
+        Sample(HALTED, (("follower", follower),), float(status.state == "halted")),
+        Sample(RELAY_STATE, (("shard", shard), ("state", status.state)), 1.0),
+    ]
+    if status.state != "standby":
+        samples.append(Sample(LAG, (("shard", shard), ("follower", follower)), status.lag))
+    return samples
 
 
 def _halted(status: "FollowerStatus") -> Sample:

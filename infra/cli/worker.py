@@ -12,6 +12,7 @@ def register(group: typer.Typer) -> None:
     command(group, "leases", example="tessera worker leases")(_leases)
     command(group, "intake", example="tessera worker intake")(_intake)
     command(group, "projections", example="tessera worker projections")(_projections)
+    command(group, "relay", example="tessera worker relay")(_relay)
 
 
 def _sagas(session: Session) -> None:
@@ -47,3 +48,10 @@ def _projections(session: Session) -> None:
     from infra.bootstrap import workers
 
     workers.run_projections(session.settings)
+
+
+def _relay(session: Session) -> None:
+    """Publish this shard's log to Kafka until SIGTERM or Ctrl-C; a second one waits and takes over."""
+    from infra.bootstrap import workers
+
+    workers.run_relay(session.settings)

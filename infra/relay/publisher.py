@@ -80,6 +80,8 @@ class KafkaPublisher:
     """
 
     def __init__(self, settings: Settings, limits: PublisherLimits | None = None) -> None:
+        """Connects when something is published. Errors: NoKafka."""
+        self._connection = connection(settings)
         self._settings = settings
         self._limits = limits or PublisherLimits()
         self._runner: asyncio.Runner | None = None
@@ -162,7 +164,7 @@ class KafkaPublisher:
     async def _open(self) -> AIOKafkaProducer:
         asyncio.get_running_loop().set_exception_handler(_note)
         producer = self._producer = AIOKafkaProducer(
-            **(connection(self._settings) | {"request_timeout_ms": int(self._limits.request_seconds * 1_000)}),
+            **(self._connection | {"request_timeout_ms": int(self._limits.request_seconds * 1_000)}),
             enable_idempotence=True,
             acks="all",
             max_batch_size=self._limits.batch_bytes_max,

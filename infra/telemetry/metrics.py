@@ -30,6 +30,7 @@ Source = Callable[[], Iterable[Sample]]
 GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "tessera_follower_lag_events": ("Events in the log that a follower has not handled.", ("shard", "follower")),
     "tessera_follower_halted": ("1 when a follower stopped and waits for somebody.", ("follower",)),
+    "tessera_relay_state": ("1 for what a relay does: publishing, standby, retrying, halted.", ("shard", "state")),
     "tessera_sagas": ("Sagas by the step they are at.", ("shard", "step")),
     "tessera_dead_letters": ("Events and commands parked for an operator.", ("shard", "source")),
     "tessera_dead_letters_failed": (

@@ -46,6 +46,7 @@ def test_all_promised_commands_are_there() -> None:
     promised = {
         "up", "demo", "serve", "worker sagas", "worker projections", "worker distributions", "worker leases",
         "worker intake",
+        "worker relay",
         "codes generate", "codes export", "codes show", "codes void",
         "codes keys", "codes rotate-key", "codes delete-key", "leases list", "leases verify", "distribute start",
         "distribute list", "distribute show", "distribute pause", "distribute resume", "distribute cancel",
