@@ -43,7 +43,7 @@ app = typer.Typer(
 for each in (up, demo, serve, migrate, verify, doctor, imports, restored):
     each.register(app)
 for name, group, what in (
-    ("worker", worker, "Run one part of the system: sagas, projections, distributions, leases or intake."),
+    ("worker", worker, "Run one part of the system: sagas, projections, distributions, leases, intake or relay."),
     ("distribute", distribute, "Give one template to a list of up to a million users."),
     ("codes", codes, "Batches of codes, and the keys they are sealed with."),
     ("events", events, "Read the log."),

@@ -33,6 +33,7 @@ class At(StrEnum):
     """What has just been done when ``passing`` is called: the points at which tests let a relay die."""
 
     READ = "read"
+    CONFIRMED = "confirmed"
     ACKNOWLEDGED = "acknowledged"
     MOVED = "moved"
 
@@ -207,6 +208,7 @@ class Relay:
     def _publish(self, standing: Standing, events: Sequence[Recorded], upto: int, *, marks: bool) -> None:
         self._passing(At.READ)
         self._checkpoint.confirm(standing, upto, len(events))
+        self._passing(At.CONFIRMED)
         parcels, ends = lay_out(events, standing, shard=self._shard, partitions=self._publisher.partitions)
         if marks:
             self._add_marks(parcels, standing.epoch, upto, {**standing.lanes, **ends})

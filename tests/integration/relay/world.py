@@ -25,7 +25,7 @@ from infra.relay.relay import Relay, RelayLimits
 from infra.settings import Settings
 from tests.contract.event_log import ACME, at
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 KINDS = ("coupon", "template", "checkout", "settlement", "budget", "distribution", "notification", "clock", "order")
 SMALL = RelayLimits(batch_events_max=50, standby_seconds=0.05, lead_seconds=2.0, halted_again_seconds=0.1)
 QUICK = PublisherLimits(open_seconds=5.0, publish_seconds=5.0, request_seconds=20.0, beat_seconds=0.2)
