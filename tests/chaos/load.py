@@ -165,6 +165,7 @@ class Load:
         """What was acknowledged since the last time."""
         with self._changed:
             told, self.told = self.told, []
+            self._requests.clear()  # The next audit reads the log from here on.
         self.journal.sync()
         return told
 
