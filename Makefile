@@ -12,6 +12,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := command query sagas projections contracts infra
 SOURCES = $(PACKAGES) tests $(if $(wildcard benchmarks/*.py),benchmarks)
 PYTEST_ARGS ?=
+CHAOS ?= --for 20 --kafka
 # Each worker runs its own engines; a file stays with one worker, because its tests share what is slow to make.
 WORKERS ?= 2
 # A worker that hung for good was ended by tests/conftest.py; a third one ends the run.
@@ -118,6 +119,10 @@ COMMANDS ?= 5000
 simulate: setup ## Seeded days with crashes, lost answers and reordering; all invariants checked (SEEDS=1..200 COMMANDS=5000)
 	@echo "==> Simulation"
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --commands $(COMMANDS) --processes $(WORKERS) $(if $(TRACE),--trace $(TRACE))
+
+chaos: setup ## Kill, freeze and cut off every process under load, again and again (CHAOS="--for 30 --seed 7"; minutes)
+	@echo "==> Chaos"
+	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 bench: setup ## Benchmarks (ratios measured side by side; never part of the tests)
 	@echo "==> Benchmarks"

@@ -57,7 +57,12 @@ def _one_stack(
     folder: Path, options: argparse.Namespace, summary: Summary, chance: random.Random, deadline: float
 ) -> None:
     room = min(CYCLES_PER_STACK, options.cycles - len(summary.cycles))
-    with running(folder, options.seed + len(summary.cycles), summary, callers=options.callers) as (stack, run):
+    with running(
+        folder, options.seed + len(summary.cycles), summary, kafka=options.kafka, callers=options.callers, say=_say
+    ) as (
+        stack,
+        run,
+    ):
         faults = islice(schedule(stack, chance, options.kinds), room)
         while (group := list(islice(faults, CYCLES_PER_CHECK))) and monotonic() < deadline:
             _one_group(run, group)
@@ -71,11 +76,14 @@ def _one_group(run: Run, group: list[Fault]) -> None:
         for fault in group:
             done.append(f"{fault.kind} {fault.victim}")
             print(_line(run.cycle(fault)), flush=True)
-        began = monotonic()
         run.check()
-        print(f"      checked everything in {monotonic() - began:.1f} s", flush=True)
+        print(flush=True)
     except (Violation, Unanswered) as violation:
         raise Violation(f"{violation}\nwhat was done since the last check: {', '.join(done)}") from violation
+
+
+def _say(text: str) -> None:
+    print(f"      {text}", end=";", flush=True)
 
 
 def _line(cycle: Cycle) -> str:
@@ -101,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     kinds = ("kill", "freeze", "network")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=list(kinds), help="which faults")
     parser.add_argument("--folder", default=os.environ.get("TMPDIR"), help="where the stacks' folders are made")
+    parser.add_argument("--kafka", action="store_true", help="the log reaches its followers through a Kafka broker")
     parser.add_argument("--keep", action="store_true", help="keep the folders, also when everything held")
     parser.add_argument("--results", type=Path, help="write every cycle to this JSON file")
     return parser

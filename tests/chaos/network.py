@@ -204,9 +204,9 @@ class Network:
     ) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
         self._process.kill()
         self._process.wait(ORDER_SECONDS_MAX)
+        self._process.stdin.close()
         self._process.stdout.close()
 
     def open(self, link: str, target: Address, port: int = 0) -> int:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 
@@ -27,6 +27,7 @@ IN_FLIGHT_MIN: Final = 4
 ANSWERS_BEFORE: Final = 30
 FINDINGS_SHOWN_MAX: Final = 30
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Violation(Exception):
@@ -140,17 +141,17 @@ class Run:
 
     def check(self) -> None:
         """Let everybody finish, and hold every promise against the stores. Raises Violation."""
-        self._load.drain()
+        self._timed("everybody answered", self._load.drain)
         self._summary.acknowledged += len(told := self._load.take_told())
-        findings = [*self._gifts_missing()]
+        findings = self._timed("gifts given", lambda: list(self._gifts_missing()))
         settings = self._stack.settings
         with closing(operations.Quiet(settings)) as quiet:
             try:
-                head = quiet.wait(QUIET_SECONDS_MAX)
+                head = self._timed("at rest", lambda: quiet.wait(QUIET_SECONDS_MAX))
             except operations.NotQuiet as busy:
                 raise Violation(f"it does not come to rest: {busy}") from busy
-        findings += audit(settings.postgres_dsn, told, after=self._audited_until)
-        report = operations.verify(settings)
+        findings += self._timed("audited", lambda: audit(settings.postgres_dsn, told, after=self._audited_until))
+        report = self._timed("verified", lambda: operations.verify(settings))
         findings += [f"{each.invariant} {each.subject}: {each.detail}" for each in report.violations]
         findings += [f"{store} was not compared: it did not stand still" for store in report.not_compared]
         findings += self._unfinished()
@@ -160,6 +161,12 @@ class Run:
         self._audited_until = head
         self._summary.checks += 1
         self._summary.audited += len(told)
+
+    def _timed(self, what: str, work: Callable[[], T]) -> T:
+        began = monotonic()
+        done = work()
+        self._say(f"{what} after {monotonic() - began:.1f} s")
+        return done
 
     def note_the_rest(self) -> None:
         """What only the end of a stack tells."""
@@ -217,11 +224,11 @@ _UNFINISHED: Final = """
 
 @contextmanager
 def running(
-    folder: Path, seed: int, summary: Summary, *, callers: int = 16, say: Say = lambda _text: None
+    folder: Path, seed: int, summary: Summary, *, kafka: bool = False, callers: int = 16, say: Say = lambda _text: None
 ) -> Iterator[tuple[Stack, Run]]:
     """A stack under load. Raises Unanswered, Violation; what was acknowledged is in ``acknowledged.jsonl``."""
     with ExitStack() as exit_stack:
-        stack = exit_stack.enter_context(Stack(folder))
+        stack = exit_stack.enter_context(Stack(folder, kafka=kafka))
         journal = exit_stack.enter_context(closing(journal_at(folder)))
         shop = Shop()
         load = Load(stack.servers, stack.token, REALM, shop.visit, journal, seed, callers)

@@ -1,5 +1,6 @@
 """The whole system as separate processes over links that can fail: engines, API processes and workers."""
 
+import random
 import sys
 import urllib.error
 import urllib.request
@@ -19,16 +20,20 @@ from infra.embedded.clickhouse import EmbeddedClickHouse
 from infra.embedded.engine import Engine
 from infra.embedded.postgres import EmbeddedPostgres
 from infra.embedded.redis import EmbeddedRedis
-from infra.processes import LOOPBACK, ChildSpec, FolderLock, free_port, wait_until
+from infra.processes import LOOPBACK, ChildSpec, FolderLock, port_is_free, wait_until
 from infra.settings import Settings
+from infra.stack import WORKERS_OF_KAFKA
+from tests.chaos.kafka import Door, ManyDoors
 from tests.chaos.network import Network
 from tests.chaos.services import Service, engine_service, part_service
 
 ROOT: Final = Path(__file__).parents[2]
 REALM: Final = Realm("chaos", "shop")
-READY_SECONDS_MAX: Final = 60.0
+READY_SECONDS_MAX: Final = 90.0
 LOCK_TTL_SECONDS: Final = 30  # Some orders are left alone: their locks end during the run.
-POSTGRES, REDIS, CLICKHOUSE = "postgres", "redis", "clickhouse"
+POSTGRES, REDIS, CLICKHOUSE, KAFKA = "postgres", "redis", "clickhouse", "kafka"
+# Below what the kernel gives to outgoing connections: whoever is started again finds its port free.
+PORTS: Final = (15_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -40,33 +45,45 @@ class Part:
     speaks_to: tuple[str, ...]
 
 
-PARTS: Final = (
+OVER_THE_LOG: Final = (
     Part("api-1", ("serve",), (POSTGRES, REDIS)),
     Part("api-2", ("serve",), (POSTGRES, REDIS)),
     Part("sagas-1", ("worker", "sagas"), (POSTGRES,)),
     Part("sagas-2", ("worker", "sagas"), (POSTGRES,)),
-    Part("projections", ("worker", "projections"), (POSTGRES, REDIS, CLICKHOUSE)),
+    Part("projections-1", ("worker", "projections"), (POSTGRES, REDIS, CLICKHOUSE)),
     Part("distributions", ("worker", "distributions"), (POSTGRES,)),
+)
+OVER_KAFKA: Final = (
+    Part("api-1", ("serve",), (POSTGRES, REDIS)),
+    Part("api-2", ("serve",), (POSTGRES, REDIS)),
+    Part("sagas-1", ("worker", "sagas"), (POSTGRES, KAFKA)),
+    Part("sagas-2", ("worker", "sagas"), (POSTGRES, KAFKA)),
+    Part("projections-1", ("worker", "projections"), (POSTGRES, REDIS, CLICKHOUSE, KAFKA)),
+    Part("projections-2", ("worker", "projections"), (POSTGRES, REDIS, CLICKHOUSE, KAFKA)),
+    Part("distributions", ("worker", "distributions"), (POSTGRES,)),
+    *(
+        Part(f"{worker}-{number}", ("worker", worker), (POSTGRES, KAFKA))
+        for worker in WORKERS_OF_KAFKA
+        for number in (1, 2)
+    ),
 )
 
 
 class Stack:
-    """Everything, on one folder. ``settings``: as somebody sees it who speaks to the engines directly."""
+    """Everything, on one folder. With ``kafka`` a broker carries the log to the followers."""
 
-    def __init__(self, folder: Path, *, overrides: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, *, kafka: bool = False, overrides: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
-        self.engines: dict[str, Engine] = {
-            POSTGRES: EmbeddedPostgres(folder),
-            REDIS: EmbeddedRedis(folder),
-            CLICKHOUSE: EmbeddedClickHouse(folder),
-        }
+        self.engines: dict[str, Engine] = {}
         self.services: dict[str, Service] = {}
         self.links: list[str] = []  # "api-1→postgres", and "callers→api-1".
         self.servers: dict[str, str] = {}  # API process -> where callers reach it.
         self.network = Network()
         self.token = ""
+        self._parts = OVER_KAFKA if kafka else OVER_THE_LOG
+        self._kafka = kafka
         self._overrides = dict(overrides or {})
-        self._ports: dict[str, int] = {}
+        self._proxies: dict[str, int] = {}  # Link -> port.
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -75,10 +92,11 @@ class Stack:
             starting.enter_context(FolderLock(self.folder))
             starting.enter_context(self.network)
             starting.callback(self._stop)
+            self._make_engines()
             self._start_engines()
             stores.migrate(self.settings)
             self.token = stores.create_key(self.settings, REALM, role="admin", scopes=ROLES["admin"], label="chaos")
-            for part in PARTS:
+            for part in self._parts:
                 self._start_part(part)
             for name in self.servers:
                 if not wait_until(lambda name=name: self.is_ready(name), timeout_seconds=READY_SECONDS_MAX):  # type: ignore[misc]
@@ -93,7 +111,7 @@ class Stack:
 
     @property
     def settings(self) -> Settings:
-        """The engines where they are now, past every proxy."""
+        """As somebody sees it who speaks to the engines directly, wherever they are now."""
         return self._settings({name: engine.address for name, engine in self.engines.items()})
 
     def is_ready(self, server: str) -> bool:
@@ -109,6 +127,25 @@ class Stack:
         """Every ending of a process that nobody here had caused."""
         return [ending for service in self.services.values() for ending in service.unasked]
 
+    def _make_engines(self) -> None:
+        """Engines at ports that they keep, and a proxy for every link to them."""
+        engines: list[Engine] = [EmbeddedPostgres(self.folder), EmbeddedRedis(self.folder)]
+        engines.append(EmbeddedClickHouse(self.folder))
+        for engine in engines:
+            engine.port = steady_port()
+            self.engines[engine.name] = engine
+        doors: dict[str, Door] = {}
+        for part in self._parts:
+            for engine_name in part.speaks_to:
+                link = f"{part.name}→{engine_name}"
+                port = steady_port() if engine_name == KAFKA else self.engines[engine_name].port
+                self._open(link, port)
+                if engine_name == KAFKA:
+                    doors[part.name] = Door(port, self._proxies[link])
+        if self._kafka:
+            self.engines[KAFKA] = ManyDoors(self.folder, doors)
+            self.engines[KAFKA].port = steady_port()
+
     def _start_engines(self) -> None:
         for name, engine in self.engines.items():
             self.services[name] = engine_service(engine, self._aim_at)
@@ -118,10 +155,8 @@ class Stack:
     def _start_part(self, part: Part) -> None:
         addresses = {name: engine.address for name, engine in self.engines.items()}
         for engine in part.speaks_to:
-            link = f"{part.name}→{engine}"
-            self._ports[link] = self._open(link, self.engines[engine].port)
-            addresses[engine] = at_port(addresses[engine], self._ports[link])
-        http_port = free_port()
+            addresses[engine] = at_port(addresses[engine], self._proxies[f"{part.name}→{engine}"])
+        http_port = steady_port()
         if part.call == ("serve",):
             self.servers[part.name] = f"http://{LOOPBACK}:{self._open(f'callers→{part.name}', http_port)}"
         spec = ChildSpec(
@@ -136,21 +171,24 @@ class Stack:
 
     def _open(self, link: str, port: int) -> int:
         self.links.append(link)
-        return self.network.open(link, (LOOPBACK, port))
+        self._proxies[link] = self.network.open(link, (LOOPBACK, port))
+        return self._proxies[link]
 
     def _aim_at(self, engine: Engine) -> None:
-        """An engine came back on another port: whoever speaks to it through a link does not notice."""
+        """An engine came up on another port: whoever speaks to it through a link does not notice."""
         for link in self.links:
-            if link.endswith(f"→{engine.name}"):
+            if link.endswith(f"→{engine.name}") and engine.name != KAFKA:  # Kafka's doors stay where they are.
                 self.network.aim(link, (LOOPBACK, engine.port))
 
     def _settings(self, addresses: Mapping[str, str], **more: Any) -> Settings:
+        kafka = {"kafka_bootstrap": addresses[KAFKA], "follower_feed": "kafka"} if self._kafka else {}
         return Settings.load(
             data_dir=self.folder,
             postgres_dsn=addresses[POSTGRES],
             redis_url=addresses[REDIS],
             clickhouse_url=addresses[CLICKHOUSE],
             lock_ttl_seconds=LOCK_TTL_SECONDS,
+            **kafka,
             **self._overrides,
             **more,
         )
@@ -164,6 +202,11 @@ class Stack:
             if group:
                 with ThreadPoolExecutor(len(group)) as pool:
                     list(pool.map(Service.stop, group))
+
+
+def steady_port() -> int:
+    """A free port that no outgoing connection will take while nobody listens there."""
+    return next(port for port in iter(lambda: random.randrange(*PORTS), None) if port_is_free(port))
 
 
 def at_port(address: str, port: int) -> str:
