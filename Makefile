@@ -64,8 +64,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## A seeded business day on embedded engines, reconciled at the end
-	@$(BIN)/tessera demo
+demo: setup ## A seeded business day on embedded engines, reconciled at the end (KAFKA=1: over Kafka)
+	@$(BIN)/tessera demo $(if $(filter-out 0,$(KAFKA)),--kafka)
 
 up: setup ## Run the whole stack on embedded engines until Ctrl-C
 	@$(BIN)/tessera up

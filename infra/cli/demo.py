@@ -23,6 +23,9 @@ def _demo(
     keep: Annotated[
         Path | None, typer.Option(help="Keep the data in this (new) folder; `tessera up` goes on there.")
     ] = None,
+    kafka: Annotated[
+        bool, typer.Option("--kafka", help="Over a Kafka broker: commands and facts by topic, followers on topics.")
+    ] = False,
 ) -> ExitCode:
     """Play a seeded business day on embedded engines, reconcile it, plant faults, and show that each is found.
 
@@ -33,7 +36,11 @@ def _demo(
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise CliError(f"{keep} is not empty", next_step="Name a new folder.", code=ExitCode.USAGE)
     result = run_demo(
-        session.out.stderr if session.out.as_json else session.out.stdout, seed=seed, scale=scale, keep=keep
+        session.out.stderr if session.out.as_json else session.out.stdout,
+        seed=seed,
+        scale=scale,
+        keep=keep,
+        kafka=kafka,
     )
     if session.out.as_json:
         session.out.show(result.as_json())

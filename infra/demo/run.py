@@ -3,6 +3,8 @@
 import asyncio
 import sys
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +21,10 @@ from infra.demo.damage import damage_read_models
 from infra.demo.day import Day, draw
 from infra.demo.faults import Planted, Saboteur
 from infra.demo.screen import Screen, ShownAct
+from infra.demo.topics import TopicApi
 from infra.postgres.log import PostgresEventLog
 from infra.settings import Settings
+from infra.simulator.kafka import TopicUpstream
 from infra.stack import DEMO_REALM, LocalStack
 
 CONNECTIONS_MAX: Final = 64
@@ -78,18 +82,21 @@ class Stage:
         self._quiet.close()
 
 
-def run_demo(console: Console, *, seed: int, scale: float, keep: Path | None) -> DemoResult:
-    """Play the day of a seed. The stack runs in a temporary folder, or in ``keep``, which stays."""
+def run_demo(console: Console, *, seed: int, scale: float, keep: Path | None, kafka: bool = False) -> DemoResult:
+    """Play the day of a seed. The stack runs in a temporary folder, or in ``keep``, which stays.
+
+    With ``kafka`` commands and facts come in by topic, and followers read topics.
+    """
     screen = Screen(console)
     result = DemoResult(seed, scale)
     day = draw(seed, scale)
-    console.print(summary.opening(day, seed, scale))
+    console.print(summary.opening(day, seed, scale, kafka=kafka))
     folder = keep or Path(tempfile.mkdtemp(prefix="tessera-demo-"))
     try:
         with screen.act("Starting a stack of its own", 3) as act:
-            stack = LocalStack(folder, ephemeral=keep is None, say=lambda _what: act.done())
+            stack = LocalStack(folder, kafka=kafka, ephemeral=keep is None, say=lambda _what: act.done())
             stack.__enter__()
-            act.say("PostgreSQL, Redis, ClickHouse; API, sagas, projections")
+            act.say(f"PostgreSQL, Redis, ClickHouse{', Kafka' if kafka else ''}; API, sagas, projections")
         try:
             uvloop.run(_play(screen, stack, day, result))
         finally:
@@ -105,7 +112,7 @@ async def _play(screen: Screen, stack: LocalStack, day: Day, result: DemoResult)
     """The day and everything after it, against a running stack."""
     stage = Stage(screen, stack)
     try:
-        async with Api(stack.http_url, stack.key.token, connections_max=CONNECTIONS_MAX) as api:
+        async with _api(stack) as api:
             screen.heading("The day")
             played = BusinessDay(api, day, stage)
             await played.play()
@@ -114,6 +121,20 @@ async def _play(screen: Screen, stack: LocalStack, day: Day, result: DemoResult)
             await _planted_faults(screen, stack.settings, api, stage, result)
     finally:
         stage.close()
+
+
+@asynccontextmanager
+async def _api(stack: LocalStack) -> AsyncIterator[Api]:
+    """By HTTP, or by topic as far as topics take what is asked."""
+    if stack.settings.kafka_bootstrap is None:
+        async with Api(stack.http_url, stack.key.token, connections_max=CONNECTIONS_MAX) as api:
+            yield api
+        return
+    async with (
+        TopicUpstream(stack.settings, DEMO_REALM) as upstream,
+        TopicApi(stack.http_url, stack.key.token, upstream, connections_max=CONNECTIONS_MAX) as by_topic,
+    ):
+        yield by_topic
 
 
 async def _clean_books(screen: Screen, settings: Settings, tally: Tally, day: Day, result: DemoResult) -> None:

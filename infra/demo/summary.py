@@ -24,14 +24,16 @@ from query.reconciliation import Found
 WRONG_SHOWN_MAX: Final = 20
 
 
-def opening(day: Day, seed: int, scale: float) -> RenderableType:
+def opening(day: Day, seed: int, scale: float, *, kafka: bool = False) -> RenderableType:
     """What is about to be seen."""
+    engines = "PostgreSQL, Redis, ClickHouse and Kafka" if kafka else "PostgreSQL, Redis and ClickHouse"
+    how = "commands and facts come in by topic, followers read topics" if kafka else "everything goes through HTTP"
     text = Text.assemble(
         ("Tessera", "bold"),
         f": one business day (seed {seed}, scale {scale:g})\n",
         (
             f"{len(day.customers):,} customers, {len(day.rush_users):,} users for {day.rush_stock:,} coupons at noon, "
-            f"{len(day.orders):,} orders. Real PostgreSQL, Redis and ClickHouse; everything goes through HTTP.",
+            f"{len(day.orders):,} orders. Real {engines}; {how}.",
             "dim",
         ),
     )
