@@ -72,8 +72,9 @@ class TopicUpstream:
 
     async def ask(self, command: Command, command_id: str) -> dict[str, Any]:
         """The reply to a command: the body that HTTP answers with. Sent again while nobody answers."""
-        message = {"type": command.type, "command_id": command_id, "data": _data(command)}
-        key = next((str(value) for name in _KEYS if (value := message["data"].get(name))), command_id)
+        data = command.model_dump(mode="json", exclude_none=True)
+        message = {"type": command.type, "command_id": command_id, "data": data}
+        key = next((str(data[name]) for name in _KEYS if name in data), command_id)
         for _ in range(ATTEMPTS_MAX):
             answer = self._answers.setdefault(command_id, asyncio.get_running_loop().create_future())
             await self._send(_topic_of(command), key, message)
@@ -146,7 +147,3 @@ def _topic_of(command: Command) -> Topic:
     if command.type.startswith("report_"):
         return PAYMENT_FACTS
     return ORDER_FACTS if command.type in {"place_order", "cancel_order", "reopen_order"} else COMMANDS
-
-
-def _data(command: Command) -> dict[str, Any]:
-    return command.model_dump(mode="json", exclude_none=True)
