@@ -33,7 +33,8 @@ _PLACEMENT: Final = {"shard", "shard_dsns", "default_shard", "tenant_shards", "s
 # In the order of starting: what each shard has of its own; leases are for several shards only.
 WORKERS: Final = ("sagas", "projections", "distributions")
 WORKERS_OF_SEVERAL: Final = (*WORKERS, "leases")
-WORKERS_OF_KAFKA: Final[tuple[str, ...]] = ()  # Of each shard, beside the others.
+WORKER_OF_KAFKA: Final = "relay"  # Of each shard, beside the others.
+INTAKE: Final = "intake"  # One for all shards.
 
 Say = Callable[[str], None]
 
@@ -144,7 +145,7 @@ class LocalStack:
             self._say("applying migrations")
             self._migrate()
             self.key = self._key()
-            self._say("starting API, sagas, projections and distributions")
+            self._say(f"starting API, sagas, projections{', distributions, relay and intake' if self._kafka else ' and distributions'}")
             self._start_parts()
             self._wait_until_ready()
             self._write_endpoints()
@@ -240,9 +241,11 @@ class LocalStack:
         shards = list(self.settings.stores)
         for shard in shards:
             workers = WORKERS_OF_SEVERAL if len(shards) > 1 else WORKERS
-            for worker in (*workers, *(WORKERS_OF_KAFKA if self._kafka else ())):
+            for worker in (*workers, *((WORKER_OF_KAFKA,) if self._kafka else ())):
                 name = f"{worker}-{shard}" if len(shards) > 1 else worker
                 self._start(name, ("worker", worker), self.settings.at_shard(shard))
+        if self._kafka:
+            self._start(INTAKE, ("worker", INTAKE), self.settings)
 
     def _start(self, name: str, call: tuple[str, ...], settings: Settings) -> None:
         self._parts.append(self._supervisor.start(self._spec(name, call, settings)))
