@@ -145,7 +145,8 @@ class LocalStack:
             self._say("applying migrations")
             self._migrate()
             self.key = self._key()
-            self._say(f"starting API, sagas, projections{', distributions, relay and intake' if self._kafka else ' and distributions'}")
+            carriers = ", distributions, relay and intake" if self._kafka else " and distributions"
+            self._say(f"starting API, sagas, projections{carriers}")
             self._start_parts()
             self._wait_until_ready()
             self._write_endpoints()
