@@ -34,6 +34,7 @@ class FactsTarget:
         self.position = Position(shard, "", 0)
         self.version = version
         self.progress = Progress(lanes)
+        self._left: dict[Lane, int] = {}  # Where each lane was when last seen by us as ours.
         self._mark = ""
         self._noted: Mark | None = None
         self._store = store
@@ -66,9 +67,10 @@ class FactsTarget:
         own = {lane: lanes[lane.key] for lane in self.progress.lanes if lane.key in lanes}
         progress = Progress(self.progress.lanes, found.position.offset, own)
         self._stand(found)
-        if any(progress.of(lane) != self.progress.of(lane) for lane in mine):
-            self._refresh()
-        self.progress = progress
+        here = {lane: progress.of(lane) for lane in progress.lanes if lane in mine}
+        if any(self._left.get(lane) != offset for lane, offset in here.items()):
+            self._refresh()  # Somebody else had these lanes: what is parked may be news, too.
+        self.progress, self._left = progress, here
 
     def last(self) -> Mark | None:
         """The event at its position, as its last checkpoint names it."""
@@ -101,6 +103,7 @@ class FactsTarget:
         lanes = self._store.lanes(self.version, epoch)
         own = {lane: lanes[lane.key] for lane in self.progress.lanes if lane.key in lanes}
         self.progress = Progress(self.progress.lanes, self.progress.base, own)
+        self._left |= moves
         overall = self.progress.overall()
         if overall > self.position.offset:
             mark = self._coordination.mark_at(overall) or ""

@@ -39,7 +39,8 @@ class RedisTarget:
         self.position = Position(shard, "", 0)
         self.version = version or 0
         self.progress = Progress(lanes)
-        self._at: dict[str, Position] = {}  # By lane: where the version was when last seen.
+        self._at: dict[str, Position] = {}  # By lane: where the version was when last seen,
+        self._left: dict[str, Position] = {}  # and where it was when last seen by us as ours.
         self._follows_active = version is None
         self._store = store
         self._coordination = coordination
@@ -87,14 +88,15 @@ class RedisTarget:
         if missing := [lane.key for lane in self.progress.lanes if lane.key not in at]:
             self._store.begin_lanes(version, position, missing)
             at |= dict.fromkeys(missing, position)
-        if (
-            version != self.version
-            or self._digestion is None
-            or any(at.get(lane.key) != self._at.get(lane.key) for lane in mine)
-        ):
+        if version != self.version or self._digestion is None or self._have_moved(at, mine):
             self.version = version
             self._refresh()
+        self._left = {lane.key: at[lane.key] for lane in self.progress.lanes if lane in mine}
         self._stand(position, at)
+
+    def _have_moved(self, at: Mapping[str, Position], mine: Collection[Lane]) -> bool:
+        """Whether lanes are new to this process, or somebody else had them: what is parked may be news, too."""
+        return any(at[lane.key] != self._left.get(lane.key) for lane in self.progress.lanes if lane in mine)
 
     def begin(self, epoch: str) -> None:
         """Make this version, empty, for nobody to read yet."""
@@ -117,6 +119,7 @@ class RedisTarget:
         ends = {lane.key: self.position._replace(offset=offset) for lane, offset in moves.items()}
         steps = {key: (self._at[key], end) for key, end in ends.items()}
         position = self._store.move_lanes(self.version, steps, [lane.key for lane in self.progress.lanes])
+        self._left |= ends
         self._stand(position, self._at | ends)
 
     def replay_parked(self, feed: Feed, mine: Mine = every_stream) -> int:

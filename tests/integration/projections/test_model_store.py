@@ -93,6 +93,31 @@ def test_a_checkpoint_moves_only_from_where_it_was_seen(store: ModelStore) -> No
     assert (store.control().active, store.control().ready_at) == (1, 5)
 
 
+def at(offset: int) -> Position:
+    return START._replace(offset=offset)
+
+
+def test_lanes_move_only_from_where_they_were_seen_and_the_checkpoint_is_where_the_last_one_is(
+    store: ModelStore,
+) -> None:
+    lanes = ["coupon-event-topic/0", "coupon-event-topic/1"]
+    store.begin_lanes(1, START, lanes)
+    assert store.move_lanes(1, {lanes[0]: (START, at(7)), lanes[1]: (START, at(4))}, lanes) == at(4)
+    with pytest.raises(CheckpointLost, match="coupon-event-topic/0, coupon-event-topic/1"):
+        store.move_lanes(1, {lanes[0]: (at(7), at(9)), lanes[1]: (START, at(3))}, lanes)
+    with pytest.raises(CheckpointLost):
+        store.begin_lanes(1, START, lanes)
+    store.begin_lanes(1, at(4), [*lanes, "coupon-event-topic/2"])
+    control = store.control()
+    assert control.checkpoints == {1: at(4)}
+    assert control.lanes == {1: {lanes[0]: at(7), lanes[1]: at(4), "coupon-event-topic/2": at(4)}}
+    # A checkpoint that moves by itself leaves no lane behind it.
+    store.advance(1, at(4), at(20), control.lanes[1])
+    assert (store.control().checkpoints, store.control().lanes) == ({1: at(20)}, {})
+    with pytest.raises(CheckpointLost):
+        store.move_lanes(1, {lanes[0]: (at(7), at(8))}, lanes)
+
+
 def test_a_flushed_checkpoint_does_not_come_back_by_itself(store: ModelStore, redis_url: str) -> None:
     connect(redis_url).flushdb()
     with pytest.raises(CheckpointLost):
