@@ -12,7 +12,7 @@ from infra.postgres.dead_letters import BEHIND, ParkedEvent
 from infra.postgres.outbox import PendingCommand
 from infra.postgres.positions import EpochChanged, PositionMoved
 from infra.sagas.hearing import Hearing, Standing, TimerKey
-from infra.sagas.ports import FOLLOWER, FactFeed, Move, Owed, Place, Retry, SagaStore
+from infra.sagas.ports import FOLLOWER, FactFeed, LanePlaces, Move, Owed, Place, Retry, SagaStore
 from sagas.lending import LETTERS
 from sagas.timers import ClearTimer, DueTimer
 from tests.fakes import InMemoryEventLog
@@ -67,6 +67,19 @@ class InMemorySagaStore:
     def place(self) -> Place:
         """Where the ear stands."""
         return Place(self._offset(FOLLOWER), frozenset(stream for stream, _ in self.tables.parked))
+
+    def lanes(self, names: Collection[str]) -> LanePlaces:
+        """Where the ear stands in each of its lanes."""
+        base, parked = self.place()
+        for name in names:
+            self.tables.positions[name] = (self.epoch, max(base, self._offset(name)))
+        return LanePlaces({name: self._offset(name) for name in names}, parked)
+
+    def raise_to_lanes(self, names: Collection[str]) -> int:
+        """Move the ear's own position to where all of its lanes have come."""
+        heard = max(self._offset(FOLLOWER), min(map(self._offset, names)))
+        self.tables.positions[FOLLOWER] = (self.epoch, heard)
+        return heard
 
     def histories(self, streams: Collection[str]) -> Mapping[str, StreamHistory]:
         """What sagas remember."""

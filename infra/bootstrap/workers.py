@@ -18,6 +18,7 @@ from infra.telemetry.logs import configure_logs_by
 from infra.telemetry.metrics import Metrics, Sample
 
 if TYPE_CHECKING:
+    from infra.kafka.consumer import LaneConsumer
     from infra.leases.books import Store as LeaseStore
     from infra.projections.ports import FollowerStatus
     from infra.relay.relay import RelayStatus
@@ -52,7 +53,8 @@ def run_sagas(settings: Settings) -> None:
         metrics_served(settings, metrics),
     ):
         bounds = SagaSettings(facts_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000)
-        worker = SagaWorker(settings.postgres_dsn, side.log, side.engine, bounds, router=router)
+        lanes = _lanes_of_sagas(settings) if settings.follower_feed == "kafka" else None
+        worker = SagaWorker(settings.postgres_dsn, side.log, side.engine, bounds, router=router, lanes=lanes)
         housekeeper = Housekeeper(settings.postgres_dsn, keep_days=settings.command_log_days)
         metrics.add_source(lambda: [Sample(HALTED, (("follower", "sagas"),), 1.0 if worker.halted else 0.0)])
         metrics.add_source(lambda: parked_of(settings))
@@ -68,6 +70,22 @@ def run_sagas(settings: Settings) -> None:
             worker.stop(WORKER_STOP_SECONDS)
     if halted is not None:
         raise WorkerHalted(halted)
+
+
+def _lanes_of_sagas(settings: Settings) -> "LaneConsumer":
+    """A member of the group that hears for this shard's sagas. Raises WorkerHalted and WrongPartitions."""
+    from infra.kafka.admin import require_partitions, topic_states
+    from infra.kafka.consumer import LaneConsumer
+    from infra.sagas.lane_runner import TOPICS
+    from infra.sagas.ports import FOLLOWER
+
+    states = topic_states(settings, TOPICS)
+    if missing := [state.name for state in states if not state.partitions]:
+        raise WorkerHalted(
+            f"Kafka at {settings.kafka_bootstrap} has no topic {', '.join(missing)}: run `tessera migrate`"
+        )
+    require_partitions(settings, states)
+    return LaneConsumer(settings, f"{FOLLOWER}-{settings.shard}", TOPICS)
 
 
 def run_distributions(settings: Settings) -> None:

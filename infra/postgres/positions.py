@@ -1,10 +1,13 @@
 """Where each follower stands in the log, for followers whose effect is in this database too."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import psycopg
+
+LANE_MARK: Final = "@"  # Between a follower's name and that of one of its lanes; no follower's own name has it.
 
 
 class EpochChanged(Exception):
@@ -65,14 +68,38 @@ def advance(cursor: psycopg.Cursor[Any], follower: str, epoch: str, *, expected:
     raise PositionMoved(follower, expected)
 
 
+def begin_lanes(cursor: psycopg.Cursor[Any], follower: str, epoch: str, lanes: Collection[str]) -> Mapping[str, int]:
+    """Where a follower stands in each of its lanes, by the names of their positions.
+
+    One that has no position yet, or an older one than the follower itself, gets the follower's. Raises EpochChanged.
+    """
+    base = read(cursor, follower, epoch)
+    cursor.execute(_BEGIN_LANES, (sorted(lanes), epoch, base))
+    cursor.execute(
+        "SELECT follower, epoch, log_offset FROM follower_positions WHERE follower = ANY(%s)", (list(lanes),)
+    )
+    offsets: dict[str, int] = {}
+    for lane, own, offset in cursor:
+        if own != epoch:
+            raise EpochChanged(lane, own, epoch)
+        offsets[lane] = offset
+    return offsets
+
+
+def raise_to_lanes(cursor: psycopg.Cursor[Any], follower: str, epoch: str, lanes: Collection[str]) -> int:
+    """Move a follower to where all of its lanes have come by now, never back; returns where it is then."""
+    cursor.execute(_RAISE, {"follower": follower, "epoch": epoch, "lanes": list(lanes), "count": len(lanes)})
+    return read(cursor, follower, epoch)
+
+
 def reset(cursor: psycopg.Cursor[Any], follower: str, epoch: str, offset: int = 0) -> None:
     """Put a follower somewhere in an epoch: an operator's decision, with the follower stopped."""
     cursor.execute(_RESET, (follower, epoch, offset))
 
 
 def every(cursor: psycopg.Cursor[Any]) -> list[FollowerPosition]:
-    """All followers, by name."""
-    cursor.execute("SELECT follower, epoch, log_offset, updated_at FROM follower_positions ORDER BY follower")
+    """All followers, by name; those that hear lanes as a whole."""
+    cursor.execute(_EVERY, (LANE_MARK,))
     return [FollowerPosition(*row) for row in cursor]
 
 
@@ -89,4 +116,29 @@ _RESET = """
     INSERT INTO follower_positions (follower, epoch, log_offset) VALUES (%s, %s, %s)
     ON CONFLICT (follower) DO UPDATE
     SET epoch = excluded.epoch, log_offset = excluded.log_offset, updated_at = clock_timestamp()
+"""
+
+# In the order of their names, as whoever moves several: two that lock the same rows do not block each other for good.
+_BEGIN_LANES = """
+    INSERT INTO follower_positions (follower, epoch, log_offset)
+    SELECT lane, begun.epoch, begun.log_offset
+    FROM unnest(%s::text[]) AS lane CROSS JOIN (VALUES (%s::text, %s::bigint)) AS begun (epoch, log_offset)
+    ORDER BY lane
+    ON CONFLICT (follower) DO UPDATE
+    SET log_offset = excluded.log_offset, updated_at = clock_timestamp()
+    WHERE follower_positions.epoch = excluded.epoch AND follower_positions.log_offset < excluded.log_offset
+"""
+
+_RAISE = """
+    INSERT INTO follower_positions (follower, epoch, log_offset)
+    SELECT %(follower)s, %(epoch)s, min(log_offset) FROM follower_positions
+    WHERE follower = ANY(%(lanes)s) AND epoch = %(epoch)s HAVING count(*) = %(count)s
+    ON CONFLICT (follower) DO UPDATE
+    SET log_offset = excluded.log_offset, updated_at = clock_timestamp()
+    WHERE follower_positions.epoch = excluded.epoch AND follower_positions.log_offset < excluded.log_offset
+"""
+
+_EVERY = """
+    SELECT follower, epoch, log_offset, updated_at FROM follower_positions
+    WHERE position(%s IN follower) = 0 ORDER BY follower
 """

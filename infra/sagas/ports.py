@@ -6,6 +6,8 @@ from typing import Final, NamedTuple, Protocol
 
 from command.ports import StreamHistory
 from contracts.envelope import Recorded
+from infra.kafka.lanes import Lane
+from infra.kafka.messages import Record
 from infra.postgres.dead_letters import ParkedEvent
 from infra.postgres.outbox import PendingCommand
 from infra.sagas.hearing import Hearing
@@ -45,6 +47,13 @@ class Place(NamedTuple):
     parked: frozenset[str]
 
 
+class LanePlaces(NamedTuple):
+    """Where an ear begins that hears lanes: each lane's own offset, and the streams that wait behind a parked fact."""
+
+    offsets: Mapping[str, int]
+    parked: frozenset[str]
+
+
 class SagaStore(Protocol):
     """One part's view of the store, for its thread alone. All of it raises StoreUnavailable; nothing happens partly."""
 
@@ -57,6 +66,17 @@ class SagaStore(Protocol):
 
     def place(self) -> Place:
         """Where the ear stands. Raises EpochChanged."""
+        ...
+
+    def lanes(self, names: Collection[str]) -> LanePlaces:
+        """Where the ear stands in each of all its lanes, by their positions' names. Raises EpochChanged.
+
+        One that has no position yet, or an older one than the ear itself, gets the ear's own: so far all was heard.
+        """
+        ...
+
+    def raise_to_lanes(self, names: Collection[str]) -> int:
+        """Move the ear's own position to where all of its lanes have come by now; returns where it is."""
         ...
 
     def histories(self, streams: Collection[str]) -> Mapping[str, StreamHistory]:
@@ -140,4 +160,29 @@ class FactFeed(Protocol):
 
     def read_on(self, after: int, limit: int, unheeded: Collection[str]) -> tuple[Sequence[Recorded], int]:
         """The same without events of these types, and up to where that was."""
+        ...
+
+
+class LaneSource(Protocol):
+    """One member of a consumer group, see :class:`infra.kafka.consumer.LaneConsumer`. Raises KafkaUnavailable."""
+
+    @property
+    def partitions(self) -> int:
+        """How many there are of each topic."""
+        ...
+
+    def poll(self, limit: int, timeout_seconds: float) -> Mapping[Lane, Sequence[Record]]:
+        """What came since; waits when there is nothing."""
+        ...
+
+    def assigned(self) -> Collection[Lane]:
+        """The lanes that are this member's now, as far as it knows."""
+        ...
+
+    def done(self) -> None:
+        """What was polled has taken effect."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group."""
         ...

@@ -8,7 +8,7 @@ from infra.postgres.dead_letters import ParkedEvent
 from infra.postgres.log import PostgresEventLog
 from infra.sagas import tables
 from infra.sagas.hearing import Hearing
-from infra.sagas.ports import FOLLOWER, Move, Owed, Place, Retry, SagaStore
+from infra.sagas.ports import FOLLOWER, LanePlaces, Move, Owed, Place, Retry, SagaStore
 from infra.sagas.session import Session
 from infra.sagas.tables import Cursor
 from sagas.timers import DueTimer
@@ -32,6 +32,17 @@ class PostgresSagaStore:
         with self._session.transaction() as cursor:
             parked = dead_letters.parked_streams(cursor, FOLLOWER)
             return Place(positions.read(cursor, FOLLOWER, self.epoch), parked)
+
+    def lanes(self, names: Collection[str]) -> LanePlaces:
+        """Where the ear stands in each of its lanes."""
+        with self._session.transaction() as cursor:
+            parked = dead_letters.parked_streams(cursor, FOLLOWER)
+            return LanePlaces(positions.begin_lanes(cursor, FOLLOWER, self.epoch, names), parked)
+
+    def raise_to_lanes(self, names: Collection[str]) -> int:
+        """Move the ear's own position to where all of its lanes have come."""
+        with self._session.transaction() as cursor:
+            return positions.raise_to_lanes(cursor, FOLLOWER, self.epoch, names)
 
     def histories(self, streams: Collection[str]) -> Mapping[str, StreamHistory]:
         """What sagas remember."""

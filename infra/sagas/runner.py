@@ -1,77 +1,36 @@
-"""Hears the log: a batch of facts becomes memory, commands, timers and position in one transaction."""
+"""The ear on the log itself: one process at a time moves, the others are ready."""
 
-import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Final
 
-from contracts.envelope import Recorded
 from contracts.events import SagaHeard
-from infra.postgres.dead_letters import ParkedEvent
-from infra.sagas.checkpoints import At, Checkpoint, pass_by
-from infra.sagas.hearing import Hearing, Saga, fold_saga, streams_of
-from infra.sagas.ports import FOLLOWER, FactFeed, Move, SagaStore
-from infra.sagas.settings import SagaSettings
+from infra.sagas.checkpoints import At
+from infra.sagas.ear import Ear
+from infra.sagas.ports import FOLLOWER, Move
 
-logger = logging.getLogger(__name__)
-
-PARKED_MAX: Final = 1_000
 _OWN: Final = frozenset({SagaHeard.type})  # What sagas remember is no news to them.
 
 
-class SagaRunner:
-    """The follower that is the sagas' ear. For one thread; several processes may try, one of them moves at a time."""
+class SagaRunner(Ear):
+    """Reads the store feed. Several processes may try, one of them moves at a time."""
 
-    def __init__(
-        self,
-        store: SagaStore,
-        feed: FactFeed,
-        settings: SagaSettings | None = None,
-        *,
-        checkpoint: Checkpoint = pass_by,
-        on_commands: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._store = store
-        self._feed = feed
-        self._settings = settings or SagaSettings()
-        self._checkpoint = checkpoint
-        self._on_commands = on_commands
-        self._memories: OrderedDict[str, Saga] = OrderedDict()
-        self._offset: int | None = None  # None: to be read; so are the parked streams.
-        self._parked: frozenset[str] = frozenset()
+    _offset: int | None = None  # None: to be read; so are the parked streams.
 
     @property
     def offset(self) -> int:
         """Up to where the log was heard; 0 before the first look."""
         return self._offset or 0
 
-    def run_once(self) -> int:
-        """Hear one batch; returns how many events it had (0: nothing new).
-
-        Raises StoreUnavailable, StreamConflict and PositionMoved, after which it may be called again, and
-        EpochChanged, UnknownEventType, UnreadableEvent and UnknownProcessVersion, which need somebody's help.
-        """
-        try:
-            return self._run_once()
-        except Exception:
-            self._forget()
-            raise
-
-    def close(self) -> None:
-        """Give the store's connection back."""
-        self._store.close()
-
     def _run_once(self) -> int:
         offset = self._start()
-        retried = self._retry_requeued(offset)
+        retried = self._retry_requeued()
         batch, until = self._feed.read_on(offset, self._settings.facts_max, _OWN)
         if until == offset:
             return retried
         self._checkpoint(At.FACTS_READ)
         hearing = self._hear(batch, self._parked)
         self._checkpoint(At.FACTS_DECIDED)
-        self._keep(hearing, Move(FOLLOWER, offset, until))
+        self._keep(hearing, (Move(FOLLOWER, offset, until),))
+        self._offset = until
         self._checkpoint(At.MEMORY_COMMITTED)
         return retried + max(len(batch), 1)
 
@@ -81,62 +40,8 @@ class SagaRunner:
         return self._offset
 
     def _forget(self) -> None:
-        """After any failure what is remembered may be wrong: read it again."""
-        self._memories.clear()
+        super()._forget()
         self._offset = None
 
-    def _hear(self, facts: Sequence[Recorded], parked: frozenset[str]) -> Hearing:
-        self._load(streams_of(facts))
-        hearing = Hearing(self._memories, parked)
-        for fact in facts:
-            hearing.take(fact)
-        return hearing
-
-    def _load(self, streams: Iterable[str]) -> None:
-        """Bring memories in, all missing ones in one query."""
-        missing = [stream for stream in streams if stream not in self._memories]
-        if not missing:
-            return
-        histories = self._store.histories(missing)
-        for stream in missing:
-            history = histories.get(stream)
-            self._memories[stream] = fold_saga(stream, history.events if history is not None else ())
-
-    def _keep(self, hearing: Hearing, move: Move, *, done: Sequence[ParkedEvent] = ()) -> None:
-        written = partial(self._checkpoint, At.MEMORY_WRITTEN)
-        self._store.keep(hearing, (move,), done=done, before_commit=written)
-        self._committed(hearing, move.offset)
-
-    def _committed(self, hearing: Hearing, offset: int) -> None:
-        self._offset = offset
-        for stream, saga in hearing.sagas.items():
-            self._memories[stream] = saga
-            self._memories.move_to_end(stream)
-        while len(self._memories) > self._settings.memories_max:
-            self._memories.popitem(last=False)
-        self._parked |= {failure.fact.stream for failure in hearing.failures}
-        if hearing.letters or any(heard.heard.sends for heard in hearing.heard):
-            self._on_commands()
-
-    # Parked facts that an operator wants to be tried again.
-
-    def _retry_requeued(self, offset: int) -> int:
-        """Try again what was requeued, stream by stream, in order. Returns how many facts were heard."""
-        if not self._parked:
-            return 0
-        requeued = self._store.requeued(PARKED_MAX)
-        return sum(self._retry_stream(stream, offset) for stream in dict.fromkeys(row.stream for row in requeued))
-
-    def _retry_stream(self, stream: str, offset: int) -> int:
-        """Hear the parked facts of one stream until one fails again; those that came meanwhile included."""
-        parked = self._store.parked(stream, PARKED_MAX)
-        for done, row in enumerate(parked):
-            facts = () if row.is_dropped else self._feed.read(row.offset - 1, 1)  # Given up: passed over unheard.
-            hearing = self._hear(facts, self._parked - {stream})
-            self._keep(hearing, Move(FOLLOWER, offset, offset), done=() if hearing.failures else (row,))
-            if hearing.failures:
-                return done
-        if len(parked) < PARKED_MAX:
-            self._parked -= {stream}
-        logger.info("parked_facts_heard", extra={"stream": stream, "count": len(parked)})
-        return len(parked)
+    def _here(self, stream: str) -> Move:
+        return Move(FOLLOWER, self.offset, self.offset)

@@ -8,11 +8,15 @@ from typing import Any, Final, Literal
 
 from command.engine import Busy, EngineStopped
 from command.ports import StoreUnavailable, StreamConflict
+from infra.kafka.errors import KafkaUnavailable
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
 from infra.postgres.positions import PositionMoved
 from infra.sagas.checkpoints import Checkpoint, pass_by
 from infra.sagas.dispatcher import Dispatcher
+from infra.sagas.ear import Ear
+from infra.sagas.lane_runner import LaneRunner
+from infra.sagas.ports import LaneSource
 from infra.sagas.postgres_store import PostgresSagaStore
 from infra.sagas.runner import SagaRunner
 from infra.sagas.sending import Submits, describe
@@ -25,7 +29,7 @@ BACKOFF_SECONDS_FIRST: Final = 0.05
 
 # After these a part waits a little and goes on; after any other error it halts, because going on would be guessing:
 # it stays where it is, and only looks now and then whether somebody has helped.
-PASSING = (Busy, StoreUnavailable, StreamConflict, PositionMoved)
+PASSING = (Busy, StoreUnavailable, KafkaUnavailable, StreamConflict, PositionMoved)
 
 State = Literal["new", "running", "waiting", "halted", "stopped"]
 
@@ -117,8 +121,9 @@ class SagaWorker:
         *,
         checkpoint: Checkpoint = pass_by,
         router: Submits | None = None,
+        lanes: LaneSource | None = None,
     ) -> None:
-        """``router``: where there are several shards, what brings letters to them."""
+        """``router``: where there are several shards, what brings letters to them. ``lanes``: instead of the log."""
         self._settings = settings or SagaSettings()
         self._stopping = threading.Event()
         self._owed = threading.Event()  # There is something to send.
@@ -128,7 +133,14 @@ class SagaWorker:
         ear, voice, clock, post = (
             PostgresSagaStore(dsn, log, name=name) for name in ("sagas", "saga-outbox", "timers", "saga-letters")
         )
-        self.runner = SagaRunner(ear, self._feed, bounds, checkpoint=checkpoint, on_commands=self._wake)
+        self._rests_by_itself = lanes is not None
+        self.runner: Ear
+        if lanes is None:
+            self.runner = SagaRunner(ear, self._feed, bounds, checkpoint=checkpoint, on_commands=self._wake)
+        else:
+            self.runner = LaneRunner(
+                lanes, log.shard, ear, self._feed, bounds, checkpoint=checkpoint, on_commands=self._wake
+            )
         self.dispatcher = Dispatcher(voice, engine, bounds, checkpoint=checkpoint)
         self.timers = TimerService(clock, engine, bounds, checkpoint=checkpoint)
         self.courier = Dispatcher(post, router or engine, bounds, checkpoint=checkpoint, letters=True)
@@ -190,7 +202,8 @@ class SagaWorker:
         return handled
 
     def _await_facts(self) -> None:
-        self._feed.wait(self._settings.poll_seconds)
+        if not self._rests_by_itself:
+            self._feed.wait(self._settings.poll_seconds)
 
     def _await_debts(self) -> None:
         """Woken by the runner of this process; the wait's end finds retries and what another process left behind."""

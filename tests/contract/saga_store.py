@@ -13,7 +13,7 @@ from contracts.identity import Realm, stream_id
 from infra.postgres.dead_letters import BEHIND
 from infra.postgres.positions import PositionMoved
 from infra.sagas.hearing import Failure, Hearing, fold_saga, streams_of
-from infra.sagas.ports import FOLLOWER, Move, Place, Retry, SagaStore
+from infra.sagas.ports import FOLLOWER, LanePlaces, Move, Place, Retry, SagaStore
 from tests.unit.sagas.stories import CANCELLED, NOON, ORDER, PLACED, REALM, Log, paid, ready, released
 
 SAGA = stream_id(REALM, "saga", f"checkout:{ORDER}")
@@ -110,6 +110,26 @@ class SagaStoreContract:
             ears.store.keep(hearing, [Move("another", 0, 3), Move(FOLLOWER, 0, 3)])
         ears.store.keep(hearing, [Move("another", 0, 3), Move(FOLLOWER, 1, 3)])
         assert ears.store.place().offset == 3
+
+    def test_lanes_begin_where_the_ear_stands_and_move_by_themselves(self, ears: Ears) -> None:
+        ears.hear(PLACED)
+        assert ears.store.lanes(["sagas@a/0", "sagas@a/1"]) == LanePlaces({"sagas@a/0": 1, "sagas@a/1": 1}, frozenset())
+        ears.store.keep(ears.hearing(ears.facts_of(ready())), [Move("sagas@a/0", 1, 2)])
+        assert ears.store.lanes(["sagas@a/0", "sagas@a/1"]).offsets == {"sagas@a/0": 2, "sagas@a/1": 1}
+        with pytest.raises(PositionMoved, match="sagas@a/0"):
+            ears.store.keep(ears.hearing(ears.facts_of(released())), [Move("sagas@a/0", 1, 3)])
+        assert [len(history.events) for history in ears.store.histories([SAGA]).values()] == [2]
+
+    def test_the_ear_stands_where_the_last_of_its_lanes_is_and_never_goes_back(self, ears: Ears) -> None:
+        names = ["sagas@a/0", "sagas@a/1"]
+        ears.store.lanes(names)
+        assert ears.store.raise_to_lanes(names) == 0
+        ears.store.keep(ears.hearing(ears.facts_of(PLACED)), [Move("sagas@a/0", 0, 5), Move("sagas@a/1", 0, 3)])
+        assert ears.store.raise_to_lanes(names) == 3
+        assert ears.store.place().offset == 3
+        ears.store.keep(ears.hearing([]), [Move(FOLLOWER, 3, 9)])  # The log was heard instead, for a while.
+        assert ears.store.raise_to_lanes(names) == 9
+        assert ears.store.lanes(names).offsets == {"sagas@a/0": 9, "sagas@a/1": 9}
 
     def test_nothing_is_stored_when_somebody_else_wrote_the_memory(self, ears: Ears) -> None:
         rival = ears.hearing(ears.facts_of(CANCELLED))
