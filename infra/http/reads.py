@@ -119,6 +119,7 @@ class HttpReads:
             if wanted is None:
                 return position
             if (wanted.shard, wanted.epoch) != (position.shard, position.epoch):
+                await self._require_other_history(exchange, wanted, shows)
                 message = "belongs to another history of the store, and will never be reached"
                 raise malformed([FieldError("?min_position", "position_of_another_history", message)])
             if position.offset >= wanted.offset:
@@ -128,6 +129,16 @@ class HttpReads:
                 raise Problem("position_not_reached", detail, extra={"position": position.token()})
             pause = next(pauses, pause)
             await asyncio.sleep(pause)
+
+    async def _require_other_history(self, exchange: Exchange, wanted: Position, shows: Shows) -> None:
+        """Right after a restore it is the model that is of another history, until it is rebuilt.
+
+        Raises ReadModelUnavailable when the position is of the present one.
+        """
+        if shows != "log":
+            present = await self._position_of(exchange, wanted, "log")()
+            if (present.shard, present.epoch) == (wanted.shard, wanted.epoch):
+                raise ReadModelUnavailable(f"{shows} show a history of the store that was given up: rebuild them")
 
     def _position_of(
         self, exchange: Exchange, wanted: Position | None, shows: Shows
