@@ -242,7 +242,7 @@ def test_a_store_that_was_set_back_is_noticed_told_rebuilt_and_whole(site: Site,
         site.send_again(backed_up)
         site.wait_until_quiet()
         assert {site.http("GET", f"/v1/coupons/{each}").status_code for each in lost} == {200}
-        assert site.http("GET", "/v1/orders/o-unpaid").json()["data"]["status"] == "completed"
+        assert site.http("GET", "/v1/orders/o-unpaid").json()["data"]["saga"]["step"] == "completed"
         assert site.cli("verify")["violations"] == []
         assert_equal_to_the_store(site)
 

@@ -1,18 +1,19 @@
 """The ear of the sagas: one transaction per batch, one listener at a time, and nothing skipped."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from threading import Barrier, Thread
 
 import pytest
 
-from command.ports import Batch, NewEvent
+from command.ports import Batch, NewEvent, StoreUnavailable
 from contracts.envelope import Metadata, Recorded
 from contracts.events import SagaHeard
 from contracts.identity import stream_id
 from contracts.registry import UnknownEventType
 from infra.postgres import dead_letters
-from infra.postgres.epoch import bump_epoch
+from infra.postgres.epoch import begin_after_restore, bump_epoch
 from infra.postgres.log import PostgresEventLog
 from infra.postgres.positions import EpochChanged, PositionMoved
 from infra.sagas.checkpoints import At
@@ -244,3 +245,21 @@ def test_a_parked_fact_that_is_dropped_is_passed_over_and_those_behind_it_are_he
     hear_all(runner)
     assert world.rows("SELECT * FROM parked_events") == []
     assert world.types("saga", "checkout:o") == ["heard"]
+
+
+def test_an_ear_that_is_running_when_a_restore_is_told_goes_on_by_itself(world: World) -> None:
+    world.template().claim().place("o1")
+    log = PostgresEventLog(world.store.dsn)  # Of a process that does nothing but hear: nobody else looks.
+    runner = SagaRunner(PostgresSagaStore(world.store.dsn, log), world.store.feed)
+    hear_all(runner)
+    begin_after_restore(world.store.dsn, 0, restore_id="drill", actor="operator:me")
+    world.template("other")  # Nothing that a saga remembers: nobody appends.
+    with pytest.raises((StoreUnavailable, EpochChanged)):
+        runner.run_once()
+    with suppress(StoreUnavailable):
+        runner.run_once()
+    world.place("o2", "c")
+    hear_all(runner)
+    assert world.step("o2") is not None
+    runner.close()
+    log.close()
