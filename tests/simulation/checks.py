@@ -1,16 +1,20 @@
 """What must hold whenever the world is quiet: I1 to I12, by books that share nothing with what they check."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import orjson
 
 from command.handlers import KINDS
+from command.ports import CommandKey
 from command.states import Entry, SnapshotFormats, fold
 from contracts.envelope import Recorded
+from contracts.events import SagaHeard
 from contracts.identity import parse_stream
+from infra.sagas.hearing import HeardFact, Hearing, Saga
 from query.verify.answers import check_answers
-from query.verify.books import Books
+from query.verify.books import LOCKED, Books
 from query.verify.raw import RawAnswer, RawEvent, Violation
 from tests.simulation.store import SimulatedLog
 
@@ -29,6 +33,8 @@ class LogChecks:
         self._folded = 0  # Events, not offsets.
         self._ends: dict[tuple[tuple[str, str], str], int] = {}
         self._formats = SnapshotFormats()
+        self._news: list[Recorded] = []
+        self._hearing = Hearing(defaultdict(Saga), frozenset())
 
     def look(self, *, at_the_end: bool) -> list[Violation]:
         """Everything that does not hold."""
@@ -38,11 +44,16 @@ class LogChecks:
         found += self._told()
         found += self._guards()
         found += self._replayed_states()
+        found += self._sagas()
+        found += self._books.overdue_locks()
+        if at_the_end:
+            found += self._nothing_is_left_over()
         return found
 
     def _fold(self) -> None:
         news = self._world.store.events[self._folded :]
         self._folded += len(news)
+        self._news = news
         raws = [self._raw(recorded) for recorded in news]
         self._books.fold(raws)
         for event in raws:
@@ -120,6 +131,50 @@ class LogChecks:
             for stream, remembered in engine.engine._decider._cache._entries.items():
                 replayed = fold(remembered.kind, histories.get(stream), self._formats)
                 yield from self._same(engine.name, stream, remembered, replayed)
+
+    def _sagas(self) -> Iterator[Violation]:
+        """I6: sagas heard every fact once, in order, and remember what one that hears them all in one go would."""
+        new = len(self._hearing.heard)
+        for fact in self._news:
+            self._hearing.take(fact)
+        heard = self._hearing.heard[new:]
+        expected = {(each.stream, each.version): each.heard for each in heard}
+        stored = {(each.stream, each.version): each.event for each in self._news if isinstance(each.event, SagaHeard)}
+        for place in sorted(expected.keys() | stored.keys()):
+            if expected.get(place) != stored.get(place):
+                what = f"remembers {stored.get(place)}, and should {expected.get(place)}"
+                yield Violation("I6", f"{place[0]}@{place[1]}", what)
+        for each in heard:
+            yield from self._sent(each)
+        yield from self._timers()
+
+    def _sent(self, heard: HeardFact) -> Iterator[Violation]:
+        """I2, I3: what a saga owes was answered, under an id that follows from the fact alone."""
+        cause = heard.fact.metadata.event_id
+        for sent in heard.heard.sends:
+            if CommandKey(heard.fact.realm, sent.command_id) not in self._world.store.answers:
+                yield Violation("I2", sent.command_id, f"sent by {heard.stream}@{heard.version}, never answered")
+            if not sent.command_id.startswith(f"saga:{cause}:{sent.type}"):
+                yield Violation("I3", sent.command_id, f"sent by {heard.stream}@{heard.version} because of {cause}")
+
+    def _timers(self) -> Iterator[Violation]:
+        """I6: timers are those that the log sets and does not clear, and none is overdue."""
+        tables = self._world.saga_tables
+        for key, alarm in tables.timers.items():
+            if alarm.timer != self._hearing.timers.get(key):
+                should = self._hearing.timers.get(key)
+                yield Violation("I6", f"timer {key}", f"set to {alarm.timer}, and should be {should}")
+            if alarm.timer.due_at <= tables.clocks.get(key[0], self._world.clock()):
+                yield Violation("I6", f"timer {key}", "due, and never fired")
+
+    def _nothing_is_left_over(self) -> Iterator[Violation]:
+        """I9: once everything that ends has ended, no coupon is locked and no budget reserved."""
+        for (_, coupon_id), coupon in self._books.coupons.items():
+            if coupon.status == LOCKED:
+                yield Violation("I9", coupon_id, f"locked for {coupon.order_id} for ever")
+        for (_, budget_id), budget in self._books.budgets.items():
+            if any(budget.reserved.values()):
+                yield Violation("I9", budget_id, f"reserved for ever: {dict(budget.reserved)}")
 
     def _same(self, who: str, stream: str, one: Entry, other: Entry) -> Iterator[Violation]:
         format_ = self._formats.of(other.kind)

@@ -1,6 +1,7 @@
 """Clients who never give up: they retry under the same id, repeat themselves, and remember every answer for good."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,19 @@ class Request:
         """Whether no store can take what it asks for."""
         command = self.envelope.command
         return isinstance(command, NoteOrder) and command.status == POISON
+
+    @property
+    def key(self) -> CommandKey:
+        """What the command log files it under."""
+        return CommandKey(self.envelope.realm, self.envelope.command_id)
+
+
+class Asked:
+    """One sending of one command by a saga or a timer, whose process waits for the answer, or not any more."""
+
+    def __init__(self, envelope: CommandEnvelope) -> None:
+        self.envelope = envelope
+        self.future: Future[Answer] = Future()
 
     @property
     def key(self) -> CommandKey:
@@ -79,6 +93,14 @@ class Clients:
                 requests.append(request)
         return requests
 
+    def last_request(self, shop: Shop) -> Request | None:
+        """A realm on a business clock comes to its end when somebody says so."""
+        if (envelope := shop.to_the_end()) is None:
+            return None
+        request = self._request(envelope, shop)
+        self.unanswered[request.key] = request
+        return request
+
     def retries(self, at_most: int) -> list[Request]:
         """What got no answer, in any order."""
         self.world.chance.random.shuffle(self.to_retry)
@@ -93,13 +115,16 @@ class Clients:
         request = self.unanswered[key]
         return [self._request(request.envelope, request.shop)]
 
-    def lost(self, requests: list[Request]) -> None:
-        """Whoever was asked is gone, or could not take it: ask again."""
-        self.to_retry += requests
+    def lost(self, requests: "Iterable[Request | Asked]") -> None:
+        """Whoever was asked is gone, or could not take it: ask again. Sagas do so when they lose patience."""
+        self.to_retry += [request for request in requests if isinstance(request, Request)]
 
-    def hear(self, request: Request, outcome: object, who: str) -> None:
+    def hear(self, request: "Request | Asked", outcome: object, who: str) -> None:
         """An answer, or an error that says nothing final. An answer is the same for ever."""
         world = self.world
+        if isinstance(request, Asked):
+            self._pass_on(request, outcome, who)
+            return
         if not isinstance(outcome, Answer):
             world.trace.note(f"{who} -> {request.envelope.command_id} {type(outcome).__name__}")
             self._take_no_answer(request, outcome)
@@ -119,16 +144,28 @@ class Clients:
             self.world.violation("I2", request.envelope.command_id, f"{outcome!r}")
         self.to_retry.append(request)
 
-    def _take(self, request: Request, answer: Answer) -> None:
-        if request.is_poison:
-            self.world.violation("I2", request.envelope.command_id, "told of what no store can take")
+    def _pass_on(self, asked: Asked, outcome: object, who: str) -> None:
+        """To whoever sent it. The same command may have been sent by a client, too: the answer is the same."""
+        if isinstance(outcome, Answer):
+            self.world.note(f"{who} -> {asked.envelope.command_id} {outcome.code} {outcome.position.offset}")
+            self._remember(asked, outcome)
+            asked.future.set_result(outcome)
+        else:
+            assert isinstance(outcome, Exception)
+            asked.future.set_exception(outcome)
+
+    def _remember(self, request: Request | Asked, answer: Answer) -> None:
         offset = answer.position.offset
         told = Told(request.envelope.command.type, answer.status, answer.code, answer.data, offset)
         first = self.told.setdefault(request.key, told)
         if first != told:
             self.world.violation("I4", request.envelope.command_id, f"told {first}, and then {told}")
-        if first is told:
-            self.unanswered.pop(request.key, None)
+
+    def _take(self, request: Request, answer: Answer) -> None:
+        if request.is_poison:
+            self.world.violation("I2", request.envelope.command_id, "told of what no store can take")
+        self._remember(request, answer)
+        if self.unanswered.pop(request.key, None) is not None:
             request.shop.learn(request.envelope.command, answer)
             if len(self._answered) < REMEMBERED_MAX:
                 self._answered.append(request)

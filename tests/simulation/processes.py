@@ -1,6 +1,6 @@
 """Simulated processes: an engine that its scheduler drives turn by turn, and what may befall whoever uses the store."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -8,7 +8,7 @@ from command.engine import Engine, EngineSettings
 from command.handlers import HANDLERS
 from command.ports import StoreUnavailable
 from command.tickets import Busy
-from tests.simulation.clients import Request
+from tests.simulation.clients import Asked, Request
 from tests.simulation.store import CommitFate, Exchange, SimulatedLog
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Process:
 
     def before(self, exchange: Exchange) -> None:
         """Before each exchange with the store."""
-        self._misfortune(exchange)
+        self.misfortune(exchange)
         if self.world.chance.happens(self.world.odds.cut_off):
             self.world.trace.note(f"{self.name} cut off before {exchange}")
             raise StoreUnavailable("the connection was lost")
@@ -83,9 +83,10 @@ class Process:
 
     def after_commit(self) -> None:
         """Its effect is stored, and nobody knows it yet."""
-        self._misfortune("answer")
+        self.misfortune("answer")
 
-    def _misfortune(self, where: str) -> None:
+    def misfortune(self, where: str) -> None:
+        """It may be killed here, or stopped while others go on."""
         world = self.world
         odds, roll = world.odds, world.chance.random.random()
         if roll < odds.killed:
@@ -104,18 +105,15 @@ class EngineProcess(Process):
         super().__init__(world, name)
         self.log = SimulatedLog(world.store, self)
         self.engine = Engine(self.log, HANDLERS, settings, pause=self._pause)
-        self.waiting: dict[int, Request] = {}  # By number: whoever waits for an answer of this process.
+        self.waiting: dict[int, Request | Asked] = {}  # By identity: whoever waits for an answer of this process.
 
-    def submit(self, requests: list[Request]) -> bool:
+    def submit(self, requests: "Sequence[Request | Asked]") -> bool:
         """Queue commands, all or none."""
-        for request in requests:
-            self.waiting[request.number] = request
         try:
             self.engine.submit_to([(request.envelope, self._listener(request)) for request in requests])
         except Busy:
-            for request in requests:
-                del self.waiting[request.number]
             return False
+        self.waiting.update((id(request), request) for request in requests)
         return True
 
     def step(self) -> None:
@@ -129,10 +127,10 @@ class EngineProcess(Process):
         """Work everything off; whether there was anything."""
         return self.engine.turn() or self.engine.turn_of_writer()
 
-    def _listener(self, request: Request) -> Callable[[object], None]:
+    def _listener(self, request: Request | Asked) -> Callable[[object], None]:
         def hear(outcome: object) -> None:
             assert not self.dead, f"{self.name} is dead and answers"
-            self.waiting.pop(request.number, None)
+            self.waiting.pop(id(request), None)
             self.world.clients.hear(request, outcome, self.name)
 
         return hear

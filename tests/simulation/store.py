@@ -130,9 +130,11 @@ class Store:
             self._put(self.snapshots, snapshot.stream, (commit, snapshot))
         return offsets
 
-    def commit(self) -> None:
-        """Make what was written visible."""
+    def commit(self, effects: Sequence[Callable[[], None]] = ()) -> None:
+        """Make what was written visible, together with what is written beside the log."""
         self._undo.clear()
+        for effect in effects:
+            effect()
         self.committed += 1
         begun = bisect_right(self.offsets, self.last_offset)
         if news := self.events[begun:]:
@@ -207,7 +209,7 @@ class SimulatedLog:
             transaction = _Transaction(store, self._faults, holding)
             yield transaction
             self._faults.before(Exchange.COMMIT)
-            self._commit(holding)
+            self._commit(holding, transaction.effects)
         except BaseException:
             holding.end()
             raise
@@ -247,14 +249,18 @@ class SimulatedLog:
         self._epoch = self._store.epoch
         return _View(self._store, self._store.committed)
 
-    def _commit(self, holding: "_Holding") -> None:
+    def now(self) -> datetime:
+        """What the database's clock shows."""
+        return self._store.clock()
+
+    def _commit(self, holding: "_Holding", effects: Sequence[Callable[[], None]] = ()) -> None:
         holding.require()
         match self._faults.commit():
             case "stored":
-                self._store.commit()
+                self._store.commit(effects)
                 holding.end()
             case "answer_lost":
-                self._store.commit()
+                self._store.commit(effects)
                 raise StoreUnavailable("the connection was lost at commit")
             case "refused":
                 raise StoreUnavailable("the connection was lost at commit")
@@ -380,10 +386,14 @@ class _Glance:
 
 
 class _Transaction(_View):
-    """A view that can also append; what it appended is visible to itself at once."""
+    """A view that can also append; what it appended is visible to itself at once.
+
+    ``effects`` is what else happens if it commits: rows of other tables, which nobody looks at before that.
+    """
 
     def __init__(self, store: Store, faults: Faults, holding: _Holding) -> None:
         super().__init__(store, store.committed)
+        self.effects: list[Callable[[], None]] = []
         self._faults = faults
         self._holding = holding
 

@@ -1,6 +1,7 @@
 """The simulated world: a store, processes, clients and a clock; its scheduler lets one of them act at a time."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, TextIO
@@ -10,10 +11,12 @@ from command.ports import NewEvent
 from contracts.events import OrderNoted
 from contracts.identity import Realm
 from query.verify.raw import Violation
+from tests.saga_fakes import SagaTables
 from tests.simulation.chance import Chance, Trace
 from tests.simulation.checks import LogChecks
 from tests.simulation.clients import Clients, Request
 from tests.simulation.processes import QUIET, ROUGH, EngineProcess, Odds, Process
+from tests.simulation.saga_processes import SagaProcess
 from tests.simulation.store import Store
 from tests.simulation.workload import POISON, Shop
 
@@ -23,6 +26,7 @@ REALMS: Final = (Realm("acme", "shop:1"), Realm("acme:shop", "1"))
 NESTED_MAX: Final = 2  # Processes that are stopped in the middle of something at the same time.
 STEPS_WHILE_STOPPED_MAX: Final = 4
 STEPS_WHILE_STOPPED_LONG_MAX: Final = 60
+SAGA_PROCESSES: Final = ("ear", "ear", "voice", "voice", "clock")
 DRAIN_ROUNDS_MAX: Final = 1_000
 STEPS_PER_COMMAND_MAX: Final = 20  # More: nothing gets on any more.
 VIOLATIONS_MAX: Final = 20
@@ -39,7 +43,7 @@ class Plan:
     seed: int
     commands: int = 1_000
     engines: int = 2
-    quiet_times: int = 3
+    quiet_times: int = 2
     odds: Odds = ROUGH
 
 
@@ -80,6 +84,8 @@ class World:
         self.clients = Clients(self, shops)
         self.checks = LogChecks(self)
         self.engines = [self._new_engine(f"engine{number}") for number in range(plan.engines)]
+        self.saga_tables = SagaTables()
+        self.sagas = [self._new_saga_process(kind, place) for place, kind in enumerate(SAGA_PROCESSES)]
 
     def run(self) -> Result:
         """Simulate. Raises SimulationFailed."""
@@ -121,9 +127,11 @@ class World:
         elif roll < 0.26:
             self._clock_jumps()
         elif roll < 0.264:
-            self.replace(self.chance.one_of(self.engines), why="killed between two steps")
+            self.replace(self.chance.one_of([*self.engines, *self.sagas]), why="killed between two steps")
+        elif roll < 0.45:
+            self._somebody_works(self.sagas)
         else:
-            self._somebody_works()
+            self._somebody_works(self.engines)
 
     def others_run(self, stopped: Process) -> None:
         """A process is stopped in the middle of something, for a moment or for long, while others go on."""
@@ -151,9 +159,23 @@ class World:
         self.happened[why] += 1
         if isinstance(process, EngineProcess):
             place = next(at for at, each in enumerate(self.engines) if each is process)
-            self.clients.lost(list(process.waiting.values()))
+            self.clients.lost(process.waiting.values())
             self.engines[place] = self._new_engine(f"engine{place}")
-            self.note(f"{process.name} {why}; {self.engines[place].name} begins")
+        elif isinstance(process, SagaProcess):
+            place = next(at for at, each in enumerate(self.sagas) if each is process)
+            self.sagas[place] = self._new_saga_process(process.kind, place)
+        self.note(f"{process.name} {why}")
+
+    def answers_come(self, waiting: Process, steps_max: int) -> None:
+        """Somebody waits for an engine's answers: engines work, maybe long enough."""
+        if self.calm:
+            while any(engine.finish() for engine in self.engines):
+                pass
+        elif self._nested < NESTED_MAX:
+            self._nested += 1
+            for _ in range(self.chance.between(0, steps_max)):
+                self._somebody_works(self.engines)
+            self._nested -= 1
 
     def note(self, line: str) -> None:
         """Into the trace."""
@@ -197,11 +219,16 @@ class World:
             self._now += timedelta(seconds=self.chance.one_of((1, 10, 60, 400, 1_000)))
         self.note(f"the clock shows {self.clock():%H:%M:%S.%f}")
 
-    def _somebody_works(self) -> None:
-        able = [engine for engine in self.engines if not engine.running]
+    def _somebody_works(self, workers: "Sequence[EngineProcess | SagaProcess]") -> None:
+        able = [worker for worker in workers if not worker.running]
         if able:
             worker = self.chance.one_of(able)
             worker.run(worker.step)
+
+    def _new_saga_process(self, kind: str, place: int) -> SagaProcess:
+        name = f"{kind}{place}"
+        self._generations[name] += 1
+        return SagaProcess(self, f"{name}.{self._generations[name]}", kind, self.saga_tables)
 
     def _new_engine(self, name: str) -> EngineProcess:
         self._generations[name] += 1
@@ -220,7 +247,7 @@ class World:
     # Quiet: no more faults, everybody finishes, and everything is looked at.
 
     def _be_quiet(self, *, at_the_end: bool = False) -> None:
-        self.calm, self.odds = True, QUIET
+        self.calm, self.odds, self._skew = True, QUIET, timedelta()
         for _ in range(DRAIN_ROUNDS_MAX):
             if not self._finish_something():
                 break
@@ -236,12 +263,19 @@ class World:
         if self.clients.to_retry:
             self._send(self.clients.retries(20))
         worked = [engine.finish() for engine in self.engines]
-        return any(worked) or bool(self.clients.to_retry)
+        worked += [bool(process.step()) for process in self.sagas]
+        if any(worked) or self.clients.to_retry:
+            return True
+        if any(debt.refused is None for debt in self.saga_tables.outbox.values()):
+            self._now += timedelta(minutes=1)  # Until it is tried again.
+            return True
+        return False
 
     def _end_of_time(self) -> None:
-        """Everything that ends has ended."""
+        """Everything that ends has ended: locks, coupons, templates. Timers have to see to it."""
         self._now += timedelta(days=40)
         self._skew = timedelta()
+        self._send([request for request in map(self.clients.last_request, self.clients.shops) if request])
 
     def _report(self) -> str:
         found = "\n".join(
