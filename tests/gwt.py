@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from command.handlers import HANDLERS, KINDS
-from command.unit_of_work import Kind
+from command.unit_of_work import Kind, NotYet
 from contracts.commands import Command
 from contracts.events import Event
 from contracts.events.series import EventSeries
@@ -195,18 +195,22 @@ class When:
         self.world = world
         self.data: dict[str, Any] = {}
         self.refusal: Refusal | None = None
+        self.not_yet: NotYet | None = None
         start = len(world.log)
         try:
             for command in commands:
                 self.data = world.send(command)
         except Refusal as refusal:
             self.refusal = refusal
+        except NotYet as not_yet:
+            self.not_yet = not_yet
         self.recorded = world.log[start:]
 
     @property
     def events(self) -> list[Event]:
         """What was recorded, in order."""
         assert self.refusal is None, f"refused: {self.refusal!r}"
+        assert self.not_yet is None, f"not yet: {self.not_yet!r}"
         return [entry.event for entry in self.recorded]
 
     def then(self, expected: Sequence[Event | type[Event]] = ()) -> "When":
@@ -226,6 +230,11 @@ class When:
         assert self.refusal is not None, f"accepted: {self.recorded}"
         assert self.refusal.code == expected
         return self
+
+    def then_not_yet(self) -> None:
+        """Neither accepted nor refused: it has to come again under the same id. Nothing was recorded."""
+        assert self.not_yet is not None, f"decided: {self.recorded or self.refusal!r}"
+        assert not self.recorded
 
     def then_answered(self, **data: Any) -> "When":
         """The answer says at least this."""

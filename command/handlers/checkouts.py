@@ -14,7 +14,7 @@ from command.domain.coupon import COUPON, Coupon
 from command.domain.lease_accounts import Waiting
 from command.domain.orders import ORDER, PAYMENT, REFUND
 from command.domain.template import TEMPLATE
-from command.handlers.handler import Data
+from command.handlers.handler import Data, require_time
 from command.outcomes import outcome_of
 from command.unit_of_work import NotYet, UnitOfWork
 from contracts.commands import (
@@ -95,6 +95,7 @@ def decide_waiting(uow: UnitOfWork, waiting: Iterable[Waiting]) -> None:
 @_or_wait
 def hold(uow: UnitOfWork, command: HoldForOrder) -> Data:
     """Lock, reserve and freeze; or refuse with every reason. ``checkout`` is what this very command decided."""
+    _require_fact(uow.load(ORDER, command.order_id).placed, f"order {command.order_id}")
     decided = _hold(uow, command.order_id, command.attempt)
     answer = answer_of(uow, command.order_id)
     outcome = None if decided is None else outcome_of(decided)
@@ -104,17 +105,28 @@ def hold(uow: UnitOfWork, command: HoldForOrder) -> Data:
 @_or_wait
 def redeem(uow: UnitOfWork, command: RedeemForOrder) -> Data:
     """Redeem, commit and settle; anew when the hold is gone and it is still possible."""
+    payment = uow.load(PAYMENT, command.payment_id) if command.payment_id is not None else None
+    if payment is not None:
+        _require_fact(payment.succeeded, f"payment {command.payment_id}")
     order = uow.load(ORDER, command.order_id)
     if order.placed is None:
         # Sent along with a payment that overtook its order. Nothing may be logged as the answer to this id: the saga
         # may ask under the same one once the order is known.
         raise NotYet(f"Order {command.order_id!r} is not known yet.")
     checkout = _held_first(uow, command.order_id)
-    payment = uow.load(PAYMENT, command.payment_id) if command.payment_id is not None else None
     books = books_of(uow, checkout.coupon_ids)
     ttl = timedelta(seconds=uow.lock_ttl_seconds)
     carry_out(uow, checkouts.redeem(order, checkout, books, payment, now=uow.now, lock_ttl=ttl))
     return answer_of(uow, command.order_id)
+
+
+def _require_fact(fact: Event | None, name: str) -> None:
+    """A saga's first step goes along with the fact that causes it, and may come through when the fact did not.
+
+    No answer of it may stay then: when the fact is told again, its saga asks under the same id. Raises NotYet.
+    """
+    if fact is None:
+        raise NotYet(f"{name} is not recorded yet")
 
 
 def release(uow: UnitOfWork, command: ReleaseForOrder) -> Data:
@@ -126,6 +138,8 @@ def release(uow: UnitOfWork, command: ReleaseForOrder) -> Data:
 def end_lock(uow: UnitOfWork, command: EndOrderLock) -> Data:
     """A timer's: this very hold ended."""
     checkout = uow.load(CHECKOUT, command.order_id)
+    if checkout.status == "held" and checkout.lock_until == command.lock_until:
+        require_time(uow, command.lock_until)
     held = coupons_of(uow, checkout.coupon_ids)
     carry_out(uow, checkouts.end_lock(checkout, held, command.lock_until, now=uow.now))
     return answer_of(uow, command.order_id)

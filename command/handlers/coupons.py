@@ -7,7 +7,7 @@ from command.domain import coupon as coupons
 from command.domain.checkout import CHECKOUT
 from command.domain.coupon import COUPON, Coupon
 from command.handlers.checkouts import carry_out, coupons_of, release_order
-from command.handlers.handler import Data
+from command.handlers.handler import Data, require_time
 from command.unit_of_work import UnitOfWork
 from contracts.commands import EndCouponLock, ExpireCoupon, LockCoupon, RedeemCoupon, ReleaseCoupon, RevokeCoupon
 from contracts.events import Event
@@ -51,6 +51,8 @@ def revoke(uow: UnitOfWork, command: RevokeCoupon) -> Data:
 def expire(uow: UnitOfWork, command: ExpireCoupon) -> Data:
     """A timer's: the validity ended. A lock that ended is released first."""
     coupon = _freed(uow, command.coupon_id)
+    if coupon.status == "claimed":
+        require_time(uow, coupon.valid_until)
     return _record(uow, command.coupon_id, coupons.expire(coupon, now=uow.now))
 
 
@@ -58,6 +60,8 @@ def end_lock(uow: UnitOfWork, command: EndCouponLock) -> Data:
     """A timer's: an external lock ended; nothing when it is another lock by now."""
     coupon = uow.load(COUPON, command.coupon_id)
     same = (coupon.order_id, coupon.lock_until) == (command.order_id, command.lock_until)
+    if same and coupon.status == "locked":
+        require_time(uow, command.lock_until)
     return _record(uow, command.coupon_id, coupons.end_external_lock(coupon, now=uow.now) if same else ())
 
 

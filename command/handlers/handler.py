@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from command.unit_of_work import Kind, UnitOfWork
+from command.unit_of_work import Kind, NotYet, UnitOfWork
 from contracts.commands import Command
 
 C = TypeVar("C", bound=Command)
@@ -28,3 +29,12 @@ class Handler(Generic[C]):
 
 
 Handlers = Mapping[type[Command], Handler[Any]]
+
+
+def require_time(uow: UnitOfWork, due_at: datetime) -> None:
+    """A timer that is early (the store's clock was set back since it was found due) has to come again. Raises NotYet.
+
+    Answered for good, it would have been forgotten, and what it waits for never be recorded.
+    """
+    if uow.now < due_at:
+        raise NotYet(f"this is due at {due_at.isoformat()}, and it is {uow.now.isoformat()}")

@@ -8,7 +8,7 @@ from command.domain.coupon import Origin
 from command.domain.ids import derived_id, guard_key
 from command.domain.template import TEMPLATE, Taken, Template
 from command.handlers.claims import count_in_period, counters, issue_coupon, taken_by
-from command.handlers.handler import Data
+from command.handlers.handler import Data, require_time
 from command.unit_of_work import UnitOfWork
 from contracts.commands import (
     ActivateTemplate,
@@ -69,12 +69,16 @@ def terminate(uow: UnitOfWork, command: TerminateTemplate) -> Data:
 def open_window(uow: UnitOfWork, command: OpenTemplate) -> Data:
     """A timer's: the claim window began."""
     template = uow.load(TEMPLATE, command.template_id)
+    if template.status in {"active", "paused"} and not template.opened:
+        require_time(uow, template.current.claim_from)
     return _record(uow, command.template_id, templates.open_window(template, now=uow.now))
 
 
 def close(uow: UnitOfWork, command: CloseTemplate) -> Data:
     """A timer's: the claim window ended."""
     template = uow.load(TEMPLATE, command.template_id)
+    if template.status in {"active", "paused"}:
+        require_time(uow, template.claim_until)
     return _record(uow, command.template_id, templates.close(template, now=uow.now))
 
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -16,12 +16,14 @@ from infra.sagas.hearing import HeardFact, Hearing, Saga
 from query.verify.answers import check_answers
 from query.verify.books import LOCKED, Books
 from query.verify.raw import RawAnswer, RawEvent, Violation
+from sagas.checkout import WAITING, Step
 from tests.simulation.store import SimulatedLog
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-EVERYTHING = 1 << 60
+# A checkout that waits for the write side's answer gets it.
+NEVER_LAST: Final = WAITING - {Step.AWAITING_ORDER}
 
 
 class LogChecks:
@@ -175,6 +177,9 @@ class LogChecks:
         for (_, budget_id), budget in self._books.budgets.items():
             if any(budget.reserved.values()):
                 yield Violation("I9", budget_id, f"reserved for ever: {dict(budget.reserved)}")
+        for (_, _, order_id), standing in self._world.saga_tables.standings.items():
+            if standing.step in NEVER_LAST:
+                yield Violation("I2", f"order {order_id}", f"its checkout stays at {standing.step} for ever")
 
     def _same(self, who: str, stream: str, one: Entry, other: Entry) -> Iterator[Violation]:
         format_ = self._formats.of(other.kind)

@@ -20,12 +20,15 @@ REMEMBERED_MAX: Final = 2_000  # Answered requests that may be repeated.
 
 @dataclass(slots=True)
 class Request:
-    """One sending of one command; ``imposter``: another content under an id that is taken."""
+    """One sending of one command; ``imposter``: another content under an id that is taken.
 
-    number: int
+    ``step``: what its saga will ask first, sent right behind it; nobody waits for that answer.
+    """
+
     envelope: CommandEnvelope
     shop: Shop
     imposter: bool = False
+    step: CommandEnvelope | None = None
 
     @property
     def is_poison(self) -> bool:
@@ -74,7 +77,6 @@ class Clients:
         self.to_retry: list[Request] = []
         self.sent = 0  # Commands, each counted once however often it was sent.
         self.sendings = 0
-        self._numbers = 0
         self._answered: list[Request] = []
 
     def new_requests(self, at_most: int) -> list[Request]:
@@ -86,9 +88,9 @@ class Clients:
             if self._answered and chance.happens(0.06):
                 requests.append(self._again(chance.one_of(self._answered)))
                 continue
-            for envelope in shop.next_commands():
+            for wish in shop.next_commands():
                 self.sent += 1
-                request = self._request(envelope, shop)
+                request = self._request(wish.envelope, shop, step=wish.step)
                 self.unanswered[request.key] = request
                 requests.append(request)
         return requests
@@ -105,15 +107,14 @@ class Clients:
         """What got no answer, in any order."""
         self.world.chance.random.shuffle(self.to_retry)
         taken, self.to_retry = self.to_retry[:at_most], self.to_retry[at_most:]
-        return [self._request(request.envelope, request.shop, imposter=request.imposter) for request in taken]
+        return [self._repeated(request) for request in taken]
 
     def impatient(self) -> list[Request]:
         """Somebody does not wait for the answer and asks again, maybe somewhere else."""
         if not self.unanswered:
             return []
         key = self.world.chance.one_of(list(self.unanswered)[-50:])
-        request = self.unanswered[key]
-        return [self._request(request.envelope, request.shop)]
+        return [self._repeated(self.unanswered[key])]
 
     def lost(self, requests: "Iterable[Request | Asked]") -> None:
         """Whoever was asked is gone, or could not take it: ask again. Sagas do so when they lose patience."""
@@ -176,9 +177,18 @@ class Clients:
         if self.world.chance.happens(0.2):
             other = request.envelope._replace(command=ClaimCoupon(template_id="another", user_id="somebody"))
             return self._request(other, request.shop, imposter=True)
-        return self._request(request.envelope, request.shop)
+        return self._repeated(request)
 
-    def _request(self, envelope: CommandEnvelope, shop: Shop, *, imposter: bool = False) -> Request:
-        self._numbers += 1
+    def _repeated(self, request: Request) -> Request:
+        return self._request(request.envelope, request.shop, imposter=request.imposter, step=request.step)
+
+    def _request(
+        self,
+        envelope: CommandEnvelope,
+        shop: Shop,
+        *,
+        imposter: bool = False,
+        step: CommandEnvelope | None = None,
+    ) -> Request:
         self.sendings += 1
-        return Request(self._numbers, envelope, shop, imposter)
+        return Request(envelope, shop, imposter, step)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from contracts.commands import (
     ActivateTemplate,
@@ -70,6 +70,13 @@ CODES: Final = 12
 POISON: Final = "unwritable"  # The status of an order that no store can take.
 
 
+class Wish(NamedTuple):
+    """A command, and the first step of its saga if that goes along with it."""
+
+    envelope: CommandEnvelope
+    step: CommandEnvelope | None = None
+
+
 @dataclass(slots=True)
 class Placed:
     """An order as its buyer knows it."""
@@ -104,19 +111,19 @@ class Shop:
         self._opening = list(self._first_commands())
         self._kinds, self._weights = zip(*self._menu(), strict=True)
 
-    def next_commands(self) -> list[CommandEnvelope]:
+    def next_commands(self) -> list[Wish]:
         """What is wanted next, as one or more commands in this order."""
         if self._opening:
-            return [self._envelope(self._opening.pop(0))]
+            return [Wish(self._envelope(self._opening.pop(0)))]
         (make,) = self._chance.random.choices(self._kinds, self._weights)
         command = make()
         if command is None:
             command = self._claim()
         envelope = self._envelope(command)
         if isinstance(command, CreateTemplate) and command.template_id is not None and self._chance.happens(0.9):
-            return [envelope, self._envelope(ActivateTemplate(template_id=command.template_id))]
-        step = first_step(envelope) if self._chance.happens(0.5) else None
-        return [envelope] if step is None else [envelope, step]
+            return [Wish(envelope), Wish(self._envelope(ActivateTemplate(template_id=command.template_id)))]
+        # As over HTTP, or over a way in that leaves every step to the saga.
+        return [Wish(envelope, first_step(envelope) if self._chance.happens(0.5) else None)]
 
     def learn(self, command: Command, answer: Answer) -> None:
         """What an answer tells."""

@@ -14,7 +14,7 @@ from query.verify.raw import Violation
 from tests.saga_fakes import SagaTables
 from tests.simulation.chance import Chance, Trace
 from tests.simulation.checks import LogChecks
-from tests.simulation.clients import Clients, Request
+from tests.simulation.clients import Asked, Clients, Request
 from tests.simulation.processes import QUIET, ROUGH, EngineProcess, Odds, Process
 from tests.simulation.saga_processes import SagaProcess
 from tests.simulation.store import Store
@@ -205,7 +205,7 @@ class World:
         if not requests:
             return
         engine = self.chance.one_of(self.engines)
-        taken = engine.submit(requests)
+        taken = engine.submit([each for request in requests for each in _with_step(request)])
         self.note(f"{len(requests)} to {engine.name}{'' if taken else ', which is busy'}")
         if not taken:
             self.happened["busy"] += 1
@@ -266,10 +266,17 @@ class World:
         worked += [bool(process.step()) for process in self.sagas]
         if any(worked) or self.clients.to_retry:
             return True
-        if any(debt.refused is None for debt in self.saga_tables.outbox.values()):
-            self._now += timedelta(minutes=1)  # Until it is tried again.
+        if self._something_waits_to_be_tried_again():
+            self._now += timedelta(minutes=1)
             return True
         return False
+
+    def _something_waits_to_be_tried_again(self) -> bool:
+        tables, now = self.saga_tables, self.clock()
+        return any(debt.refused is None for debt in tables.outbox.values()) or any(
+            alarm.retry_at is not None and alarm.timer.due_at <= tables.clocks.get(alarm.timer.realm, now)
+            for alarm in tables.timers.values()
+        )
 
     def _end_of_time(self) -> None:
         """Everything that ends has ended: locks, coupons, templates. Timers have to see to it."""
@@ -288,6 +295,10 @@ class World:
             f"{found}{rest}\n"
             f"trace {self.trace.digest} ({self.trace.lines} lines)"
         )
+
+
+def _with_step(request: Request) -> list[Request | Asked]:
+    return [request] if request.step is None else [request, Asked(request.step)]
 
 
 def _is_poison(new: NewEvent) -> bool:

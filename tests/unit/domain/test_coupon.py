@@ -143,7 +143,7 @@ def test_a_lock_that_ended_is_free_for_the_next_order_without_waiting_for_the_ti
 
 def test_a_lock_s_end_is_recorded_when_it_is_true_and_only_for_that_lock() -> None:
     world = given(LOCKED)
-    world.when(lock_end()).then_nothing()
+    world.when(lock_end()).then_not_yet()
     world.and_given([Wait(600)])
     world.when(lock_end("x2")).then_nothing()
     world.when(lock_end(seconds=601)).then_nothing()
@@ -197,7 +197,7 @@ def test_a_coupon_is_usable_from_its_first_instant_to_just_before_its_last() -> 
 
 def test_expiry_is_recorded_when_it_is_true() -> None:
     world = given(CLAIMED)
-    world.when(EXPIRE).then_nothing()
+    world.when(EXPIRE).then_not_yet()
     (expired,) = world.when(EXPIRE, after=31 * DAY).events
     assert isinstance(expired, CouponExpired)
     assert expired.expired_at == NOON + timedelta(days=30)

@@ -166,12 +166,12 @@ def test_a_draft_whose_window_is_over_cannot_be_activated() -> None:
 
 def test_a_timer_records_the_opening_once_it_is_true() -> None:
     early = given(template(claim_from=NOON + timedelta(hours=1)))
-    early.when(OPEN).then_nothing()
+    early.when(OPEN).then_not_yet()
     early.when(OPEN, after=3600).then([TemplateOpened(template_id="t1", opened_at=NOON + timedelta(hours=1))])
 
 
 def test_a_timer_records_the_end_once_it_is_true_and_as_of_the_end() -> None:
-    given(template()).when(CLOSE).then_nothing()
+    given(template()).when(CLOSE).then_not_yet()
     ended = TemplateEnded(template_id="t1", cause="window_closed", reason="", ended_at=NOON + timedelta(days=1))
     given([*template(), Wait(2 * DAY)]).when(CLOSE).then([ended])
 
