@@ -15,15 +15,23 @@ from concurrent.futures import ProcessPoolExecutor
 from time import monotonic
 from typing import Final
 
+import structlog
+
 from tests.simulation.world import Plan, Result, SimulationFailed, World
 
 TELL_EVERY_SECONDS: Final = 10.0
 FAILURES_MAX: Final = 5
 
 
+def be_silent() -> None:
+    """What is broken on purpose is no news."""
+    logging.disable(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
 def simulate(plan: Plan) -> Result | str:
     """One seed: its result, or what is wrong."""
-    logging.disable(logging.CRITICAL)  # What is broken on purpose is no news.
+    be_silent()
     try:
         return World(plan).run()
     except SimulationFailed as failure:
@@ -57,7 +65,7 @@ def main() -> int:
 
 
 def _trace(plan: Plan, path: str) -> int:
-    logging.disable(logging.CRITICAL)
+    be_silent()
     with open(path, "w", encoding="utf-8") as file:
         world = World(plan, file)
         try:

@@ -8,15 +8,22 @@ import orjson
 
 from command.handlers import KINDS
 from command.ports import CommandKey
-from command.states import Entry, SnapshotFormats, fold
+from command.states import Entry as State
+from command.states import SnapshotFormats, fold
 from contracts.envelope import Recorded
 from contracts.events import SagaHeard
 from contracts.identity import parse_stream
+from contracts.read_models import bucket_key
+from infra.redis.models import encode
 from infra.sagas.hearing import HeardFact, Hearing, Saga
+from projections.catalog import READ_MODELS
+from projections.facts import rows_of
+from projections.model import Entry, Place, apply_once
 from query.verify.answers import check_answers
 from query.verify.books import LOCKED, Books
 from query.verify.raw import RawAnswer, RawEvent, Violation
 from sagas.checkout import WAITING, Step
+from tests.simulation.read_side import VERSION
 from tests.simulation.store import SimulatedLog
 
 if TYPE_CHECKING:
@@ -36,6 +43,8 @@ class LogChecks:
         self._ends: dict[tuple[tuple[str, str], str], int] = {}
         self._formats = SnapshotFormats()
         self._news: list[Recorded] = []
+        self._documents: dict[tuple[str, Place], Entry] = {}
+        self._rows = 0
         self._hearing = Hearing(defaultdict(Saga), frozenset())
 
     def look(self, *, at_the_end: bool) -> list[Violation]:
@@ -47,6 +56,8 @@ class LogChecks:
         found += self._guards()
         found += self._replayed_states()
         found += self._sagas()
+        found += self._read_models()
+        found += self._facts()
         found += self._books.overdue_locks()
         if at_the_end:
             found += self._nothing_is_left_over()
@@ -169,6 +180,44 @@ class LogChecks:
             if alarm.timer.due_at <= tables.clocks.get(key[0], self._world.clock()):
                 yield Violation("I6", f"timer {key}", "due, and never fired")
 
+    def _read_models(self) -> Iterator[Violation]:
+        """I6, I8: every document is what all its events make of it, one after the other, byte for byte."""
+        changed: set[tuple[str, Place]] = set()
+        for event in self._news:
+            for model in READ_MODELS.values():
+                for place in model.route(event) if event.name.kind in model.kinds else ():
+                    entry = apply_once(model, self._documents.get((model.name, place)), event)
+                    if entry is not None:
+                        self._documents[model.name, place] = entry
+                        changed.add((model.name, place))
+        stores, head = self._world.read_stores, self._world.store.last_offset
+        for name, position in stores.checkpoints.items():
+            if position.offset != head:
+                yield Violation("I6", name, f"stands at {position.offset}, and the log ends at {head}")
+        for name, place in sorted(changed, key=str):
+            bucket = stores.buckets.get(bucket_key(name, VERSION, place.realm, place.key))
+            stored = None if bucket is None else bucket.documents.get(place)
+            expected = encode(self._documents[name, place])
+            if stored != expected:
+                yield Violation("I8", f"{name} {place}", f"the log makes {expected!r}, but {stored!r} is there")
+        if sum(len(bucket.documents) for bucket in stores.buckets.values()) != len(self._documents):
+            yield Violation("I8", "read models", "documents that no event made")
+
+    def _facts(self) -> Iterator[Violation]:
+        """I6, I8: the rows are those of all events, each once."""
+        stores, head = self._world.read_stores, self._world.store.last_offset
+        if stores.facts is None or stores.facts.position.offset != head:
+            yield Violation("I6", "facts", f"stand at {stores.facts}, and the log ends at {head}")
+        for event in self._news:
+            if (found := rows_of(event)) is not None:
+                table, rows = found
+                for row in rows:
+                    self._rows += 1
+                    if stores.rows.get((table.name, row[2], row[3])) != row:
+                        yield Violation("I8", f"{table.name} {row[:4]}", "not the row that its event makes")
+        if len(stores.rows) != self._rows:
+            yield Violation("I8", "facts", f"{len(stores.rows)} rows, and the log makes {self._rows}")
+
     def _nothing_is_left_over(self) -> Iterator[Violation]:
         """I9: once everything that ends has ended, no coupon is locked and no budget reserved."""
         for (_, coupon_id), coupon in self._books.coupons.items():
@@ -181,7 +230,7 @@ class LogChecks:
             if standing.step in NEVER_LAST:
                 yield Violation("I2", f"order {order_id}", f"its checkout stays at {standing.step} for ever")
 
-    def _same(self, who: str, stream: str, one: Entry, other: Entry) -> Iterator[Violation]:
+    def _same(self, who: str, stream: str, one: State, other: State) -> Iterator[Violation]:
         format_ = self._formats.of(other.kind)
         if one.version != other.version:
             yield Violation("I7", f"{stream}@{other.version}", f"{who} takes it to be at version {one.version}")

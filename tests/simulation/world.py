@@ -1,7 +1,7 @@
 """The simulated world: a store, processes, clients and a clock; its scheduler lets one of them act at a time."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, TextIO
@@ -12,10 +12,12 @@ from contracts.events import OrderNoted
 from contracts.identity import Realm
 from query.verify.raw import Violation
 from tests.saga_fakes import SagaTables
+from tests.simulation.bus import Bus, Relay
 from tests.simulation.chance import Chance, Trace
 from tests.simulation.checks import LogChecks
 from tests.simulation.clients import Asked, Clients, Request
 from tests.simulation.processes import QUIET, ROUGH, EngineProcess, Odds, Process
+from tests.simulation.read_side import FollowerKind, FollowerProcess, ReadStores
 from tests.simulation.saga_processes import SagaProcess
 from tests.simulation.store import Store
 from tests.simulation.workload import POISON, Shop
@@ -26,10 +28,14 @@ REALMS: Final = (Realm("acme", "shop:1"), Realm("acme:shop", "1"))
 NESTED_MAX: Final = 2  # Processes that are stopped in the middle of something at the same time.
 STEPS_WHILE_STOPPED_MAX: Final = 4
 STEPS_WHILE_STOPPED_LONG_MAX: Final = 60
+FOLLOWERS: Final[tuple[FollowerKind, ...]] = ("models", "models", "facts", "facts")
 SAGA_PROCESSES: Final = ("ear", "ear", "voice", "voice", "clock")
 DRAIN_ROUNDS_MAX: Final = 1_000
 STEPS_PER_COMMAND_MAX: Final = 20  # More: nothing gets on any more.
 VIOLATIONS_MAX: Final = 20
+
+
+Worker = EngineProcess | SagaProcess | FollowerProcess | Relay
 
 
 class SimulationFailed(AssertionError):
@@ -45,6 +51,11 @@ class Plan:
     engines: int = 2
     quiet_times: int = 2
     odds: Odds = ROUGH
+
+    @property
+    def over_kafka(self) -> bool:
+        """Whether followers read lanes instead of the store: every other seed."""
+        return self.seed % 2 == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,7 @@ class World:
         self._skew = timedelta()
         self._nested = 0
         self._steps = 0
+        self._watermark_at = 0
         self._generations: Counter[str] = Counter()
         self._violations: list[Violation] = []
         self.store = Store(self.clock, is_unwritable=_is_poison)
@@ -86,6 +98,10 @@ class World:
         self.engines = [self._new_engine(f"engine{number}") for number in range(plan.engines)]
         self.saga_tables = SagaTables()
         self.sagas = [self._new_saga_process(kind, place) for place, kind in enumerate(SAGA_PROCESSES)]
+        self.read_stores = ReadStores()
+        self.bus = Bus() if plan.over_kafka else None
+        self.relay = None if self.bus is None else self._new_relay(self.bus)
+        self.followers = [self._new_follower(kind, place) for place, kind in enumerate(FOLLOWERS)]
 
     def run(self) -> Result:
         """Simulate. Raises SimulationFailed."""
@@ -127,9 +143,12 @@ class World:
         elif roll < 0.26:
             self._clock_jumps()
         elif roll < 0.264:
-            self.replace(self.chance.one_of([*self.engines, *self.sagas]), why="killed between two steps")
-        elif roll < 0.45:
+            victims = [*self.engines, *self.sagas, *self.followers]
+            self.replace(self.chance.one_of(victims), why="killed between two steps")
+        elif roll < 0.42:
             self._somebody_works(self.sagas)
+        elif roll < 0.55:
+            self._somebody_reads()
         else:
             self._somebody_works(self.engines)
 
@@ -164,6 +183,13 @@ class World:
         elif isinstance(process, SagaProcess):
             place = next(at for at, each in enumerate(self.sagas) if each is process)
             self.sagas[place] = self._new_saga_process(process.kind, place)
+        elif isinstance(process, FollowerProcess):
+            place = next(at for at, each in enumerate(self.followers) if each is process)
+            if process.member is not None:
+                process.member.leave()
+            self.followers[place] = self._new_follower(process.kind, place)
+        elif isinstance(process, Relay) and self.bus is not None:
+            self.relay = self._new_relay(self.bus)
         self.note(f"{process.name} {why}")
 
     def answers_come(self, waiting: Process, steps_max: int) -> None:
@@ -219,11 +245,30 @@ class World:
             self._now += timedelta(seconds=self.chance.one_of((1, 10, 60, 400, 1_000)))
         self.note(f"the clock shows {self.clock():%H:%M:%S.%f}")
 
-    def _somebody_works(self, workers: "Sequence[EngineProcess | SagaProcess]") -> None:
+    def _somebody_works(self, workers: Sequence[Worker]) -> None:
         able = [worker for worker in workers if not worker.running]
         if able:
             worker = self.chance.one_of(able)
             worker.run(worker.step)
+
+    def _somebody_reads(self) -> None:
+        """The relay publishes, a follower takes in, or the followers' group is shared anew."""
+        if self.bus is not None and self.chance.happens(0.04):
+            self.bus.groups[self.chance.one_of(("models", "facts"))].rebalance()
+            self.happened["rebalanced"] += 1
+        elif self.relay is not None and self.chance.happens(0.3):
+            self._somebody_works([self.relay])
+        else:
+            self._somebody_works(self.followers)
+
+    def _new_relay(self, bus: Bus) -> Relay:
+        self._generations["relay"] += 1
+        return Relay(self, f"relay.{self._generations['relay']}", bus)
+
+    def _new_follower(self, kind: FollowerKind, place: int) -> FollowerProcess:
+        name = f"{kind}{place}"
+        self._generations[name] += 1
+        return FollowerProcess(self, f"{name}.{self._generations[name]}", kind, self.read_stores, self.bus)
 
     def _new_saga_process(self, kind: str, place: int) -> SagaProcess:
         name = f"{kind}{place}"
@@ -248,16 +293,24 @@ class World:
 
     def _be_quiet(self, *, at_the_end: bool = False) -> None:
         self.calm, self.odds, self._skew = True, QUIET, timedelta()
-        for _ in range(DRAIN_ROUNDS_MAX):
-            if not self._finish_something():
-                break
-        else:
+        if not self._comes_to_rest(self._finish_something) or not self._comes_to_rest(self._followers_catch_up):
             self.violation("I2", "the world", f"it does not come to rest in {DRAIN_ROUNDS_MAX} rounds")
         self.note(f"quiet at {self.store.last_offset}")
         self._violations += self.checks.look(at_the_end=at_the_end)
         if self._violations:
             raise SimulationFailed(self._report())
         self.calm, self.odds = False, self.plan.odds
+
+    def _comes_to_rest(self, finish_something: Callable[[], bool]) -> bool:
+        return any(not finish_something() for _ in range(DRAIN_ROUNDS_MAX))
+
+    def _followers_catch_up(self) -> bool:
+        relayed = self.relay is not None and bool(self.relay.step())
+        if self.relay is not None and not relayed and self._watermark_at != self.store.last_offset:
+            self.relay.watermark()
+            self._watermark_at, relayed = self.store.last_offset, True
+        worked = [bool(follower.step()) for follower in self.followers]
+        return relayed or any(worked)
 
     def _finish_something(self) -> bool:
         if self.clients.to_retry:
