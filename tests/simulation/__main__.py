@@ -93,7 +93,10 @@ def _run(plans: list[Plan], processes: int) -> int:
             break
         if monotonic() - told_at >= TELL_EVERY_SECONDS:
             told_at = monotonic()
-            print(_progress(results, len(plans), told_at - began), flush=True)
+            print(_progress(results, len(plans), told_at - began) if results else "none holds so far", flush=True)
+    if not results:
+        print("no seed held")
+        return 1
     print(_progress(results, len(plans), monotonic() - began))
     if len(results) == 1:
         print(_line(results[0]))
@@ -116,17 +119,18 @@ def _outcomes(plans: list[Plan], processes: int) -> Iterator[Result | str]:
 
 
 def _progress(results: list[Result], seeds: int, seconds: float) -> str:
-    commands = sum(result.commands for result in results)
-    sendings = sum(result.sendings for result in results)
-    events = sum(result.events for result in results)
+    commands, decided, sendings, events = (
+        sum(numbers)
+        for numbers in zip(*((it.commands, it.decided, it.sendings, it.events) for it in results), strict=True)
+    )
     return (
-        f"{len(results)} of {seeds} seeds: {commands:,} commands sent {sendings:,} times, {events:,} events, "
-        f"no violation, {commands / seconds:,.0f} commands/s"
+        f"{len(results):,} of {seeds:,} seeds: {commands:,} commands of clients sent {sendings:,} times, {decided:,} "
+        f"commands decided, {events:,} events; {decided / seconds:,.0f} decided/s"
     )
 
 
 def _line(result: Result) -> str:
-    return f"seed {result.seed}: trace {result.digest}, {result.commands:,} commands, {result.events:,} events"
+    return f"seed {result.seed}: trace {result.digest}, {result.decided:,} commands, {result.events:,} events"
 
 
 if __name__ == "__main__":

@@ -8,27 +8,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from command.decider import Decider
+from tests.simulation.__main__ import be_silent
 from tests.simulation.world import Plan, Result, SimulationFailed, World
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = 1_500
+COMMANDS = 1_200
 
 
 @pytest.fixture(autouse=True)
 def silence() -> Iterator[None]:
     """What is broken on purpose is no news."""
-    logging.disable(logging.CRITICAL)
+    configured = structlog.get_config()
+    be_silent()
     yield
     logging.disable(logging.NOTSET)
+    structlog.configure(**configured)
 
 
 def simulate(seed: int, commands: int = COMMANDS) -> Result:
     return World(Plan(seed, commands=commands)).run()
 
 
-@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_everything_holds_however_processes_die_and_answers_are_lost(seed: int) -> None:
     result = simulate(seed)
     assert result.commands >= COMMANDS
