@@ -116,8 +116,8 @@ class Ear(ABC):
             return 0
         parked = self._store.parked(stream, PARKED_MAX)
         for done, row in enumerate(parked):
-            (fact,) = self._feed.read(row.offset - 1, 1)
-            hearing = self._hear((fact,), self._parked - {stream})
+            facts = () if row.is_dropped else self._feed.read(row.offset - 1, 1)  # Given up: passed over unheard.
+            hearing = self._hear(facts, self._parked - {stream})
             self._keep(hearing, (here,), done=() if hearing.failures else (row,))
             if hearing.failures:
                 return done
