@@ -321,7 +321,7 @@ def test_an_unknown_event_type_halts_right_before_it_with_all_that_came_before_i
 
 
 def as_of_a_newer_version(message: Message) -> Message:
-    headers = tuple((name, b"coupon.forged.v9" if name == "type" else value) for name, value in message.headers)
+    headers = [(name, b"coupon.forged.v9" if name == "type" else value) for name, value in message.headers]
     return message._replace(headers=headers)
 
 

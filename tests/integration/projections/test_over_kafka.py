@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -23,12 +23,16 @@ from infra.kafka.admin import create_topics
 from infra.kafka.client import connection
 from infra.kafka.lanes import Lane, lanes_of
 from infra.kafka.messages import Message
+from infra.postgres.feed import StoreFeed
 from infra.processes import wait_until
 from infra.projections.ports import Halt
 from infra.projections.runner import FollowerLimits
 from infra.projections.service import ProjectionService
 from infra.redis.connection import connect
 from infra.redis.models import ModelStore
+from infra.relay.checkpoint import Checkpoint
+from infra.relay.publisher import KafkaPublisher
+from infra.relay.relay import Relay, RelayLimits
 from infra.settings import Settings
 from projections.catalog import READ_MODELS
 from projections.facts import TABLES
@@ -94,6 +98,23 @@ class Publisher:
             await asyncio.gather(*sent)
 
 
+@contextmanager
+def relaying(settings: Settings) -> Iterator[None]:
+    """The real relay, in a thread."""
+    limits = RelayLimits(batch_events_max=50, standby_seconds=0.05)
+    checkpoint = Checkpoint(settings.postgres_dsn, 0, lead_seconds=limits.lead_seconds)
+    relay = Relay(StoreFeed(settings.postgres_dsn), checkpoint, KafkaPublisher(settings), shard=0, limits=limits)
+    stop = Event()
+    thread = Thread(target=relay.run, args=(stop,), name="relay")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive()
+
+
 def begin(service: ProjectionService, redis_url: str, epoch: str) -> None:
     """Everything stands at the start of the log, so that nothing is caught up from the store."""
     start = Position(0, epoch, 0)
@@ -134,7 +155,6 @@ def test_models_and_facts_are_the_same_byte_for_byte_over_either_feed(
     head = world.append(everything(Realm("acme", "other")))
     log = world.stored()
     create_topics(settings)
-    publisher = Publisher(settings, world.feed.epoch())
     found = {}
     for feed in ("store", "kafka"):
         with corners.redis() as redis_url, corners.clickhouse() as clickhouse_url:
@@ -146,9 +166,7 @@ def test_models_and_facts_are_the_same_byte_for_byte_over_either_feed(
                 kafka=settings if feed == "kafka" else None,
             ) as service:
                 begin(service, redis_url, world.feed.epoch())
-                with Running(service):
-                    if feed == "kafka":
-                        publisher.publish(log)
+                with Running(service), relaying(settings):
                     wait_for(lambda service=service: offsets(service) == {head})  # type: ignore[misc]
             found[feed] = contents(redis_url, clickhouse_url)
     assert found["kafka"] == found["store"]
@@ -190,8 +208,6 @@ class Failing:
         self._service = service
 
     def __enter__(self) -> None:
-        from threading import Event
-
         self._service.run(Event())
 
     def __exit__(self, *_: object) -> None: ...
@@ -219,58 +235,61 @@ def worker(world: World, settings: Settings, output: Path) -> Iterator["subproce
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # Twenty seconds on a quiet machine; every step waits for members to be missed.
 def test_processes_that_join_leave_die_and_stop_under_load_lose_nothing_and_repeat_nothing(
     world: World, settings: Settings, tmp_path: Path
 ) -> None:
-    log = busy_day()
-    world.append(log)
-    log = list(world.stored())
+    day = busy_day()
     create_topics(settings)
-    publisher = Publisher(settings, world.feed.epoch())
     begin(world.service, world.redis_url, world.feed.epoch())
-    quarters = [log[start : start + len(log) // 4 + 1] for start in range(0, len(log), len(log) // 4 + 1)]
+    quarter = len(day) // 4
 
     def moves_past(offset: int) -> None:
         wait_for(lambda: min(each or 0 for each in offsets(world.service)) > offset)
 
-    def publishing(quarter: Sequence[Recorded]) -> Thread:
+    def writing(nth: int) -> Thread:
         def run() -> None:
-            for start in range(0, len(quarter), BATCH):
-                publisher.publish(quarter[start : start + BATCH])
+            for start in range(nth * quarter, (nth + 1) * quarter, BATCH):
+                world.append(day[start : min(start + BATCH, (nth + 1) * quarter)])
 
-        thread = Thread(target=run, name="publisher")
+        thread = Thread(target=run, name="writer")
         thread.start()
         return thread
 
     with ExitStack() as stack:
         outputs = [tmp_path / f"worker-{nth}.log" for nth in range(4)]
         first, second, third = (stack.enter_context(worker(world, settings, output)) for output in outputs[:3])
-        loads = [publishing(quarters[0])]
-        moves_past(quarters[0][0].offset)  # Members are still joining.
-        loads[0].join()
-        moves_past(quarters[0][-1].offset - 1)
+        stack.enter_context(relaying(settings))
+        load = writing(0)
+        moves_past(0)  # Members are still joining.
+        load.join()
+        moves_past(world.feed.head() - 1)
 
-        loads.append(publishing(quarters[1]))
-        moves_past(quarters[1][0].offset)
+        before = world.feed.head()
+        load = writing(1)
+        moves_past(before)
         first.send_signal(signal.SIGKILL)
-        loads[1].join()
-        moves_past(quarters[1][-1].offset - 1)
+        load.join()
+        moves_past(world.feed.head() - 1)
 
-        loads.append(publishing(quarters[2]))
-        moves_past(quarters[2][0].offset)
+        before = world.feed.head()
+        load = writing(2)
+        moves_past(before)
         second.send_signal(signal.SIGSTOP)
-        loads[2].join()
-        moves_past(quarters[2][-1].offset - 1)  # Without it, and without the one that was killed.
+        load.join()
+        moves_past(world.feed.head() - 1)  # Without it, and without the one that was killed.
 
         fourth = stack.enter_context(worker(world, settings, outputs[3]))
         second.send_signal(signal.SIGCONT)  # It goes on with what it had in hand.
-        loads.append(publishing(quarters[3]))
+        load = writing(3)
         wait_for(lambda: outputs[3].read_bytes().count(b"lanes_assigned") >= 2)  # In both groups.
-        loads[3].join()
-        moves_past(log[-1].offset - 1)
+        load.join()
+        moves_past(world.feed.head() - 1)
         for process in (second, third, fourth):
             process.send_signal(signal.SIGTERM)
         assert [process.wait(timeout=60) for process in (second, third, fourth)] == [0, 0, 0]
+    log = world.stored()
+    assert len(log) == len(day)
     assert not any(b"catching_up_from_the_store" in output.read_bytes() for output in outputs)
     assert {state.halted for state in world.service.states()} == {None}
     assert world.service.checksums(list(READ_MODELS)) == oracle.checksums(log)
