@@ -18,6 +18,7 @@ def register(group: typer.Typer) -> None:
     """Add the commands."""
     command(group, "list", example="tessera sagas list --step held")(_list)
     command(group, "show", example="tessera sagas show o-1")(_show)
+    command(group, "retry", example="tessera sagas retry o-1")(_retry)
 
 
 def _list(
@@ -82,6 +83,45 @@ def _show(
         table("Heard", heard, ("version", "at", "fact", "step", "sent"), right=("version",), whole=("fact", "step")),
         table("Waiting or refused", waiting, ("command_type", "attempts", "last_error", "refused_code", "retry_at")),
     )
+
+
+def _retry(
+    session: Session,
+    order_id: Annotated[str, typer.Argument(help="The order.")],
+    tenant: Annotated[str | None, typer.Option(help="Whose, where several have an order of this name.")] = None,
+    app: Annotated[str | None, typer.Option(help="Of which app.")] = None,
+) -> None:
+    """Send what one saga waits for again now; what was refused is asked anew, under a new id.
+
+    For after the cause is mended: a budget was topped up, a store came back. Asked twice, nothing happens twice.
+    """
+    from contracts.identity import Realm
+    from infra.cli.log_queries import sagas
+    from infra.postgres import outbox
+    from infra.postgres.connections import transaction
+
+    rows: list[dict[str, Any]] = []
+    for settings in at_shards(session, None):
+        with transaction(settings.postgres_dsn, name="sagas") as cursor:
+            found = sagas(cursor, step=None, key=order_id, limit=ROWS_MAX)
+        rows += [{"settings": settings} | row for row in found if _is_of(row, tenant, app)]
+    realms = {(row["tenant_id"], row["app_id"]) for row in rows}
+    if len(realms) != 1:
+        known = ", ".join(sorted("/".join(realm) for realm in realms)) or "nobody"
+        raise CliError(f"of order {order_id!r} heard: {known}", next_step="Name one with --tenant and --app.")
+    told: list[dict[str, Any]] = []
+    for row in rows:
+        key = f"{row['process']}:{order_id}"
+        with transaction(row["settings"].postgres_dsn, name="sagas") as cursor:
+            pending, refused = outbox.retry(cursor, Realm(row["tenant_id"], row["app_id"]), key)
+        told.append({"saga": key, "pending": pending, "refused": refused})
+    session.out.show(
+        {"retried": told}, table("Sent again", told, ("saga", "pending", "refused"), right=("pending", "refused"))
+    )
+
+
+def _is_of(row: dict[str, Any], tenant: str | None, app: str | None) -> bool:
+    return tenant in {None, row["tenant_id"]} and app in {None, row["app_id"]}
 
 
 def _memory(cursor: Any, row: dict[str, Any], saga_key: str, events_of_stream: Any) -> list[dict[str, Any]]:

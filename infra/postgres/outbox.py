@@ -39,6 +39,18 @@ def remove(cursor: psycopg.Cursor[Any], ids: Sequence[int]) -> None:
     cursor.execute("DELETE FROM saga_outbox WHERE id = ANY(%s)", (list(ids),))
 
 
+def retry(cursor: psycopg.Cursor[Any], realm: Realm, saga_key: str) -> tuple[int, int]:
+    """Have a saga's commands sent again now; returns how many waited for their time, and how many were refused.
+
+    A refusal is the final answer to its id. So a refused command goes out under a new one and is decided afresh; it had
+    no effect, so it cannot have two. Asked again at once, nothing is left to change.
+    """
+    cursor.execute(_RETRY_PENDING, (*realm, saga_key))
+    pending = cursor.rowcount
+    cursor.execute(_RETRY_REFUSED, (*realm, saga_key))
+    return pending, cursor.rowcount
+
+
 def count(cursor: psycopg.Cursor[Any]) -> int:
     """How many commands wait for an answer."""
     cursor.execute("SELECT count(*) FROM saga_outbox")
@@ -62,6 +74,18 @@ def _row(command: PendingCommand) -> tuple[Any, ...]:
         command.created_offset,
     )
 
+
+_RETRY_PENDING = """
+    UPDATE saga_outbox SET retry_at = NULL
+    WHERE tenant_id = %s AND app_id = %s AND saga_key = %s AND refused_code IS NULL AND retry_at IS NOT NULL
+"""
+
+_RETRY_REFUSED = """
+    UPDATE saga_outbox
+    SET command_id = command_id || ':again', attempts = 0, retry_at = NULL, refused_code = NULL, refused_detail = NULL,
+        last_error = 'refused before: ' || refused_code
+    WHERE tenant_id = %s AND app_id = %s AND saga_key = %s AND refused_code IS NOT NULL
+"""
 
 _INSERT = """
     INSERT INTO saga_outbox (saga_key, tenant_id, app_id, command_id, command_type, payload, actor, correlation_id,

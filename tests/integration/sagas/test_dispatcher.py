@@ -10,6 +10,8 @@ from command.engine import Busy, EngineStopped, HandlerFailed
 from command.ports import StoreUnavailable
 from command.unit_of_work import NotYet
 from contracts.envelope import Answer, CommandEnvelope
+from infra.postgres import outbox
+from infra.postgres.connections import transaction
 from infra.sagas import tables
 from infra.sagas.dispatcher import Dispatcher
 from infra.sagas.runner import SagaRunner
@@ -123,6 +125,33 @@ def test_a_refused_command_is_not_sent_again_and_stays_to_be_seen(
     world.pay().settle()
     assert world.step() == "completed", "what was refused does not hold up what comes after it"
     assert _backlog(world) == tables.Backlog(pending=0, stuck=0, refused=1)
+
+
+def test_what_was_refused_is_asked_anew_when_an_operator_says_so(world: World) -> None:
+    world.template().claim().place().settle()
+    world.store.connection.execute(
+        "INSERT INTO saga_outbox (saga_key, tenant_id, app_id, command_id, command_type, payload, actor,"
+        " correlation_id, created_offset) VALUES"
+        " ('checkout:o', %s, %s, 'x', 'redeem_for_order', '{\"order_id\": \"o\", \"payment_id\": null}', 'me', 'x', 1)",
+        world.realm,
+    )
+    world.settle()
+    assert [row["refused_code"] for row in world.owed()] == ["payment_required"]
+    assert (_retry(world), _retry(world)) == ((0, 1), (0, 0))  # Asked twice.
+    world.settle()
+    (owed,) = world.rows("SELECT command_id, refused_code FROM saga_outbox")
+    assert owed == {"command_id": "x:again", "refused_code": "payment_required"}
+    world.pay().settle()
+    redeemed = world.checkout().count("completed")
+    assert _retry(world) == (0, 1)
+    world.settle()
+    assert (world.owed(), world.step(), world.double_effects()) == ([], "completed", [])
+    assert world.checkout().count("completed") == redeemed == 1
+
+
+def _retry(world: World) -> tuple[int, int]:
+    with transaction(world.store.dsn, name="operator") as cursor:
+        return outbox.retry(cursor, world.realm, "checkout:o")
 
 
 def test_a_command_that_nobody_can_read_hinders_no_other(world: World) -> None:
