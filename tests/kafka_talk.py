@@ -63,6 +63,10 @@ class Talk:
         name = topic if isinstance(topic, str) else self.name(topic)
         return asyncio.run(self._committed(group, name))
 
+    def end_of(self, topic: Topic) -> int:
+        """How many records a topic holds, over all partitions."""
+        return asyncio.run(self._end_of(self.name(topic)))
+
     async def _send(self, name: str, messages: Sequence[Sent]) -> None:
         producer = AIOKafkaProducer(**connection(self.settings), acks="all", enable_idempotence=True, linger_ms=5)
         await producer.start()
@@ -86,6 +90,10 @@ class Talk:
                 elif enough(found):
                     return found
                 assert monotonic() < until, f"{len(found)} records of {name} are not enough after {seconds:.0f} s"
+
+    async def _end_of(self, name: str) -> int:
+        async with _Reader(self.settings, name) as reader:
+            return await reader.end()
 
     async def _committed(self, group: str, name: str) -> int:
         admin = AIOKafkaAdminClient(**connection(self.settings))
@@ -126,6 +134,9 @@ class _Reader:
         except KafkaError:
             return []  # A broker that is being killed; whoever waits has a bound.
         return [record for batch in got.values() for record in batch]
+
+    async def end(self) -> int:
+        return sum((await self._consumer.end_offsets(self._partitions)).values())
 
     async def is_at_end(self) -> bool:
         ends = await self._consumer.end_offsets(self._partitions)

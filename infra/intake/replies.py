@@ -31,11 +31,16 @@ def reply(topic: str, envelope: CommandEnvelope, answer: Answer) -> Outgoing:
 
 def _value(envelope: CommandEnvelope, answer: Answer) -> bytes:
     body = _body(envelope, answer)
-    value = orjson.dumps(body, default=str)
+    value = _json(body)
     if len(value) > VALUE_BYTES_MAX:
         # A message that no broker takes would hold its partition up for good. HTTP tells the whole answer.
-        value = orjson.dumps({**body, "data": {}, "data_left_out": True}, default=str)
+        value = _json({**body, "data": {}, "data_left_out": True})
     return value
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    """The same bytes for the same answer: fresh or from the command log, which keeps no order of members."""
+    return orjson.dumps(body, default=str, option=orjson.OPT_SORT_KEYS)
 
 
 def _body(envelope: CommandEnvelope, answer: Answer) -> dict[str, Any]:

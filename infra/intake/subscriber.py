@@ -22,7 +22,7 @@ MAX_RECORDS: Final = 250
 POLL_MS: Final = 25
 COMMIT_SECONDS: Final = 10.0
 HAND_OVER_SECONDS: Final = 10.0
-SESSION_TIMEOUT_MS: Final = 10_000
+SESSION_TIMEOUT_MS: Final = 6_000  # The shortest that brokers allow: so long a dead process keeps its partitions.
 HEARTBEAT_MS: Final = 1_000
 # Longer than one batch may take: patience for deciding, patience for publishing, an answer's and a commit's bound.
 MAX_POLL_INTERVAL_MS: Final = 300_000
