@@ -110,6 +110,8 @@ MARK_HEADERS: Final = (
     Header("settled", "requeued or dropped: what became of a letter. A mark has no value."),
     *_ORIGIN_HEADERS,
     Header("settled-at", "When: RFC 3339, UTC."),
+    Header("settled-by", "Who settled it."),
+    Header("settled-because", "And why, where somebody said so."),
 )
 
 

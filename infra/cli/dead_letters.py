@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from infra.cli import intake_letters
 from infra.cli.command import Session, command
 from infra.cli.console import table
 from infra.cli.errors import CliError, ExitCode
@@ -33,7 +34,10 @@ def _list(
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=ROWS_MAX)] = 100,
     shard: Shard = None,
 ) -> ExitCode:
-    """List parked events; those with 0 attempts only wait behind an earlier one of their stream."""
+    """List parked events; those with 0 attempts only wait behind an earlier one of their stream.
+
+    Records of Kafka that could not be taken in are listed as the intake's: by where they came from.
+    """
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 
@@ -44,6 +48,9 @@ def _list(
             found = dead_letters.find(cursor, follower=follower, limit=limit)
             counts.update(dead_letters.count(cursor))
         rows += [{"shard": settings.shard} | asdict(parked) for parked in found]
+    letters = intake_letters.rows(session, follower, limit)
+    rows += letters
+    counts.update({intake_letters.INTAKE: sum(each["requeued_at"] is None for each in letters)} if letters else {})
     told = (
         "shard",
         "follower",
@@ -57,7 +64,8 @@ def _list(
     )
     shown = table("Dead letters", rows, told, right=("shard", "version", "attempts"))
     session.out.show({"dead_letters": rows, "count_by_follower": dict(counts)}, shown)
-    return ExitCode.FINDINGS if rows else ExitCode.OK
+    waiting = [row for row in rows if row["follower"] != intake_letters.INTAKE or row["requeued_at"] is None]
+    return ExitCode.FINDINGS if waiting else ExitCode.OK
 
 
 def _show(
@@ -66,6 +74,8 @@ def _show(
     stream: Annotated[str, typer.Argument(help="The stream, as `dead-letters list` shows it.")],
 ) -> ExitCode:
     """Show one stream's parked events: why, where it failed, since when, and the events themselves."""
+    if follower == intake_letters.INTAKE:
+        return intake_letters.show(session, stream)
     from infra.cli.log_queries import events_at
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
@@ -105,8 +115,11 @@ def _requeue(
 ) -> None:
     """Have the follower try parked events again, in order; it does so by itself within its poll.
 
-    Asked twice, or while it is at it, nothing happens twice.
+    Asked twice, or while it is at it, nothing happens twice. The intake's records go to their topics again.
     """
+    if follower == intake_letters.INTAKE:
+        intake_letters.requeue(session, stream)
+        return
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 
@@ -132,6 +145,9 @@ def _drop(
     The log keeps them. But that follower no longer sees every event once: what it shows differs from the log, `verify`
     says so, and only a rebuild that can digest them mends it.
     """
+    if follower == intake_letters.INTAKE:
+        intake_letters.drop(session, stream, reason=reason, yes=yes)
+        return
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 

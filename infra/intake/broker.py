@@ -43,6 +43,7 @@ class IntakeBroker(KafkaBroker):
             decoder=_undecoded,
             graceful_timeout=graceful_seconds,
             logger=_logger(),
+            log_level=logging.DEBUG,  # Of each batch; what goes wrong is told at its own level.
         )
 
         def build(**options: Any) -> AIOKafkaConsumer:

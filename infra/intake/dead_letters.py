@@ -82,9 +82,15 @@ def dead_letter(topic: str, record: Record, *, reason: str, detail: str, now: da
     return Outgoing(topic, record.key, value, headers)
 
 
-def mark(letter: Letter, settled: Settled, *, now: datetime) -> Outgoing:
-    """What became of a letter, on the letter's own partition: behind it, as long as it is kept."""
-    about = ((SETTLED, settled), *_origin_headers(letter.origin), ("settled-at", _instant(now)))
+def mark(letter: Letter, settled: Settled, *, now: datetime, actor: str, because: str = "") -> Outgoing:
+    """What became of a letter, on the letter's own partition: behind it, and kept at least as long."""
+    about = (
+        (SETTLED, settled),
+        *_origin_headers(letter.origin),
+        ("settled-at", _instant(now)),
+        ("settled-by", actor),
+        ("settled-because", because),
+    )
     headers = tuple((name, text.encode()) for name, text in about)
     return Outgoing(letter.topic, str(letter.origin).encode(), None, headers, letter.partition)
 

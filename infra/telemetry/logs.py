@@ -49,6 +49,8 @@ def configure_logs(*, level: str = "INFO", stream: TextIO | None = None, human: 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    if root.level == logging.INFO:  # Kafka's client tells every step of every group at that level.
+        logging.getLogger("aiokafka").setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

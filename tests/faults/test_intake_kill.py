@@ -267,8 +267,8 @@ def test_commands_sent_twice_have_one_effect_whatever_is_killed_meanwhile(shop: 
             for name in order:
                 known = logged(shop)
                 wait_until(lambda known=known: logged(shop) > known, "commands in flight")  # type: ignore[misc]
+                turns.release()  # So that more is on its way to whatever dies.
                 victims.kill(name)
-                turns.release()
         began = monotonic()
         replies = talk.read(REPLIES, lambda found: len(told_in(found)) == len(commands), SECONDS)
         letters = letters_in(talk.read(DEAD_LETTERS[0], lambda found: len(letters_in(found)) >= len(bad), SECONDS))

@@ -47,7 +47,7 @@ def test_a_letter_written_twice_is_one() -> None:
 
 def test_a_mark_settles_its_letter_wherever_it_is_read() -> None:
     first = written(refused(EVIL))
-    done = written(mark(only(letters_in([first])), "requeued", now=NOW), offset=1)
+    done = written(mark(only(letters_in([first])), "requeued", now=NOW, actor="operator:ann"), offset=1)
     for records in ([first, done], [done, first], [first, done, first]):
         letter = only(letters_in(records))
         assert (letter.settled, letter.settled_at) == ("requeued", "2026-01-02T03:04:05.000Z")

@@ -1,0 +1,99 @@
+"""The intake's dead letters as operators meet them: read, sent again, given up. Blocking, and bounded."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from contracts.topics import TAKEN_IN, dead_letters_of, named
+from infra.intake.dead_letters import Letter, Settled, letters_in, mark, original
+from infra.intake.messages import Outgoing
+from infra.intake.publisher import NotPublished, Publisher
+from infra.kafka.client import KafkaUnavailable, connection, translated
+from infra.settings import Settings
+
+# The latest of each partition that are looked at; older ones are on the topic, as long as it keeps them.
+RECORDS_MAX: Final = 20_000
+READ_SECONDS: Final = 30.0
+
+
+class LetterBox:
+    """Every method raises NoKafka or KafkaUnavailable."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topics = [named(settings.kafka_prefix, dead_letters_of(topic)) for topic in TAKEN_IN]
+
+    def letters(self) -> list[Letter]:
+        """All that are kept, each once, oldest first; with what became of them."""
+        with translated(self._settings):
+            records = asyncio.run(self._records())
+        return sorted(letters_in(records), key=lambda letter: (letter.refused_at, letter.origin))
+
+    def requeue(self, letters: Sequence[Letter], *, actor: str) -> list[Letter]:
+        """Send the original records to where they came from, those that were not yet; returns those.
+
+        Once all are acknowledged they are marked. Whoever dies in between sends them again the next time: the same
+        commands under the same ids, which have no second effect. Raises ValueError for one that cannot be sent.
+        """
+        waiting = [letter for letter in letters if letter.settled is None]
+        self._publish([original(letter) for letter in waiting], self._marks(waiting, "requeued", actor, ""))
+        return waiting
+
+    def drop(self, letters: Sequence[Letter], *, actor: str, because: str) -> list[Letter]:
+        """Say of those that are still waiting that nobody will send them again; returns them. The topic keeps them."""
+        waiting = [letter for letter in letters if letter.settled is None]
+        self._publish(self._marks(waiting, "dropped", actor, because))
+        return waiting
+
+    def _marks(self, letters: Sequence[Letter], settled: Settled, actor: str, because: str) -> list[Outgoing]:
+        now = datetime.now(UTC)
+        return [mark(letter, settled, now=now, actor=actor, because=because) for letter in letters]
+
+    def _publish(self, *batches: Sequence[Outgoing]) -> None:
+        """One batch after the other, each acknowledged before the next."""
+
+        async def publish() -> None:
+            publisher = Publisher(connection(self._settings))
+            try:
+                for batch in batches:
+                    await publisher.publish(batch)
+            finally:
+                await publisher.close()
+
+        try:
+            asyncio.run(publish())
+        except NotPublished as error:
+            raise KafkaUnavailable(
+                f"not all was acknowledged ({error}); run this again: nothing happens twice"
+            ) from error
+
+    async def _records(self) -> list[ConsumerRecord[bytes, bytes]]:
+        consumer = AIOKafkaConsumer(
+            *self._topics, **connection(self._settings), group_id=None, enable_auto_commit=False
+        )
+        async with asyncio.timeout(READ_SECONDS):
+            try:
+                await consumer.start()
+                return await _read(consumer)
+            finally:
+                await consumer.stop()
+
+
+async def _read(consumer: AIOKafkaConsumer) -> list[ConsumerRecord[bytes, bytes]]:
+    """What is there now, the latest of it. Without a group a consumer owns every partition of its topics."""
+    partitions = list(consumer.assignment())
+    begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+    for each in partitions:
+        consumer.seek(each, max(begins[each], ends[each] - RECORDS_MAX))
+    found: list[ConsumerRecord[bytes, bytes]] = []
+    while not await _are_at(consumer, ends):
+        batches = await consumer.getmany(timeout_ms=200)
+        found += [record for batch in batches.values() for record in batch]
+    return found
+
+
+async def _are_at(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
+    return all([await consumer.position(each) >= end for each, end in ends.items()])
