@@ -69,8 +69,8 @@ class Talk:
 
     async def _send(self, name: str, messages: Sequence[Sent]) -> None:
         producer = AIOKafkaProducer(**connection(self.settings), acks="all", enable_idempotence=True, linger_ms=5)
-        await producer.start()
         try:
+            await producer.start()
             acks = [await producer.send(name, m.value, key=m.key, headers=list(m.headers)) for m in messages]
             await asyncio.gather(*acks)
         finally:

@@ -19,11 +19,13 @@ from psycopg import sql
 
 from contracts.identity import Realm
 from contracts.position import Position
-from contracts.topics import COMMANDS, DEAD_LETTERS, REPLIES
+from contracts.topics import ALL_TOPICS, COMMANDS, DEAD_LETTERS, EVENT_TOPICS, REPLIES
 from infra.embedded.kafka import EmbeddedKafka
 from infra.intake.dead_letters import Letter, letters_in
+from infra.kafka.messages import Published, decode
 from infra.processes import Child, ChildSpec, spawn
 from infra.settings import Settings
+from infra.verify import log_rows
 from tests.audit import Acknowledged, audit, violations
 from tests.engines import running_kafka
 from tests.integration.intake.world import group_of, intake_process, kafka_settings, taking_in
@@ -35,6 +37,7 @@ pytestmark = pytest.mark.faults
 LONG = os.environ.get("TESSERA_TEST_EFFORT") == "long"
 COMMANDS_COUNT, MALFORMED_COUNT, ROUNDS = (10_000, 100, 4) if LONG else (600, 20, 1)
 SECONDS = 150.0
+BLOCK = 20
 
 Records = Sequence[ConsumerRecord[Any, Any]]
 
@@ -63,8 +66,9 @@ def malformed(count: int) -> list[Any]:
 
 
 def messages(commands: Sequence[Mapping[str, Any]], bad: Sequence[Any]) -> list[Sent]:
-    """Every command twice, far apart, with the bad ones among them; keys spread them over partitions."""
-    good = [Sent(each, str(each["command_id"]).encode()) for each in (*commands, *commands)]
+    """Every command twice, apart, with the bad ones among them; keys spread them over partitions."""
+    blocks = [commands[start : start + BLOCK] for start in range(0, len(commands), BLOCK)]
+    good = [Sent(each, str(each["command_id"]).encode()) for block in blocks for each in (*block, *block)]
     every = len(good) // len(bad)
     for number, each in enumerate(bad):
         good.insert(number * (every + 1), Sent(each, b"bad%d" % number))
@@ -190,6 +194,7 @@ class _Victims:
     def start(self) -> None:
         """All but the broker, which runs."""
         self._start("intake")
+        self._start("relay")
 
     def kill(self, name: str) -> None:
         """Kill -9, and start it again on the same address."""
@@ -255,24 +260,25 @@ def sending(talk: Talk, load: Sequence[Sent], chunk: int, turns: threading.Semap
 def test_commands_sent_twice_have_one_effect_whatever_is_killed_meanwhile(shop: str, tmp_path: Path) -> None:
     commands, bad = claims(COMMANDS_COUNT), malformed(MALFORMED_COUNT)
     load = messages(commands, bad)
-    order = ["intake", "broker"] * ROUNDS
+    order = ["intake", "broker", "relay"] * ROUNDS
     chunk = -(-len(load) // (len(order) + 1))
     with running_kafka() as kafka, ExitStack() as stack:
-        settings = kafka_settings(shop, kafka.address, "", kafka_partitions=4)
+        settings = kafka_settings(shop, kafka.address, "", ALL_TOPICS, kafka_partitions=4)
         talk, victims = Talk(settings), _Victims(kafka, settings, tmp_path)
         victims.start()
         stack.callback(victims.end)
-        turns = threading.Semaphore(1)
+        known, turns = logged(shop), threading.Semaphore(1)
         with sending(talk, load, chunk, turns):
             for name in order:
+                wait_until(lambda: logged(shop) > known, "commands in flight")  # noqa: B023 - asked before it changes.
                 known = logged(shop)
-                wait_until(lambda known=known: logged(shop) > known, "commands in flight")  # type: ignore[misc]
                 turns.release()  # So that more is on its way to whatever dies.
                 victims.kill(name)
         began = monotonic()
         replies = talk.read(REPLIES, lambda found: len(told_in(found)) == len(commands), SECONDS)
         letters = letters_in(talk.read(DEAD_LETTERS[0], lambda found: len(letters_in(found)) >= len(bad), SECONDS))
         wait_until(lambda: _finished(talk, settings), "every record to be finished")
+        wait_until(lambda: _published(talk) == _offsets(shop), "every event to be published")
         seconds = monotonic() - began
         victims.stop()
         letters, replies = letters_in(talk.all_of(DEAD_LETTERS[0])), talk.all_of(REPLIES)
@@ -281,6 +287,18 @@ def test_commands_sent_twice_have_one_effect_whatever_is_killed_meanwhile(shop: 
           f" {sent_again} records sent again, {seconds:.1f} s after the last kill")  # fmt: skip
     require_all_held(talk, len(commands), len(letters), replies, letters)
     assert {each.key for each in letters} == {b"bad%d" % number for number in range(len(bad))}
+
+
+def _offsets(dsn: str) -> set[int]:
+    """The offsets of all events in the log."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return {event.offset for event in log_rows.events(connection, 0, log_rows.head(connection))}
+
+
+def _published(talk: Talk) -> set[int]:
+    """The offsets of all events on the topics."""
+    heard = (decode(record) for topic in EVENT_TOPICS for record in talk.all_of(topic))
+    return {each.position.offset for each in heard if isinstance(each, Published)}
 
 
 def _finished(talk: Talk, settings: Settings) -> bool:

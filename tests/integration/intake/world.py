@@ -3,12 +3,12 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from contracts.topics import COMMANDS, DEAD_LETTERS, REPLIES, TAKEN_IN
+from contracts.topics import COMMANDS, DEAD_LETTERS, REPLIES, TAKEN_IN, Topic
 from infra.bootstrap.stores import write_side
 from infra.entry.bridge import CommandQueue
 from infra.intake.service import IntakeService
@@ -25,10 +25,12 @@ INTAKE_TOPICS = (*TAKEN_IN, *DEAD_LETTERS, REPLIES)
 STOP_SECONDS = 30.0
 
 
-def kafka_settings(dsn: str, bootstrap: str, prefix: str, **given: Any) -> Settings:
+def kafka_settings(
+    dsn: str, bootstrap: str, prefix: str, topics: Sequence[Topic] = INTAKE_TOPICS, **given: Any
+) -> Settings:
     """Settings of a process that takes in, with its topics made."""
     settings = settings_for(dsn, kafka_bootstrap=bootstrap, kafka_prefix=prefix, **{"kafka_partitions": 2, **given})
-    create_topics(settings, INTAKE_TOPICS)
+    create_topics(settings, topics)
     return settings
 
 
