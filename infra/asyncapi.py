@@ -141,7 +141,7 @@ def _messages() -> Iterator[tuple[str, Document]]:
     for event in ALL_EVENTS:
         topic = topic_of(kind_of(event.type))
         payload = _json_schema({"$ref": f"./events/{event.type}.json"})
-        headers = _with_type("event-headers", event.type)
+        headers = _with("event-headers", type={"const": event.type})
         yield event.type, _message(event.type, _summary(event), headers, payload, topic.key)
     yield WATERMARK, _watermark()
     for command in _commands_of(COMMANDS):
@@ -149,8 +149,8 @@ def _messages() -> Iterator[tuple[str, Document]]:
         yield command.type, _message(command.type, _summary(command), _ref_to("taken-in-headers"), body, COMMANDS.key)
     for topic in (ORDER_FACTS, PAYMENT_FACTS):
         yield _reported(topic), _reported_event(topic)
-    yield _ANSWERED, _reply(_ANSWERED, "Accepted: what the command did.", "Answer")
-    yield _REFUSED, _reply(_REFUSED, "Refused, finally: why.", "Problem")
+    yield _ANSWERED, _reply(_ANSWERED, "Accepted: what the command did.", "Answer", {"const": "ok"})
+    yield _REFUSED, _reply(_REFUSED, "Refused, finally: why.", "Problem", {"not": {"const": "ok"}})
     for topic in DEAD_LETTERS:
         name = _letter_name(topic)
         yield name, _message(name, topic.about, _ref_to("dead-letter-headers"), {}, topic.key)
@@ -159,7 +159,7 @@ def _messages() -> Iterator[tuple[str, Document]]:
 
 def _watermark() -> Document:
     about = "Says how far a partition is complete; carries no event, and has no key."
-    headers = _with_type("watermark-headers", WATERMARK)
+    headers = _with("watermark-headers", type={"const": WATERMARK})
     return _message(WATERMARK, about, headers, _json_schema({"type": "object"}), None)
 
 
@@ -196,10 +196,10 @@ def _reported_event(topic: Topic) -> Document:
     return _message(_reported(topic), about, _ref_to("taken-in-headers"), body, topic.key)
 
 
-def _reply(name: str, about: str, body: str) -> Document:
+def _reply(name: str, about: str, body: str, code: Document) -> Document:
     realm = _object({"tenant": {"type": "string"}, "app": {"type": "string"}}, required=["tenant", "app"])
     payload = _json_schema({"allOf": [{"$ref": f"./openapi.json#/components/schemas/{body}"}, realm]})
-    message = _message(name, about, _ref_to("reply-headers"), payload, REPLIES.key)
+    message = _message(name, about, _with("reply-headers", code=code), payload, REPLIES.key)
     return {**message, "correlationId": {"location": "$message.header#/command-id"}}
 
 
@@ -220,8 +220,9 @@ def _headers(headers: tuple[Header, ...]) -> Document:
     return _object(members, required=[each.name for each in headers if each.always])
 
 
-def _with_type(headers: str, name: str) -> Document:
-    return {"allOf": [_ref_to(headers), {"properties": {"type": {"const": name}}}]}
+def _with(headers: str, **known: Document) -> Document:
+    """The headers, some of which tell this message from others."""
+    return {"allOf": [_ref_to(headers), {"properties": known}]}
 
 
 def _ref_to(schema: str) -> Document:

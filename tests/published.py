@@ -45,7 +45,7 @@ class PublishedContract:
         """Address without its parameter -> channel."""
         return {each["address"].partition("}")[2]: each for each in self.document["channels"].values()}
 
-    def messages_sent(self) -> set[str]:
+    def topics_sent(self) -> set[str]:
         """The topics that the program sends to."""
         sends = [each for each in self.document["operations"].values() if each["action"] == "send"]
         return {self.resolve(each["channel"])["address"].partition("}")[2] for each in sends}

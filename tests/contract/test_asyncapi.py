@@ -69,7 +69,7 @@ def test_a_channel_says_how_its_topic_is_made(published: PublishedContract) -> N
 
 def test_what_we_take_in_is_received_and_answered_and_all_else_is_sent(published: PublishedContract) -> None:
     operations = published.document["operations"]
-    assert published.messages_sent() == {topic.name for topic in ALL_TOPICS if topic not in TAKEN_IN}
+    assert published.topics_sent() == {topic.name for topic in ALL_TOPICS if topic not in TAKEN_IN}
     for topic in TAKEN_IN:
         reply = operations[f"receive-{topic.name}"]["reply"]["channel"]
         assert published.resolve(reply)["address"].endswith(REPLIES.name)
