@@ -44,7 +44,7 @@ ifneq ($(shell $(PYTHON) -c '$(PYTHON_VERSION)' 2>/dev/null),$(shell $(BIN)/pyth
 endif
 endif
 
-.PHONY: help setup demo up test lint fmt types unit integration test-long mutants simulate bench lock clean
+.PHONY: help setup demo up test lint fmt types unit integration test-long mutants simulate chaos bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | while IFS=$$'\t' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
