@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from tests.chaos.network import NETWORK_FAULTS, NetworkFault
 from tests.chaos.services import descendants
-from tests.chaos.stack import POSTGRES, Stack
+from tests.chaos.stack import CALLERS, KAFKA, POSTGRES, Stack
 
 FROZEN_SECONDS: Final = (1.0, 5.0)  # Shortest, longest.
 FAILING_SECONDS: Final = (1.0, 5.0)
@@ -28,7 +28,7 @@ class Fault(Protocol):
 
     @property
     def server(self) -> str | None:
-        """The API process that has to serve again by itself, if it is one that suffers."""
+        """The API process, or the way by topic, that has to serve again, if it is that which suffers."""
         ...
 
     def happen(self, stack: Stack) -> None:
@@ -37,8 +37,10 @@ class Fault(Protocol):
 
 
 def _server_of(name: str) -> str | None:
-    """``api-1`` of itself and of its links."""
+    """``api-1`` of itself and of its links; whoever takes in or carries what comes by topic."""
     parts = name.split("→")
+    if name in {KAFKA, f"{CALLERS}→{KAFKA}"} or name.startswith("intake-"):
+        return KAFKA
     return next((each for each in parts if each.startswith("api-")), None)
 
 

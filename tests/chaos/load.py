@@ -9,7 +9,7 @@ import random
 import threading
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Any, Final
 
 import httpx
 import orjson
+from aiokafka.errors import KafkaError
 
 from contracts.identity import Realm
 from contracts.position import Position
 from tests.audit import Acknowledged, Journal
+from tests.chaos.by_kafka import ByKafka, has_command
 
 ANSWER_SECONDS_MAX: Final = 4.0
 PATIENCE_SECONDS: Final = 150.0  # A command that nobody answers for so long is a finding.
@@ -31,6 +33,7 @@ ASKED_AGAIN_SHARE: Final = 0.05
 REMEMBERED_MAX: Final = 200
 ACKNOWLEDGEMENTS_KEPT: Final = 4_000
 JOIN_SECONDS_MAX: Final = 60.0
+KAFKA: Final = "kafka"
 
 
 class Unanswered(Exception):
@@ -67,7 +70,7 @@ Flow = Callable[[Say, random.Random, int], Awaitable[None]]
 
 @dataclass
 class Load:
-    """Callers on a thread of their own. ``servers``: name → URL of each API process.
+    """Callers on a thread of their own. ``servers``: name → URL of each API process; with Kafka, ``kafka`` is one more.
 
     ``told`` collects what was acknowledged since somebody last took it; ``troubles`` counts what came instead.
     """
@@ -79,6 +82,7 @@ class Load:
     journal: Journal
     seed: int
     callers: int = 16
+    kafka_bootstrap: str | None = None
     told: list[Acknowledged] = field(default_factory=list)
     troubles: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
@@ -95,6 +99,7 @@ class Load:
     _stopping: bool = False
     _loop: asyncio.AbstractEventLoop | None = None
     _say_now: Say | None = None
+    _by_kafka: ByKafka | None = None
 
     # For whoever drives it, on another thread.
 
@@ -190,7 +195,13 @@ class Load:
     async def _call(self) -> None:
         limits = httpx.Limits(max_connections=2 * self.callers, max_keepalive_connections=self.callers)
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        async with httpx.AsyncClient(timeout=ANSWER_SECONDS_MAX, limits=limits, headers=headers) as client:
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(timeout=ANSWER_SECONDS_MAX, limits=limits, headers=headers)
+            )
+            if self.kafka_bootstrap is not None:
+                by_kafka = ByKafka(self.kafka_bootstrap, self.realm, self._keep)
+                self._by_kafka = await stack.enter_async_context(by_kafka)
             self._listen(client)
             async with asyncio.TaskGroup() as group:
                 for number in range(self.callers):
@@ -240,7 +251,7 @@ class Load:
         self, client: httpx.AsyncClient, chance: random.Random, command_id: str, path: str, content: bytes
     ) -> Told:
         give_up_at = monotonic() + PATIENCE_SECONDS
-        servers = list(self.servers)
+        servers = [*self.servers, *([KAFKA] if self._by_kafka is not None and has_command(path) else [])]
         chance.shuffle(servers)
         for attempt in count():
             server = servers[attempt % len(servers)]
@@ -260,39 +271,54 @@ class Load:
             self._in_flight[command_id] = server
             self._changed.notify_all()
         try:
-            response = await client.post(
-                self.servers[server] + path, content=content, headers={"Idempotency-Key": command_id}
-            )
-        except httpx.TransportError as error:
-            self.troubles[type(error).__name__] += 1
+            body = await self._ask(client, server, command_id, path, content)
+        except (httpx.TransportError, KafkaError, TimeoutError) as error:
+            self.troubles[f"{server}: {type(error).__name__}"] += 1
             return None
         finally:
             with self._changed:
                 self._in_flight.pop(command_id, None)
-        told = self._understood(response, command_id)
-        if told is not None:
-            self._keep(Acknowledgement(server, sent_at, monotonic()), command_id, told)
+        told = self._understood(body, command_id)
+        if told is None:
+            self.troubles[f"{server}: {body['code']}"] += 1
+            return None
+        with self._changed:
+            self._recent.append(Acknowledgement(server, sent_at, monotonic()))
+            self._changed.notify_all()
         return told
 
-    def _understood(self, response: httpx.Response, command_id: str) -> Told | None:
+    async def _ask(
+        self, client: httpx.AsyncClient, server: str, command_id: str, path: str, content: bytes
+    ) -> Mapping[str, Any]:
+        if server == KAFKA:
+            assert self._by_kafka is not None
+            return await self._by_kafka.ask(command_id, path, content)
+        url, headers = self.servers[server] + path, {"Idempotency-Key": command_id}
+        response = await client.post(url, content=content, headers=headers)
+        body: Mapping[str, Any] = orjson.loads(response.content)
+        if not body.get("retryable"):
+            self._keep(command_id, body)
+        return body
+
+    def _understood(self, body: Mapping[str, Any], command_id: str) -> Told | None:
         """A final answer; None when the same has to be asked again."""
-        body = orjson.loads(response.content)
-        if response.is_success:
+        if body["status"] == "accepted":
             return Told("accepted", "ok", body["data"], body)
         if body.get("retryable"):
-            self.troubles[body["code"]] += 1
             return None
         if "position" not in body:  # Neither decided nor to be asked again: then what?
-            raise Unanswered(f"{command_id} was answered {response.status_code}: {body}")
+            raise Unanswered(f"{command_id} was answered: {body}")
         return Told("refused", body["code"], body["data"], body)
 
-    def _keep(self, heard: Acknowledgement, command_id: str, told: Told) -> None:
+    def _keep(self, command_id: str, body: Mapping[str, Any]) -> None:
+        """Whatever anybody was told for good, by whichever way."""
+        if (told := self._understood(body, command_id)) is None:
+            return
         offset = Position.parse(told.body["position"]).offset
         kept = Acknowledged(self.realm, command_id, told.status, told.code, told.data, offset)
         self.journal.write(kept)
         with self._changed:
             self.told.append(kept)
-            self._recent.append(heard)
             self.acknowledged += 1
             self.offset = max(self.offset, offset)
             self._changed.notify_all()

@@ -1,6 +1,6 @@
 """Cycle after cycle: something dies under load, everything comes back, and nothing that was acknowledged is missing."""
 
-import random
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -15,7 +15,7 @@ from infra.postgres import positions
 from infra.postgres.connections import connect
 from tests.audit import audit
 from tests.chaos.faults import Fault
-from tests.chaos.load import Load, Unanswered, journal_at
+from tests.chaos.load import Load, journal_at
 from tests.chaos.shop import Shop
 from tests.chaos.stack import REALM, Stack
 
@@ -53,6 +53,10 @@ class Summary:
     """Everything that a run knows in the end."""
 
     seed: int
+    kafka: bool = False
+    callers: int = 0
+    seconds: float = 0.0
+    loads: list[float] = field(default_factory=list)  # The machine's load average at every check.
     cycles: list[Cycle] = field(default_factory=list)
     acknowledged: int = 0
     audited: int = 0
@@ -159,6 +163,7 @@ class Run:
             more = f"\n… and {len(findings) - FINDINGS_SHOWN_MAX} more" if len(findings) > FINDINGS_SHOWN_MAX else ""
             raise Violation("\n".join(findings[:FINDINGS_SHOWN_MAX]) + more)
         self._audited_until = head
+        self._summary.loads.append(os.getloadavg()[0])
         self._summary.checks += 1
         self._summary.audited += len(told)
 
@@ -231,11 +236,8 @@ def running(
         stack = exit_stack.enter_context(Stack(folder, kafka=kafka))
         journal = exit_stack.enter_context(closing(journal_at(folder)))
         shop = Shop()
-        load = Load(stack.servers, stack.token, REALM, shop.visit, journal, seed, callers)
+        load = Load(stack.servers, stack.token, REALM, shop.visit, journal, seed, callers, stack.callers_kafka)
         exit_stack.enter_context(load.running())
         run = exit_stack.enter_context(closing(Run(stack, load, shop, summary, say)))
         yield stack, run
         run.note_the_rest()
-
-
-__all__ = ["Cycle", "Run", "Summary", "Unanswered", "Violation", "random", "running"]

@@ -22,7 +22,6 @@ from infra.embedded.postgres import EmbeddedPostgres
 from infra.embedded.redis import EmbeddedRedis
 from infra.processes import LOOPBACK, ChildSpec, FolderLock, port_is_free, wait_until
 from infra.settings import Settings
-from infra.stack import WORKERS_OF_KAFKA
 from tests.chaos.kafka import Door, ManyDoors
 from tests.chaos.network import Network
 from tests.chaos.services import Service, engine_service, part_service
@@ -32,6 +31,7 @@ REALM: Final = Realm("chaos", "shop")
 READY_SECONDS_MAX: Final = 90.0
 LOCK_TTL_SECONDS: Final = 30  # Some orders are left alone: their locks end during the run.
 POSTGRES, REDIS, CLICKHOUSE, KAFKA = "postgres", "redis", "clickhouse", "kafka"
+CALLERS: Final = "callers"
 # Below what the kernel gives to outgoing connections: whoever is started again finds its port free.
 PORTS: Final = (15_000, 32_000)
 
@@ -63,7 +63,7 @@ OVER_KAFKA: Final = (
     Part("distributions", ("worker", "distributions"), (POSTGRES,)),
     *(
         Part(f"{worker}-{number}", ("worker", worker), (POSTGRES, KAFKA))
-        for worker in WORKERS_OF_KAFKA
+        for worker in ("relay", "intake")
         for number in (1, 2)
     ),
 )
@@ -79,6 +79,7 @@ class Stack:
         self.links: list[str] = []  # "api-1→postgres", and "callers→api-1".
         self.servers: dict[str, str] = {}  # API process -> where callers reach it.
         self.network = Network()
+        self.callers_kafka: str | None = None  # Where callers reach the broker.
         self.token = ""
         self._parts = OVER_KAFKA if kafka else OVER_THE_LOG
         self._kafka = kafka
@@ -143,6 +144,8 @@ class Stack:
                 if engine_name == KAFKA:
                     doors[part.name] = Door(port, self._proxies[link])
         if self._kafka:
+            doors[CALLERS] = Door(port := steady_port(), self._open(f"{CALLERS}→{KAFKA}", port))
+            self.callers_kafka = f"{LOOPBACK}:{doors[CALLERS].tells}"
             self.engines[KAFKA] = ManyDoors(self.folder, doors)
             self.engines[KAFKA].port = steady_port()
 
@@ -158,7 +161,7 @@ class Stack:
             addresses[engine] = at_port(addresses[engine], self._proxies[f"{part.name}→{engine}"])
         http_port = steady_port()
         if part.call == ("serve",):
-            self.servers[part.name] = f"http://{LOOPBACK}:{self._open(f'callers→{part.name}', http_port)}"
+            self.servers[part.name] = f"http://{LOOPBACK}:{self._open(f'{CALLERS}→{part.name}', http_port)}"
         spec = ChildSpec(
             name=part.name,
             argv=(sys.executable, "-m", "infra.cli", *part.call),
