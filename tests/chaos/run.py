@@ -148,6 +148,7 @@ class Run:
         self._timed("everybody answered", self._load.drain)
         self._summary.acknowledged += len(told := self._load.take_told())
         findings = self._timed("gifts given", lambda: list(self._gifts_missing()))
+        findings += self._timed("no order held", lambda: list(self._locks_left()))
         settings = self._stack.settings
         with closing(operations.Quiet(settings)) as quiet:
             try:
@@ -203,6 +204,15 @@ class Run:
         if (given, users) != (wanted, wanted):
             yield f"{wanted} gifts were to be given; given: {given}, to {users} users"
 
+    def _locks_left(self) -> Iterator[str]:
+        """Orders that nobody paid: their locks end by themselves, and until then the log does not stand still."""
+        left: list[tuple[Any, ...]] = []
+        deadline = monotonic() + QUIET_SECONDS_MAX
+        while (left := self._rows(_LOCKS)) and monotonic() < deadline:
+            sleep(LOOK_SECONDS)
+        for (key,) in left:
+            yield f"the lock of order {key} does not end"
+
     def _unfinished(self) -> Iterator[str]:
         """Orders that wait for a command of ours, once everything is at rest."""
         for key, step in self._rows(_UNFINISHED):
@@ -220,6 +230,8 @@ _GIFTS: Final = """
     SELECT count(*), count(DISTINCT data -> 'about' ->> 'user_id') FROM events
     WHERE type = 'coupon.claimed.v1' AND starts_with(data -> 'about' ->> 'template_id', 'gift-')
 """
+
+_LOCKS: Final = "SELECT DISTINCT key FROM timers WHERE kind = 'order_lock_end'"
 
 _UNFINISHED: Final = """
     SELECT key, step FROM sagas
