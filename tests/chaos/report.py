@@ -66,7 +66,7 @@ def _table(what: str, cycles: Iterable[Cycle], row_of: Callable[[Cycle], str]) -
     for cycle in cycles:
         groups[row_of(cycle)].append(cycle)
     lines = [
-        f"| {what} | cycles | in flight, median | serving again, median / longest | followers caught up, median / longest |",
+        f"| {what} | cycles | in flight, median | serves again: median / longest | caught up: median / longest |",
         "|---|---|---|---|---|",
     ]
     for name, group in sorted(groups.items()):
