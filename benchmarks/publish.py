@@ -114,6 +114,21 @@ def parts_section(result: Result) -> Iterable[str]:
     return markdown(("part, µs per command", *loads), lines)
 
 
+def kafka_section(result: Result) -> Iterable[str]:
+    """Out of the log into topics, and out of topics."""
+    names = ("what", "events/s", "µs of processor time each")
+    micros = (("here", "this process"), ("Kafka", "Kafka"), ("PostgreSQL", "PostgreSQL"))
+    lines = [
+        [
+            row["what"],
+            f"{row['per_second']:,}",
+            ", ".join(f"{name} {row['micros_each'][key]:.0f}" for key, name in micros),
+        ]
+        for row in _rows(result, "kafka")
+    ]
+    return markdown(names, lines)
+
+
 def field_section(result: Result) -> Iterable[str]:
     """Ourselves beside what others reached on such a machine."""
     ours = ["**Tessera**", _median(result, "p1"), _median(result, "p5"), _median(result, "p16"), "yes (verified)"]
@@ -139,6 +154,7 @@ SECTIONS: Final[dict[str, Callable[[Result], Iterable[str]]]] = {
     "write-path": write_path_section,
     "claim": claim_section,
     "parts": parts_section,
+    "kafka": kafka_section,
     "field": field_section,
 }
 

@@ -6,6 +6,7 @@ from benchmarks.bench import Target
 from benchmarks.targets import (
     followers,
     http,
+    kafka,
     p01_commits,
     p02_library,
     p03_bulk,
@@ -34,4 +35,5 @@ TARGETS: Final[tuple[Target, ...]] = (
     write_path.TARGET,
     profile.TARGET,
     followers.TARGET,
+    kafka.TARGET,
 )

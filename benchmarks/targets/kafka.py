@@ -1,0 +1,205 @@
+"""What Kafka adds: the relay beside a plain producer of its messages, followers' reading beside a plain consumer."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from itertools import chain, count
+from statistics import median
+from time import perf_counter
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from benchmarks.bench import Bench, Figure, Outcome, Side, Target, in_turn, ratio
+from benchmarks.parts import HOT_CLIENTS, engines
+from benchmarks.processor import Meter, micros_each
+from contracts.topics import EVENT_TOPICS, named
+from infra.embedded.kafka import EmbeddedKafka
+from infra.kafka.admin import create_topics
+from infra.kafka.client import connection
+from infra.kafka.lanes import Lane
+from infra.kafka.messages import Message, decode
+from infra.postgres.feed import StoreFeed
+from infra.relay.checkpoint import Checkpoint, Standing
+from infra.relay.publisher import KafkaPublisher, PublisherLimits
+from infra.relay.relay import Relay, RelayLimits, lay_out
+from infra.settings import Settings
+
+READ_EVENTS_MAX: Final = 5_000
+SENDING_MAX: Final = 2_000  # Messages that a plain producer has under way: as many as the relay's batch.
+FETCH_SECONDS_MAX: Final = 60.0
+RELAY, PRODUCER = "relay: from the log to acknowledged topics", "plain producer of the same messages"
+READER, CONSUMER = "records read and understood", "plain consumer of the same records"
+
+
+class Addressed(NamedTuple):
+    """A message and where it goes."""
+
+    lane: Lane
+    message: Message
+
+
+class Rig:
+    """A log of claims, a broker, and topics of their own for whoever publishes."""
+
+    def __init__(self, bench: Bench, dsn: str, kafka: EmbeddedKafka) -> None:
+        self._dsn = dsn
+        self._prefixes = count()
+        self._settings = Settings.load(
+            postgres_dsn=dsn,
+            redis_url="redis://127.0.0.1:1/0",  # Nobody asks it.
+            clickhouse_url="http://127.0.0.1:1/none",
+            kafka_bootstrap=kafka.address,
+            log_level="warning",
+        )
+        assert kafka.child is not None
+        self._servers = {"here": os.getpid(), "Kafka": kafka.child.pid, "PostgreSQL": bench.postgres.pid}
+        self.messages = self._all_messages()
+        self._published = ""  # The prefix of topics that hold all of them.
+
+    def relay(self) -> Figure:
+        """The whole log, from nothing; watermarks included, the start of the producer too."""
+        settings = self._fresh_topics()
+        with psycopg.connect(self._dsn) as store:
+            store.execute("DELETE FROM relay_lanes")
+            store.execute("DELETE FROM follower_positions WHERE follower = 'relay'")
+        limits = RelayLimits()
+        checkpoint = Checkpoint(self._dsn, 0, lead_seconds=limits.lead_seconds)
+        with closing(StoreFeed(self._dsn)) as feed, closing(KafkaPublisher(settings)) as publisher:
+            figure = self._timed(lambda: _drained(Relay(feed, checkpoint, publisher, shard=0, limits=limits)))
+        checkpoint.release()
+        self._published = settings.kafka_prefix
+        return figure
+
+    def producer(self) -> Figure:
+        """The messages made beforehand; same settings, the library's usual way: one ``send`` each."""
+        settings = self._fresh_topics()
+        return self._timed(lambda: asyncio.run(_send_all(settings, self.messages)))
+
+    def reader(self) -> Figure:
+        """As followers read: fetched and decoded."""
+        return self._timed(lambda: asyncio.run(_read_all(self._topics_with_all(), understand=True)))
+
+    def consumer(self) -> Figure:
+        """Fetched only."""
+        return self._timed(lambda: asyncio.run(_read_all(self._topics_with_all(), understand=False)))
+
+    def _timed(self, work: Callable[[], int]) -> Figure:
+        meter, began = Meter(self._servers), perf_counter()
+        handled = work()
+        seconds = perf_counter() - began
+        if handled < len(self.messages):
+            raise RuntimeError(f"{handled} of {len(self.messages)} messages")
+        return Figure(handled / seconds, {"events": handled, "micros_each": micros_each(meter.used(), handled)})
+
+    def _fresh_topics(self) -> Settings:
+        settings = self._settings.model_copy(update={"kafka_prefix": f"round-{next(self._prefixes)}-"})
+        create_topics(settings, EVENT_TOPICS)
+        return settings
+
+    def _topics_with_all(self) -> Settings:
+        return self._settings.model_copy(update={"kafka_prefix": self._published})
+
+    def _all_messages(self) -> list[Addressed]:
+        with closing(StoreFeed(self._dsn)) as feed:
+            standing = Standing(feed.epoch(), 0, {})
+            found: list[Addressed] = []
+            while events := feed.read(standing.offset, READ_EVENTS_MAX):
+                parcels, ends = lay_out(events, standing, shard=0, partitions=self._settings.kafka_partitions)
+                found += [Addressed(lane, message) for lane, messages in parcels.items() for message in messages]
+                standing = Standing(standing.epoch, events[-1].offset, {**standing.lanes, **ends})
+        return found
+
+
+def run(bench: Bench) -> Outcome:
+    """Out: relay and producer in turn. In: the topics that the last relay filled."""
+    with ExitStack() as stack:
+        dsn = stack.enter_context(bench.postgres.database())
+        with engines(bench, dsn) as ours:
+            ours.prepare("claims_hot", HOT_CLIENTS)
+            bench.say("storing claims")
+            ours.closed("claims_hot", HOT_CLIENTS, 2 * bench.effort.seconds)
+        bench.say("starting Kafka")
+        kafka = EmbeddedKafka(bench.postgres.folder)
+        stack.callback(kafka.stop)
+        kafka.start()
+        rig = Rig(bench, dsn, kafka)
+        out = in_turn(bench, {RELAY: rig.relay, PRODUCER: rig.producer}, unit="events/s")
+        into = in_turn(bench, {READER: rig.reader, CONSUMER: rig.consumer}, unit="records/s")
+    sides = [*out, *into]
+    outcome = ratio(sides, rows=[_row(side) for side in sides])
+    outcome.notes.append(f"{len(rig.messages):,} events of claims, {_bytes_each(rig.messages):.0f} bytes a message")
+    return outcome
+
+
+def _drained(relay: Relay) -> int:
+    published = 0
+    while events := relay.step():
+        published += events
+    return published
+
+
+def _row(side: Side) -> dict[str, Any]:
+    figure = sorted(side.rounds, key=lambda each: each.value)[len(side.rounds) // 2]
+    micros = {name: round(value, 1) for name, value in figure.details["micros_each"].items()}
+    return {"what": side.name, "per_second": round(median(side.values)), "micros_each": micros}
+
+
+def _bytes_each(messages: Sequence[Addressed]) -> float:
+    """Key, value and headers, without the protocol's own."""
+    sizes = (
+        len(message.key or b"") + len(message.value) + sum(len(name) + len(value) for name, value in message.headers)
+        for _, message in messages
+    )
+    return sum(sizes) / len(messages)
+
+
+async def _send_all(settings: Settings, messages: Sequence[Addressed]) -> int:
+    batch_bytes_max = PublisherLimits().batch_bytes_max
+    producer = AIOKafkaProducer(
+        **connection(settings), enable_idempotence=True, acks="all", max_batch_size=batch_bytes_max
+    )
+    async with producer:
+        for first in range(0, len(messages), SENDING_MAX):
+            sending = [
+                await producer.send(
+                    settings.kafka_prefix + lane.topic,
+                    value=message.value,
+                    key=message.key,
+                    partition=lane.partition,
+                    headers=message.headers,
+                )
+                for lane, message in messages[first : first + SENDING_MAX]
+            ]
+            await asyncio.gather(*sending)
+    return len(messages)
+
+
+async def _read_all(settings: Settings, *, understand: bool) -> int:
+    consumer = AIOKafkaConsumer(**connection(settings), enable_auto_commit=False)
+    names = [named(settings.kafka_prefix, topic) for topic in EVENT_TOPICS]
+    lanes = [TopicPartition(name, number) for name in names for number in range(settings.kafka_partitions)]
+    read = 0
+    async with asyncio.timeout(FETCH_SECONDS_MAX), consumer:
+        consumer.assign(lanes)
+        await consumer.seek_to_beginning()
+        wanted = sum((await consumer.end_offsets(lanes)).values())
+        while read < wanted:
+            fetched = list(chain.from_iterable((await consumer.getmany(timeout_ms=500)).values()))
+            if understand:
+                for record in fetched:
+                    decode(record)
+            read += len(fetched)
+    return read
+
+
+TARGET = Target(
+    key="kafka",
+    title="events/s relayed to Kafka ÷ a plain producer of the same messages",
+    how="the relay reads, encodes, publishes and moves its checkpoint, 2,000 events at a time; aiokafka's producer, "
+    "set up alike, sends ready messages one by one, as many at a time; then both kinds of readers",
+    run=run,
+    by_default=False,
+)
