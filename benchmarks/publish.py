@@ -19,6 +19,7 @@ MEASURED: Final = ROOT / "docs" / "measured.json"
 DOCUMENT: Final = ROOT / "docs" / "performance.md"
 FUNCTIONS_KEPT: Final = 15
 NOT_MEASURED: Final = "not measured yet"
+OWN_LOAD: Final = {"kafka"}
 
 Result = Mapping[str, Any]
 
@@ -41,9 +42,14 @@ def merged(results: Sequence[Result]) -> dict[str, Any]:
     places = {target.key: place for place, target in enumerate(TARGETS)}
     known = sorted((key for key in targets if key in places), key=places.__getitem__)
     # What is told of machine and effort is that of the run which measured most, of those that are new.
-    new = [result for result in ordered if not result.get("merged")] or ordered
+    new = [result for result in ordered if not result.get("merged") and not _speaks_for_itself(result)] or ordered
     largest = max(new, key=lambda result: (len(result["targets"]), str(result["at"])))
     return {**largest, "merged": True, "targets": {key: _trimmed(targets[key]) for key in known}}
+
+
+def _speaks_for_itself(result: Result) -> bool:
+    """Whether all that was measured tells of its machine's load in its own section."""
+    return bool(result["targets"]) and result["targets"].keys() <= OWN_LOAD
 
 
 def rewritten(document: str, result: Result) -> str:
@@ -118,15 +124,21 @@ def kafka_section(result: Result) -> Iterable[str]:
     """Out of the log into topics, and out of topics."""
     names = ("what", "events/s", "µs of processor time each")
     micros = (("here", "this process"), ("Kafka", "Kafka"), ("PostgreSQL", "PostgreSQL"))
+    rows = _rows(result, "kafka")
     lines = [
         [
             row["what"],
             f"{row['per_second']:,}",
             ", ".join(f"{name} {row['micros_each'][key]:.0f}" for key, name in micros),
         ]
-        for row in _rows(result, "kafka")
+        for row in rows
     ]
-    return markdown(names, lines)
+    if rows:
+        told = result["targets"]["kafka"]
+        ratios = " / ".join(f"{value:.2f}" for value in told["rounds"])
+        yield f"Relay ÷ producer: **{told['value']:.2f}×** (rounds {ratios}); {'; '.join(told['notes'])}."
+        yield ""
+    yield from markdown(names, lines)
 
 
 def field_section(result: Result) -> Iterable[str]:

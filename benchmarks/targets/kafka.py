@@ -115,6 +115,7 @@ class Rig:
 
 def run(bench: Bench) -> Outcome:
     """Out: relay and producer in turn. In: the topics that the last relay filled."""
+    load, _, _ = os.getloadavg()
     with ExitStack() as stack:
         dsn = stack.enter_context(bench.postgres.database())
         with engines(bench, dsn) as ours:
@@ -131,6 +132,7 @@ def run(bench: Bench) -> Outcome:
     sides = [*out, *into]
     outcome = ratio(sides, rows=[_row(side) for side in sides])
     outcome.notes.append(f"{len(rig.messages):,} events of claims, {_bytes_each(rig.messages):.0f} bytes a message")
+    outcome.notes.append(f"{load:.1f} processes wanted {os.cpu_count()} cores before it began")
     return outcome
 
 
