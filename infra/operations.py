@@ -24,6 +24,7 @@ from query.reconciliation import KINDS, Found, commands_for, find_breaks, open_b
 from query.reconciliation.breaks import STORE_DRIFT
 
 SAGAS: Final = "sagas"
+RELAY: Final = "relay"
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
 # Folding a grown log takes its time.
 _LONG: Final = Timeouts(statement_seconds=600.0, answer_seconds=620.0)
@@ -95,7 +96,10 @@ def projections(settings: Settings) -> Iterator[ProjectionService]:
 
 
 def follower_standings(settings: Settings) -> list[FollowerStanding]:
-    """The sagas and every projection; one whose store is away says so by itself. Raises StoreUnavailable."""
+    """The sagas, the relay where there is a Kafka, and every projection; one whose store is away says so by itself.
+
+    Raises StoreUnavailable.
+    """
     standings = _standings(settings)
     with closing(StoreFeed(settings.postgres_dsn, shard=settings.shard)) as feed:
         return [
@@ -121,14 +125,17 @@ def _standings(settings: Settings) -> list[FollowerStanding]:
     with projections(settings) as service:
         states = service.states()
     projected = (FollowerStanding(each.name, each.offset, each.lag, each.problem, each.halted) for each in states)
-    return [_saga_standing(known.get(SAGAS), head, epoch), *projected]
+    in_store = [SAGAS, *([RELAY] if settings.kafka_bootstrap is not None else [])]
+    return [*(_standing_in_store(name, known.get(name), head, epoch) for name in in_store), *projected]
 
 
-def _saga_standing(known: positions.FollowerPosition | None, head: int, epoch: str | None) -> FollowerStanding:
-    if known is None:  # Sagas keep a position from the first event on.
-        return FollowerStanding(SAGAS, None if head else 0, None if head else 0)
-    halted = None if known.epoch == epoch else str(positions.EpochChanged(SAGAS, known.epoch, str(epoch)))
-    return FollowerStanding(SAGAS, known.offset, max(0, head - known.offset), halted=halted)
+def _standing_in_store(
+    name: str, known: positions.FollowerPosition | None, head: int, epoch: str | None
+) -> FollowerStanding:
+    if known is None:  # They keep a position from the first event on.
+        return FollowerStanding(name, None if head else 0, None if head else 0)
+    halted = None if known.epoch == epoch else str(positions.EpochChanged(name, known.epoch, str(epoch)))
+    return FollowerStanding(name, known.offset, max(0, head - known.offset), halted=halted)
 
 
 def verify(settings: Settings, progress: Callable[[int, int], None] = lambda _done, _total: None) -> Report:

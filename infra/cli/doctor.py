@@ -221,7 +221,7 @@ def _followers(settings: Settings) -> Iterator[Finding]:
             step = "Do what it says. A follower goes on by itself once it can."
             yield Finding(each.name, "problem", f"halted: {each.halted}", step)
         elif each.lag is None:
-            step = "Start `tessera up`, or `tessera worker sagas` and `tessera worker projections`."
+            step = "Start `tessera up`, or each worker: `tessera worker sagas`, `projections`, with Kafka `relay`."
             yield Finding(each.name, "warning", "has not begun", step)
         elif each.lag > LAG_EVENTS_MAX:
             yield Finding(each.name, "warning", f"{each.lag:,} events behind", "Is its worker running? See its log.")

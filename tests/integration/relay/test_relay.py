@@ -50,6 +50,7 @@ def test_the_whole_log_arrives_in_its_lanes_in_order_and_every_lane_hears_up_to_
     written = world.write("a", 40) + world.write("b", 3)
     with world.running():
         head = world.until_published()
+        wait_for(lambda: all(head in marks(each) for each in world.lanes().values()), "the watermarks")
     lanes = world.lanes()
     assert followed(lanes) == events_of(lanes) == world.log()
     assert len(world.log()) == written
@@ -239,7 +240,7 @@ def test_an_event_of_an_unknown_type_halts_it_right_there_and_it_lets_a_newer_on
         wait_for(lambda: relay.status().state == "halted", "the relay to halt")
         assert "clock.advanced.v9" in (relay.status().last_error or "")
         assert world.checkpoint == 19
-        assert world.ask("SELECT pg_try_advisory_lock(%s, 0)", LOCK_CLASS)
+        wait_for(lambda: world.ask("SELECT pg_try_advisory_lock(%s, 0)", LOCK_CLASS), "the lock between two looks")
         with psycopg.connect(world.dsn) as connection:
             connection.execute("UPDATE stored_events SET topic = 'clock.advanced.v1' WHERE notification_id = 20")
         world.until_published()

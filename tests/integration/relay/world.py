@@ -156,13 +156,20 @@ def events_of(lanes: dict[Lane, list[Record]]) -> list[Recorded]:
 
 
 def followed(lanes: dict[Lane, list[Record]]) -> list[Recorded]:
-    """What a follower takes out of the lanes by the chain alone. Fails at a hole: it never looks into the log."""
+    """What a follower takes out of the lanes by the chain alone. Fails where the chain is not what the log says.
+
+    It never looks into the log; each record, also one that comes again, must name the event before it in its lane.
+    """
 
     def no_hole(hole: Hole) -> Filled:
         raise AssertionError(f"{hole} was not published in order")
 
     taken: list[Recorded] = []
-    for records in lanes.values():
+    for lane, records in lanes.items():
+        chain = [0, *sorted({each.position.offset for each in records if isinstance(each, Published)})]
+        before = dict(zip(chain[1:], chain, strict=False))
+        said = {each.position.offset: each.previous for each in records if isinstance(each, Published)}
+        assert said == before, lane
         heard = [
             Heard(record.position.offset, record.previous, record.recorded if isinstance(record, Published) else None)
             for record in records
