@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import TimeoutError as NotInTime
 from contextlib import suppress
 from threading import Thread
 from typing import Any, Final, TypeVar
@@ -55,7 +54,14 @@ class LaneConsumer:
 
         Until :meth:`done` is called, lanes that go to others wait for it (bounded).
         """
-        found = self._run(self._poll(limit, timeout_seconds), timeout_seconds + ANSWER_SECONDS)
+        loop = self._turning()
+        try:
+            if self._consumer is None:
+                self._consumer = self._call(loop, self._start(), START_SECONDS)
+            found = self._call(loop, self._poll(limit, timeout_seconds), timeout_seconds + ANSWER_SECONDS)
+        except KafkaError:
+            self._leave(loop)  # What its background tasks died of, they say for ever: the next poll begins anew.
+            raise
         return {self._lane(partition): records for partition, records in found.items()}
 
     def assigned(self) -> Collection[Lane]:
@@ -72,12 +78,17 @@ class LaneConsumer:
         """Leave the group, so that others need not wait for the session's end."""
         loop, self._loop = self._loop, None
         if loop is not None:
-            with suppress(NotInTime, KafkaError, OSError):
-                asyncio.run_coroutine_threadsafe(self._stop(), loop).result(ANSWER_SECONDS)
+            self._leave(loop)
             loop.call_soon_threadsafe(loop.stop)
 
-    def _run(self, coroutine: Coroutine[Any, Any, T], timeout_seconds: float) -> T:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._started())
+    def _turning(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            Thread(target=_turn, args=(self._loop,), name=f"kafka-{self.group}", daemon=True).start()
+        return self._loop
+
+    def _call(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], timeout_seconds: float) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         try:
             with translated(self._settings):
                 return future.result(timeout_seconds)
@@ -85,17 +96,9 @@ class LaneConsumer:
             future.cancel()
             raise
 
-    def _started(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            Thread(target=_turn, args=(self._loop,), name=f"kafka-{self.group}", daemon=True).start()
-        if self._consumer is None:
-            self._consumer = self._run_start(self._loop)
-        return self._loop
-
-    def _run_start(self, loop: asyncio.AbstractEventLoop) -> AIOKafkaConsumer:
-        with translated(self._settings):
-            return asyncio.run_coroutine_threadsafe(self._start(), loop).result(START_SECONDS)
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(KafkaUnavailable, KafkaError):
+            self._call(loop, self._stop(), ANSWER_SECONDS)
 
     async def _start(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(

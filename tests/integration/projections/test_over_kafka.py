@@ -21,6 +21,8 @@ from contracts.topics import EVENT_TOPICS
 from infra.clickhouse.facts import FactsCheckpoint
 from infra.kafka.admin import create_topics
 from infra.kafka.client import connection
+from infra.kafka.consumer import LaneConsumer
+from infra.kafka.errors import KafkaUnavailable
 from infra.kafka.lanes import Lane, lanes_of
 from infra.kafka.messages import Message
 from infra.postgres.feed import StoreFeed
@@ -199,6 +201,22 @@ def test_missing_topics_stop_a_worker_and_name_the_command_that_makes_them(world
     world.service._kafka = settings
     with pytest.raises(Halt, match=r"no topics .*coupon-event-topic.* run `tessera migrate`"), Failing(world.service):
         pass
+
+
+def test_a_broker_that_is_away_is_unavailable_by_its_address_and_met_again_when_it_is_back(
+    world: World, settings: Settings
+) -> None:
+    create_topics(settings)
+    away = settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:1"})
+    member = LaneConsumer(away, "redis-0", EVENT_TOPICS)
+    for _ in range(2):
+        with pytest.raises(KafkaUnavailable, match=r"127\.0\.0\.1:1 .*Is it running"):
+            member.poll(10, 0.0)
+    assert member.assigned() == frozenset()
+    member._settings = settings
+    wait_for(lambda: not member.poll(10, 0.1) and len(member.assigned()) == 3 * len(EVENT_TOPICS))
+    member.close()
+    member.close()
 
 
 class Failing:
