@@ -271,6 +271,32 @@ def test_a_rebuild_beside_followers_of_lanes_misses_nothing_and_they_go_on_with_
     assert {state.active for state in world.service.states() if state.name in MODELS} == {2}
 
 
+def test_feeds_can_be_changed_back_and_forth_while_lanes_are_apart(
+    world: World, topics: Topics, follower: Callable[[Member], Follower]
+) -> None:
+    empty(world)
+    log = everything()
+    world.append(log[:40])
+    topics.publish(world.stored())
+    lanes = [Member(topics, LANES[nth::2]) for nth in range(2)]
+    ahead, behind = map(follower, lanes)
+    step_until_done(ahead)
+    world.append(log[40:60])
+    world.catch_up()  # Both followers, over the store.
+    assert_whole(world)
+    topics.publish(world.stored()[40:])
+    step_until_done(behind)
+    step_until_done(ahead)
+    assert_whole(world)
+    world.append(log[60:])
+    topics.publish(world.stored()[60:])
+    topics.watermark(world.feed.head())
+    step_until_done(ahead)
+    world.catch_up()
+    assert_whole(world)
+    assert world.fact_rows() == oracle.row_counts(world.stored())
+
+
 def test_after_a_restore_followers_halt_until_rebuilt_and_then_pass_over_what_was_given_up(
     world: World, topics: Topics, follower: Callable[[Member], Follower]
 ) -> None:
