@@ -69,6 +69,8 @@ def test_the_stack_has_every_engine_and_every_part_of_the_program() -> None:
         ["worker", "sagas"],
         ["worker", "projections"],
         ["worker", "distributions"],
+        ["worker", "relay"],
+        ["worker", "intake"],
     ]
 
 
