@@ -92,6 +92,11 @@ class Plan:
         """Whether there is anything to append: not when all was answered before."""
         return bool(self.batch.events or self.batch.answers)
 
+    @property
+    def is_a_guess(self) -> bool:
+        """Whether it says no to somebody and appends nothing: then no append would tell that others were quicker."""
+        return not self.stores_something and any(verdict.error is not None for verdict in self.verdicts)
+
 
 class Decider:
     """Decides batches, one after the other. It remembers the states of streams, those of undurable batches included.

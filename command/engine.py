@@ -240,11 +240,15 @@ class Engine(Submitting):
         if self._log.epoch != self._seen_epoch:
             return None
         try:
-            return self._decider.decide(self._log.glancing(), tickets, ahead=True, after=self._writer.plan)
+            plan = self._decider.decide(self._log.glancing(), tickets, ahead=True, after=self._writer.plan)
         except Exception as failure:
             logger.debug("not_decided_ahead", exc_info=failure)
             self._decide_from_scratch()
             return None
+        if plan.is_a_guess:
+            self._decider.unlearn(plan)
+            return None
+        return plan
 
     def _recover(self, failed: "_Failed", *decided_on_top: Plan | None) -> None:
         """A batch was not stored as it was decided: decide it again, under the lock."""

@@ -10,7 +10,7 @@ import pytest
 from command.engine import Busy, Engine, EngineSettings, HandlerFailed
 from command.handlers.handler import Handler, Handlers
 from command.ports import AppendTransaction, Batch, CommandKey, ReadView, StoreUnavailable
-from command.unit_of_work import UnitOfWork
+from command.unit_of_work import NotYet, UnitOfWork
 from contracts.envelope import CommandEnvelope
 from contracts.identity import stream_id
 from infra.processes import wait_until
@@ -251,6 +251,29 @@ def test_nothing_is_decided_on_top_of_a_batch_that_is_no_longer_the_latest() -> 
     log.blind = False
     assert engine.execute(asks("look", breaks=True)).data == {"seen": 2}
     engine.stop()
+
+
+def test_a_no_that_stores_nothing_is_not_said_before_looking_what_others_did() -> None:
+    """Nothing else would show it: such a batch appends nothing, so nobody finds that the log has moved on."""
+
+    def pour_after_the_first(uow: UnitOfWork, command: Pour) -> dict[str, Any]:
+        if command.breaks and uow.load(BARREL, command.barrel).poured == 0:
+            raise NotYet("nobody has begun")
+        return pour(uow, Pour(barrel=command.barrel))
+
+    log = InMemoryEventLog()
+    early, rival = (Engine(log, {Pour: Handler(pour_after_the_first, HANDLERS[Pour].touches)}) for _ in range(2))
+    early.start()
+    rival.start()
+    waits = asks("waits", breaks=True)
+    for name in ("one", "two"):  # It goes ahead, and remembers that the barrel is untouched.
+        early.execute(asks(name, barrel="other"))
+        with pytest.raises(NotYet):
+            early.execute(waits)
+    rival.execute(asks("begins"))
+    assert early.execute(waits).accepted
+    early.stop()
+    rival.stop()
 
 
 def test_a_store_that_went_away_answers_so_and_the_engine_goes_on_when_it_is_back(log: Gated, notes: Notes) -> None:
