@@ -21,6 +21,7 @@ logger = structlog.get_logger(__name__)
 MAX_RECORDS: Final = 250
 POLL_MS: Final = 25
 COMMIT_SECONDS: Final = 10.0
+DEFECT_PAUSE_SECONDS: Final = 1.0
 HAND_OVER_SECONDS: Final = 10.0
 SESSION_TIMEOUT_MS: Final = 6_000  # The shortest that brokers allow: so long a dead process keeps its partitions.
 HEARTBEAT_MS: Final = 1_000
@@ -73,7 +74,7 @@ class TopicSubscriber:
             except Exception:  # Our own defect; whatever it is, the records are not lost by it.
                 logger.exception("batch_failed", topic=self._way.topic, records=len(batch))
                 _rewind(consumer, first)
-                await asyncio.sleep(1.0)  # Nobody is served by failing without a pause.
+                await asyncio.sleep(DEFECT_PAUSE_SECONDS)  # Nobody is served by failing at full speed.
             else:
                 self._next |= after
                 await self._commit(consumer, after)

@@ -10,6 +10,8 @@ import pytest
 from command.engine import Engine, EngineSettings
 from command.handlers import HANDLERS
 from contracts.commands import ClaimCoupon
+from contracts.envelope import Answer
+from contracts.position import Position
 from infra.entry.bridge import AnswerBridge
 from infra.intake.intake import Intake, MustWait, Patience
 from infra.sagas.first_step import first_step
@@ -245,6 +247,18 @@ def test_an_answer_too_large_for_a_message_is_told_without_its_data() -> None:
         "command_id": "k3", "status": "accepted", "position": "", "data": {}, "data_left_out": True,
         "tenant": "acme", "app": "shop",
     }  # fmt: skip
+
+
+def test_an_answer_is_the_same_bytes_whatever_order_its_members_come_in() -> None:
+    from infra.intake.decoding import decode
+    from infra.intake.replies import reply
+
+    envelope = decode(record(SHOP[0]), COMMANDS.door)
+    data = {"b": {"y": 1, "x": 2}, "a": 3}  # The command log keeps no order of members.
+    again = {"a": 3, "b": {"x": 2, "y": 1}}
+    position = Position(0, "e1", 7)
+    values = {reply("r", envelope, Answer("accepted", "ok", "", told, position)).value for told in (data, again)}
+    assert len(values) == 1
 
 
 def test_counts_tell_answers_and_letters_by_their_codes() -> None:
