@@ -15,12 +15,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from benchmarks.bench import Bench, Figure, Outcome, Side, Target, in_turn, ratio
 from benchmarks.parts import HOT_CLIENTS, engines
 from benchmarks.processor import Meter, micros_each
+from contracts.position import Position
 from contracts.topics import EVENT_TOPICS, named
 from infra.embedded.kafka import EmbeddedKafka
 from infra.kafka.admin import create_topics
 from infra.kafka.client import connection
 from infra.kafka.lanes import Lane
-from infra.kafka.messages import Message, decode
+from infra.kafka.messages import Message, decode, encode_watermark
 from infra.postgres.feed import StoreFeed
 from infra.relay.checkpoint import Checkpoint, Standing
 from infra.relay.publisher import KafkaPublisher, PublisherLimits
@@ -30,6 +31,7 @@ from infra.settings import Settings
 READ_EVENTS_MAX: Final = 5_000
 SENDING_MAX: Final = 2_000  # Messages that a plain producer has under way: as many as the relay's batch.
 FETCH_SECONDS_MAX: Final = 60.0
+NOTHING: Final = encode_watermark(Position(0, "none", 0), previous=0)  # Before the clock runs: leaders are known then.
 RELAY, PRODUCER = "relay: from the log to acknowledged topics", "plain producer of the same messages"
 READER, CONSUMER = "records read and understood", "plain consumer of the same records"
 
@@ -60,7 +62,7 @@ class Rig:
         self._published = ""  # The prefix of topics that hold all of them.
 
     def relay(self) -> Figure:
-        """The whole log, from nothing; watermarks included, the start of the producer too."""
+        """The whole log, from nothing, watermarks included, by a publisher that is connected."""
         settings = self._fresh_topics()
         with psycopg.connect(self._dsn) as store:
             store.execute("DELETE FROM relay_lanes")
@@ -68,6 +70,7 @@ class Rig:
         limits = RelayLimits()
         checkpoint = Checkpoint(self._dsn, 0, lead_seconds=limits.lead_seconds)
         with closing(StoreFeed(self._dsn)) as feed, closing(KafkaPublisher(settings)) as publisher:
+            publisher.publish({lane: [NOTHING] for lane in publisher.lanes})
             figure = self._timed(lambda: _drained(Relay(feed, checkpoint, publisher, shard=0, limits=limits)))
         checkpoint.release()
         self._published = settings.kafka_prefix
@@ -76,7 +79,11 @@ class Rig:
     def producer(self) -> Figure:
         """The messages made beforehand; same settings, the library's usual way: one ``send`` each."""
         settings = self._fresh_topics()
-        return self._timed(lambda: asyncio.run(_send_all(settings, self.messages)))
+        with asyncio.Runner() as runner:
+            producer = runner.run(_connected(settings))
+            figure = self._timed(lambda: runner.run(_send_all(producer, settings.kafka_prefix, self.messages)))
+            runner.run(producer.stop())
+        return figure
 
     def reader(self) -> Figure:
         """As followers read: fetched and decoded."""
@@ -158,24 +165,32 @@ def _bytes_each(messages: Sequence[Addressed]) -> float:
     return sum(sizes) / len(messages)
 
 
-async def _send_all(settings: Settings, messages: Sequence[Addressed]) -> int:
+async def _connected(settings: Settings) -> AIOKafkaProducer:
+    """Set up as the relay's, and heard by every lane."""
     batch_bytes_max = PublisherLimits().batch_bytes_max
     producer = AIOKafkaProducer(
         **connection(settings), enable_idempotence=True, acks="all", max_batch_size=batch_bytes_max
     )
-    async with producer:
-        for first in range(0, len(messages), SENDING_MAX):
-            sending = [
-                await producer.send(
-                    settings.kafka_prefix + lane.topic,
-                    value=message.value,
-                    key=message.key,
-                    partition=lane.partition,
-                    headers=message.headers,
-                )
-                for lane, message in messages[first : first + SENDING_MAX]
-            ]
-            await asyncio.gather(*sending)
+    await producer.start()
+    for name in (named(settings.kafka_prefix, topic) for topic in EVENT_TOPICS):
+        for number in range(settings.kafka_partitions):
+            await producer.send_and_wait(name, value=NOTHING.value, partition=number, headers=NOTHING.headers)
+    return producer
+
+
+async def _send_all(producer: AIOKafkaProducer, prefix: str, messages: Sequence[Addressed]) -> int:
+    for first in range(0, len(messages), SENDING_MAX):
+        sending = [
+            await producer.send(
+                prefix + lane.topic,
+                value=message.value,
+                key=message.key,
+                partition=lane.partition,
+                headers=message.headers,
+            )
+            for lane, message in messages[first : first + SENDING_MAX]
+        ]
+        await asyncio.gather(*sending)
     return len(messages)
 
 
