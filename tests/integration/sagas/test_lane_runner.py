@@ -176,9 +176,18 @@ def test_a_day_over_lanes_ends_as_it_does_over_the_log(
     assert expected["orders"]["twice"][:2] == ("completed", ["ready", "completed"])
 
 
-@pytest.mark.parametrize("at", [at for at in At if not at.name.startswith("MEMORY_COMMITTED")])
-def test_a_process_on_lanes_may_die_after_any_step(store: Store, at: At) -> None:
-    world = LaneWorld(store, checkpoint=Death(at), shares=EVERY_OTHER)
+@pytest.fixture(scope="module")
+def lasting(corners: Corners) -> Iterator[Store]:
+    """A store for many worlds."""
+    with corners.postgres() as dsn:
+        store = Store(dsn)
+        yield store
+        store.close()
+
+
+@pytest.mark.parametrize("at", At)
+def test_a_process_on_lanes_may_die_after_any_step(lasting: Store, at: At) -> None:
+    world = LaneWorld(lasting, checkpoint=Death(at), shares=EVERY_OTHER)
     world.budget(3_000).template(budget_ids=("pot",)).claim().place().pay().refund().settle()
     assert world.deaths > 0
     assert (world.step(), world.coupon(), world.checkout()) == (
@@ -188,7 +197,7 @@ def test_a_process_on_lanes_may_die_after_any_step(store: Store, at: At) -> None
     )
     assert (world.owed(), world.double_effects(), world.settled_minor()) == ([], [], 0)
     assert world.pot() == {"reserved": 0, "committed": 1_000, "credited": 1_000}
-    assert world.heard() == store.feed.head()
+    assert world.heard() == lasting.feed.head()
     world.close()
 
 
@@ -330,7 +339,7 @@ def test_an_event_of_an_unknown_type_stops_the_ear_right_before_it(store: Store)
     lane, message = world.topics.chain.link(store.feed.read(0, 1)[0])
     position = Position(0, store.log.epoch, store.feed.head() + 1).token().encode()
     headers = {**dict(message.headers), "type": b"novel.happened.v9", "position": position}
-    world.topics.put(lane, message._replace(headers=tuple(headers.items())))
+    world.topics.put(lane, message._replace(headers=list(headers.items())))
     ear = world.ear()
     for _ in range(2):
         with pytest.raises(UnknownEventType, match=r"novel\.happened\.v9"):
