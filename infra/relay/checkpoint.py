@@ -11,7 +11,7 @@ from psycopg.rows import tuple_row
 from infra.kafka.lanes import Lane
 from infra.postgres import positions
 from infra.postgres.connections import DEFAULT_TIMEOUTS, BoundedConnection, Timeouts, connect, translated
-from infra.postgres.epoch import read_epoch
+from infra.postgres.epoch import ensure_epoch, read_epoch
 from infra.postgres.positions import EpochChanged
 
 RELAY: Final = "relay"  # Its name among the followers.
@@ -65,7 +65,7 @@ class Checkpoint:
     def load(self) -> Standing:
         """Up to where the log was published. Raises EpochChanged after a restore that nobody told."""
         with translated(), self._opened().transaction(), self._cursor() as cursor:
-            epoch = read_epoch(cursor, self._shard) or ""  # None: nobody has opened the shard yet; it is empty.
+            epoch = ensure_epoch(cursor, self._shard)  # Whoever comes first opens the shard; that need not be a writer.
             offset = positions.read(cursor, RELAY, epoch)
             cursor.execute("SELECT topic, partition, log_offset FROM relay_lanes")
             return Standing(epoch, offset, {Lane(topic, partition): last for topic, partition, last in cursor})

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -190,9 +190,9 @@ def test_a_command_that_spoils_its_batch_when_it_is_stored_fails_alone(notes: No
             return super().append_after(head, batch, epoch=epoch)
 
         @contextmanager
-        def appending(self) -> Iterator[AppendTransaction]:
+        def appending(self) -> Iterator[Any]:
             with super().appending() as transaction:
-                yield cast(AppendTransaction, Checked(transaction))
+                yield Checked(transaction)
 
     log = Picky()
     engine = started(log, notes)

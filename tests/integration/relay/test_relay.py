@@ -1,6 +1,7 @@
 """The relay on a real broker: all of the log, each lane in order, whoever publishes and whatever is in the way."""
 
 import threading
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,9 @@ from contracts.topics import EVENT_TOPICS, topic_of
 from infra.kafka.lanes import Lane
 from infra.kafka.messages import Published, Watermark
 from infra.postgres.epoch import begin_after_restore, bump_epoch
+from infra.postgres.log import PostgresEventLog
 from infra.postgres.positions import EpochChanged, PositionMoved
-from infra.relay.checkpoint import LOCK_CLASS, EventsMissed
+from infra.relay.checkpoint import LOCK_CLASS, Checkpoint, EventsMissed
 from infra.relay.relay import At
 from tests.integration.relay.world import SMALL, World, events_of, followed, marks, repeated, settings_for, wait_for
 
@@ -61,6 +63,15 @@ def test_the_whole_log_arrives_in_its_lanes_in_order_and_every_lane_hears_up_to_
         chain = [0, *(record.position.offset for record in records if isinstance(record, Published))]
         assert [record.previous for record in records if isinstance(record, Published)] == chain[:-1]
         assert records[-1].previous == chain[-1], lane
+
+
+def test_a_relay_that_comes_before_any_writer_stands_in_the_epoch_that_they_write_in(postgres_dsn: str) -> None:
+    checkpoint = Checkpoint(postgres_dsn, 0, lead_seconds=2.0)
+    standing = checkpoint.load()
+    with closing(PostgresEventLog(postgres_dsn)) as log:
+        assert standing.epoch == log.epoch
+    checkpoint.confirm(standing, 0, 0)
+    checkpoint.release()
 
 
 def test_anyone_can_tell_the_lane_of_a_stream(world: World) -> None:
