@@ -123,7 +123,8 @@ class Load:
         self._wait(lambda: self._say_now is not None, JOIN_SECONDS_MAX, "the callers to begin")
         assert self._loop is not None
         assert self._say_now is not None
-        asyncio.run_coroutine_threadsafe(_awaited(flow(self._say_now)), self._loop).result(PATIENCE_SECONDS)
+        # Whoever gets no answer gives up by himself, and says so.
+        asyncio.run_coroutine_threadsafe(_awaited(flow(self._say_now)), self._loop).result(2 * PATIENCE_SECONDS)
 
     def drain(self, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         """Begin nothing new, and wait until every flow has come to its end. Raises Unanswered."""
