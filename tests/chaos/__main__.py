@@ -67,17 +67,19 @@ def _one_stack(
         stack,
         run,
     ):
-        faults = islice(schedule(stack, chance, options.kinds), room)
+        faults = islice(schedule(stack, chance, options.kinds, options.victims), room)
         while (group := list(islice(faults, CYCLES_PER_CHECK))) and monotonic() < deadline:
-            _one_group(run, group)
+            _one_group(run, group, deadline)
 
 
-def _one_group(run: Run, group: list[Fault]) -> None:
-    """Some faults, one after the other, then a check of everything."""
+def _one_group(run: Run, group: list[Fault], deadline: float) -> None:
+    """Some faults, one after the other as long as there is time, then a check of everything."""
     run.open()
     done: list[str] = []
     try:
         for fault in group:
+            if monotonic() > deadline:
+                break
             done.append(f"{fault.kind} {fault.victim}")
             print(_line(run.cycle(fault)), flush=True)
         run.check()
@@ -112,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--callers", type=int, default=16, help="how many commands may be in flight")
     kinds = ("kill", "freeze", "network")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=list(kinds), help="which faults")
+    parser.add_argument("--victims", nargs="+", default=[], help="only these: postgres, api-1, sagas-2→postgres …")
     parser.add_argument("--folder", default=os.environ.get("TMPDIR"), help="where the stacks' folders are made")
     parser.add_argument("--kafka", action="store_true", help="the log reaches its followers through a Kafka broker")
     parser.add_argument("--keep", action="store_true", help="keep the folders, also when everything held")

@@ -3,7 +3,7 @@
 import os
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import sleep
@@ -116,10 +116,12 @@ class FailLink:
             stack.network.heal(self.victim)
 
 
-def schedule(stack: Stack, chance: random.Random, kinds: Sequence[str]) -> Iterator[Fault]:
+def schedule(
+    stack: Stack, chance: random.Random, kinds: Sequence[str], victims: Collection[str] = ()
+) -> Iterator[Fault]:
     """Faults without end: every possible one in turn, in an order that chance chooses anew for every round.
 
-    ``kinds``: which of ``kill``, ``freeze``, ``network`` are wanted.
+    ``kinds``: which of ``kill``, ``freeze``, ``network`` are wanted; ``victims``: only these, when some are named.
     """
     while True:
         faults: list[Fault] = []
@@ -134,5 +136,7 @@ def schedule(stack: Stack, chance: random.Random, kinds: Sequence[str]) -> Itera
                 for link in stack.links
                 for kind in NETWORK_FAULTS
             ]
+        if victims and not (faults := [fault for fault in faults if fault.victim in victims]):
+            raise ValueError(f"nothing can be done to {', '.join(victims)}; there are {', '.join(stack.services)}")
         chance.shuffle(faults)
         yield from faults
