@@ -56,8 +56,7 @@ def _totals(runs: Sequence[dict[str, Any]], cycles: Sequence[Cycle]) -> str:
         f"acknowledgements looked up, {sum(run['events'] for run in runs):,} events folded and "
         f"{sum(run['checks'] for run in runs)} checks of everything: **no violation**. "
         f"The machine had two cores and much else to do (load average {min(loads):.0f} to {max(loads):.0f} at the "
-        f"checks), which every time in these tables contains. Processes that ended without being killed: "
-        f"{sum(len(run['unasked']) for run in runs)}."
+        f"checks), which every time in these tables contains."
     )
 
 
