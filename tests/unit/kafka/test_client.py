@@ -3,6 +3,7 @@
 import ssl
 
 import pytest
+from aiokafka import codec
 
 from infra.kafka.client import NoKafka, connection
 from infra.settings import Settings
@@ -41,3 +42,8 @@ def test_credentials_go_over_tls_that_checks_the_brokers_name() -> None:
     assert options["ssl_context"].verify_mode == ssl.CERT_REQUIRED
     assert options["ssl_context"].check_hostname
     assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["gzip", "snappy", "lz4", "zstd"])
+def test_whatever_an_upstream_compresses_by_can_be_read(name: str) -> None:
+    assert getattr(codec, f"has_{name}")()
