@@ -202,8 +202,8 @@ EVENT_TOPICS: Final = (
 )
 ALL_TOPICS: Final = (*EVENT_TOPICS, REPLIES, *TAKEN_IN, *DEAD_LETTERS)
 
-# Fixed for each kind once it has events, as the number of partitions is: lanes fill holes by where a kind belongs now, and
-# a lane's chain does not go over to another topic. Moved, its events would be heard in another order, or not at all.
+# Fixed for each kind once it has events, as the number of partitions is: lanes fill holes by where a kind belongs now,
+# and a lane's chain does not go over to another topic. Moved, its events would be heard in another order, or never.
 _BY_KIND: Final = {kind: topic for topic in EVENT_TOPICS for kind in topic.kinds}
 _DEAD_LETTERS_OF: Final = {topic.name: letters for topic, letters in zip(TAKEN_IN, DEAD_LETTERS, strict=True)}
 
