@@ -81,6 +81,11 @@ class InMemorySagaStore:
         self.tables.positions[FOLLOWER] = (self.epoch, heard)
         return heard
 
+    def count(self, after: int, upto: int) -> int:
+        """How many events the log has there."""
+        with self._log.reading() as view:
+            return sum(event.offset <= upto for event in view.events_after(after, upto - after))
+
     def histories(self, streams: Collection[str]) -> Mapping[str, StreamHistory]:
         """What sagas remember."""
         with self._log.reading() as view:

@@ -1,16 +1,25 @@
 """What every long-running process does alike: stop when asked to, serve metrics, trace."""
 
+import logging
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
+from infra.kafka.errors import KafkaUnavailable
 from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
 from infra.telemetry.tracing import Tracing, make_provider
 
+T = TypeVar("T")
+
 WORKER_STOP_SECONDS: Final = 20.0
+KAFKA_LOOKS_MAX: Final = 60
+KAFKA_LOOK_SECONDS: Final = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 def make_tracing(settings: Settings, service: str) -> Tracing:
@@ -50,3 +59,19 @@ def metrics_served(settings: Settings, metrics: Metrics) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join(WORKER_STOP_SECONDS)
+
+
+def once_kafka_is_there(look: Callable[[], T], stop: threading.Event) -> T:
+    """What a look at Kafka returns, which may come up after us.
+
+    Raises KafkaUnavailable once we have looked for long enough, or were asked to stop.
+    """
+    for looks_left in range(KAFKA_LOOKS_MAX, 0, -1):
+        try:
+            return look()
+        except KafkaUnavailable as error:
+            if stop.is_set():
+                raise
+            logger.warning("kafka_awaited", extra={"reason": str(error), "looks_left": looks_left})
+            time.sleep(KAFKA_LOOK_SECONDS)  # Not a wait on `stop`: its own signal handler could deadlock with it.
+    return look()

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Final
 from command.engine import EngineObserver
 from infra import memory
 from infra.bootstrap.parked import parked_of
-from infra.bootstrap.processes import WORKER_STOP_SECONDS, asked_to_stop, make_tracing, metrics_served
+from infra.bootstrap.processes import (
+    WORKER_STOP_SECONDS,
+    asked_to_stop,
+    make_tracing,
+    metrics_served,
+    once_kafka_is_there,
+)
 from infra.bootstrap.stores import router_beside, write_side
 from infra.postgres.log import PostgresEventLog
 from infra.settings import Settings
@@ -53,7 +59,7 @@ def run_sagas(settings: Settings) -> None:
         metrics_served(settings, metrics),
     ):
         bounds = SagaSettings(facts_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000)
-        lanes = _lanes_of_sagas(settings) if settings.follower_feed == "kafka" else None
+        lanes = _lanes_of_sagas(settings, stop) if settings.follower_feed == "kafka" else None
         worker = SagaWorker(settings.postgres_dsn, side.log, side.engine, bounds, router=router, lanes=lanes)
         housekeeper = Housekeeper(settings.postgres_dsn, keep_days=settings.command_log_days)
         metrics.add_source(lambda: [Sample(HALTED, (("follower", "sagas"),), 1.0 if worker.halted else 0.0)])
@@ -72,14 +78,17 @@ def run_sagas(settings: Settings) -> None:
         raise WorkerHalted(halted)
 
 
-def _lanes_of_sagas(settings: Settings) -> "LaneConsumer":
-    """A member of the group that hears for this shard's sagas. Raises WorkerHalted and WrongPartitions."""
+def _lanes_of_sagas(settings: Settings, stop: threading.Event) -> "LaneConsumer":
+    """A member of the group that hears for this shard's sagas.
+
+    Raises WorkerHalted and WrongPartitions; KafkaUnavailable when Kafka does not come up.
+    """
     from infra.kafka.admin import require_partitions, topic_states
     from infra.kafka.consumer import LaneConsumer
     from infra.sagas.lane_runner import TOPICS
     from infra.sagas.ports import FOLLOWER
 
-    states = topic_states(settings, TOPICS)
+    states = once_kafka_is_there(lambda: topic_states(settings, TOPICS), stop)
     if missing := [state.name for state in states if not state.partitions]:
         raise WorkerHalted(
             f"Kafka at {settings.kafka_bootstrap} has no topic {', '.join(missing)}: run `tessera migrate`"
@@ -138,20 +147,19 @@ def run_intake(settings: Settings) -> None:
     configure_logs_by(settings)
     metrics, tracing = Metrics(), make_tracing(settings, "tessera-intake")
     service = IntakeService(settings, connection(settings), tracing, metrics)
-    service.require_topics()
     step = first_step_at(settings.placement) if settings.is_placed else first_step
     metrics.add_source(
         lambda: [
             Sample(INTAKE_LAG, (("topic", at.topic), ("partition", str(at.partition))), n) for at, n in service.lag()
         ]
     )
-    with (
-        closing(tracing),
-        asked_to_stop() as stop,
-        write_side(settings, metrics) as side,
-        router_beside(settings, side) as router,
-        metrics_served(settings, metrics),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(closing(tracing))
+        stop = stack.enter_context(asked_to_stop())
+        once_kafka_is_there(service.require_topics, stop)
+        side = stack.enter_context(write_side(settings, metrics))
+        router = stack.enter_context(router_beside(settings, side))
+        stack.enter_context(metrics_served(settings, metrics))
         memory.settle()
         asyncio.run(service.run(TracedQueue(router or side.engine, tracing), step, stop))
 
@@ -223,7 +231,7 @@ def run_projections(settings: Settings) -> None:
 
 
 def run_relay(settings: Settings) -> None:
-    """Publish the log to Kafka until SIGTERM or SIGINT. Raises NoKafka at once, WorkerHalted at the end."""
+    """Publish the log to Kafka until SIGTERM or SIGINT. Raises NoKafka, WorkerHalted once it ends."""
     from infra.postgres.feed import StoreFeed
     from infra.relay.checkpoint import RELAY, Checkpoint
     from infra.relay.publisher import KafkaPublisher
@@ -246,9 +254,11 @@ def run_relay(settings: Settings) -> None:
         thread = threading.Thread(target=relay.run, args=(stop,), name=RELAY)
         thread.start()
         memory.settle()
-        while not stop.is_set():
+        while not stop.is_set() and thread.is_alive():
             time.sleep(WORKER_POLL_SECONDS)
         halted = relay.status().last_error if relay.status().state == "halted" else None
+        if not stop.is_set():
+            halted = f"the relay broke off; the traceback is in its log. Start it again. Last seen: {relay.status()}"
         thread.join(WORKER_STOP_SECONDS)
     if halted is not None:
         raise WorkerHalted(halted)

@@ -14,6 +14,7 @@ So nothing that Kafka repeats, drops, forgets after its retention or hands over 
 it withholds at the end of a lane shows with the next watermark.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,8 @@ from contracts.topics import Topic, topic_of
 from infra.kafka.messages import Record, UnreadableMessage, Watermark, decode
 from infra.kafka.partition import partition_of
 
-NOWHERE: Final = 1 << 62  # The place of a record that does not say where it is: after everything.
+logger = logging.getLogger(__name__)
+
 STRETCHES_MAX: Final = 4  # Of the log, remembered while holes are filled.
 
 
@@ -137,7 +139,9 @@ def read_lane(records: Iterable[Record], *, shard: int, epoch: str) -> list[Hear
     """What a lane's records say to a follower of this shard, in this epoch.
 
     Others' are left out: another shard's events are no business of its followers, and events of another epoch belong to
-    a history that was given up (whatever of them is still true is in the log, and is read from there).
+    a history that was given up (whatever of them is still true is in the log, and is read from there). So is what does
+    not say where in the log it is: no relay wrote that. Had it stood for an event, the next record's ``previous`` shows
+    the hole. What says where it is and cannot be read stops whoever has not heard it.
     """
     heard = []
     for record in records:
@@ -145,7 +149,7 @@ def read_lane(records: Iterable[Record], *, shard: int, epoch: str) -> list[Hear
             told = decode(record)
         except (UnknownEventType, UnreadableMessage) as error:
             if (found := _place_of(record)) is None:
-                heard.append(Heard(NOWHERE, 0, trouble=error))
+                logger.log(logging.ERROR, "record_passed_over", extra={"reason": str(error)})
             elif (found[0].shard, found[0].epoch) == (shard, epoch):
                 heard.append(Heard(found[0].offset, found[1], trouble=error))
             continue
@@ -160,7 +164,7 @@ def _place_of(record: Record) -> tuple[Position, int] | None:
     headers = dict(record.headers)
     try:
         return Position.parse(headers["position"].decode()), int(headers["previous"])
-    except (KeyError, ValueError):
+    except (AttributeError, KeyError, ValueError):  # A header may have no value at all.
         return None
 
 

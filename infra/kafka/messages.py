@@ -28,16 +28,18 @@ INSTANTS_REMEMBERED_MAX: Final = 1_024
 
 
 class UnreadableMessage(Exception):
-    """A record on one of our topics is not what the relay writes: a follower must halt, not skip.
+    """A record on one of our topics is not what the relay writes.
 
-    Nothing is lost: the log has every event.
+    A follower passes over it when it does not say where in the log it is, and else halts there. Nothing is lost: the
+    log has every event.
     """
 
     def __init__(self, record: "Record", why: str) -> None:
         super().__init__(
             f"the record at offset {record.offset} of {record.topic}, partition {record.partition}, was not written by "
             f"a relay, or was damaged: {why}. Only the relay may write to this topic (see its ACLs); "
-            f"to go past the record, let the follower read the store (TESSERA_FOLLOWER_FEED=store)"
+            f"to go past a record at which a follower halts, let it read the store until it is past its position "
+            f"(TESSERA_FOLLOWER_FEED=store)"
         )
 
 
@@ -123,7 +125,7 @@ def decode(record: Record, registry: EventRegistry = EVENTS) -> Published | Wate
     """What a record of one of the relay's topics says.
 
     Raises UnknownEventType for an event that this version does not know, UnreadableMessage for anything that the relay
-    did not write. A follower halts on both.
+    did not write.
     """
     try:
         headers = {name: value.decode() for name, value in record.headers}

@@ -48,7 +48,7 @@ class Ear(ABC):
         """Hear one batch; returns how many events it had (0: nothing new).
 
         Raises StoreUnavailable, KafkaUnavailable, StreamConflict and PositionMoved, after which it may be called again,
-        and EpochChanged, UnknownEventType, UnreadableEvent and UnknownProcessVersion, which need somebody's help.
+        and EpochChanged, UnknownEventType, UnreadableEvent, FactsSkipped and UnknownProcessVersion, which need help.
         """
         try:
             return self._run_once()

@@ -30,7 +30,7 @@ from infra.postgres.positions import LANE_MARK
 from infra.sagas.checkpoints import At
 from infra.sagas.ear import Ear
 from infra.sagas.hearing import streams_of
-from infra.sagas.ports import FOLLOWER, LaneSource, Move
+from infra.sagas.ports import FOLLOWER, FactFeed, LaneSource, Move, SagaStore
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,16 @@ TOPICS: Final = (COUPON_EVENTS, TEMPLATE_EVENTS, CHECKOUT_EVENTS, RECORDED_EVENT
 FILL_EVENTS_MAX: Final = 5_000  # Read from the log at once.
 TRIES_MAX: Final = 5  # In a row, when another process wrote to the same sagas: each time one of both got on.
 POLL_SECONDS_MIN: Final = 0.1  # Kafka answers as soon as there is something.
+
+
+class FactsSkipped(Exception):
+    """The log holds more (or fewer) events than were read to fill a hole: an ear that went on would miss some."""
+
+    def __init__(self, after: int, upto: int, read: int, counted: int) -> None:
+        super().__init__(
+            f"the sagas read {read} events after offset {after} up to {upto}, but the log has {counted} there: nothing "
+            f"of it was heard. Run `tessera verify`; a worker that is started again reads anew"
+        )
 
 
 class LaneRunner(Ear):
@@ -50,7 +60,7 @@ class LaneRunner(Ear):
         self._source = source
         self._shard = shard
         self._lanes = lanes_of(TOPICS, source.partitions)
-        self._log = RecentLog(self._feed)
+        self._log = RecentLog(_CountedLog(self._feed, self._store))
         self._held: Mapping[Lane, Sequence[Record]] = {}  # Polled, and not yet in effect.
         self._mine: frozenset[Lane] = frozenset()
         self._at: dict[Lane, int] = {}  # Empty: to be read; so are the parked streams.
@@ -150,6 +160,20 @@ class LaneRunner(Ear):
 
     def _lane_of(self, stream: str) -> Lane:
         return lane_of(parse_stream(stream).kind, stream, self._source.partitions)
+
+
+class _CountedLog:
+    """The log, what is read of it counted against what the store itself says that it has."""
+
+    def __init__(self, feed: FactFeed, store: SagaStore) -> None:
+        self._feed = feed
+        self._store = store
+
+    def read(self, after: int, limit: int) -> Sequence[Recorded]:
+        events = self._feed.read(after, limit)
+        if events and (counted := self._store.count(after, events[-1].offset)) != len(events):
+            raise FactsSkipped(after, events[-1].offset, len(events), counted)
+        return events
 
 
 def name_of(lane: Lane) -> str:

@@ -79,6 +79,10 @@ class SagaStore(Protocol):
         """Move the ear's own position to where all of its lanes have come by now; returns where it is."""
         ...
 
+    def count(self, after: int, upto: int) -> int:
+        """How many events the log has in ``(after, upto]``, counted by the store itself."""
+        ...
+
     def histories(self, streams: Collection[str]) -> Mapping[str, StreamHistory]:
         """What sagas remember; absent streams are absent."""
         ...

@@ -29,14 +29,14 @@ class PostgresSagaStore:
 
     def place(self) -> Place:
         """Where the ear stands."""
-        with self._log.reading():
-            pass  # The log tells of a restore once; whoever asks again is in the present epoch.
+        self._look_for_a_restore()
         with self._session.transaction() as cursor:
             parked = dead_letters.parked_streams(cursor, FOLLOWER)
             return Place(positions.read(cursor, FOLLOWER, self.epoch), parked)
 
     def lanes(self, names: Collection[str]) -> LanePlaces:
         """Where the ear stands in each of its lanes."""
+        self._look_for_a_restore()
         with self._session.transaction() as cursor:
             parked = dead_letters.parked_streams(cursor, FOLLOWER)
             return LanePlaces(positions.begin_lanes(cursor, FOLLOWER, self.epoch, names), parked)
@@ -45,6 +45,11 @@ class PostgresSagaStore:
         """Move the ear's own position to where all of its lanes have come."""
         with self._session.transaction() as cursor:
             return positions.raise_to_lanes(cursor, FOLLOWER, self.epoch, names)
+
+    def count(self, after: int, upto: int) -> int:
+        """How many events the log has there."""
+        with self._session.looking() as cursor:
+            return tables.count_events(cursor, after, upto)
 
     def histories(self, streams: Collection[str]) -> Mapping[str, StreamHistory]:
         """What sagas remember."""
@@ -71,6 +76,11 @@ class PostgresSagaStore:
                 self._move(cursor, moves)
                 _write(cursor, hearing, done)
                 before_commit()
+
+    def _look_for_a_restore(self) -> None:
+        """The log tells of a restore once; whoever asks again is in the present epoch."""
+        with self._log.reading():
+            pass
 
     def _move(self, cursor: Cursor, moves: Sequence[Move]) -> None:
         for follower, expected, offset in moves:

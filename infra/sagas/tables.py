@@ -26,6 +26,16 @@ class Backlog:
     refused: int
 
 
+def count_events(cursor: Cursor, after: int, upto: int) -> int:
+    """See :meth:`infra.sagas.ports.SagaStore.count`."""
+    cursor.execute(
+        "SELECT count(*) FROM stored_events WHERE notification_id > %s AND notification_id <= %s", (after, upto)
+    )
+    row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def next_commands(cursor: Cursor, limit: int, *, letters: bool = False) -> list[Owed]:
     """See :meth:`infra.sagas.ports.SagaStore.next_commands`."""
     cursor.execute(_SELECT_HEADS, (LETTERS, letters, limit))

@@ -1,11 +1,13 @@
 """The ear on lanes: the same days end the same as over the log, whatever Kafka does and whoever has which lane."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from command.ports import StoreUnavailable
 from contracts.envelope import Recorded
 from contracts.events import ClockAdvanced, Event
 from contracts.identity import stream_id
@@ -13,12 +15,13 @@ from contracts.position import Position
 from contracts.registry import UnknownEventType
 from contracts.topics import topic_of
 from infra.kafka.lanes import Lane, lane_of
-from infra.postgres.epoch import bump_epoch
+from infra.kafka.messages import Message
+from infra.postgres.epoch import begin_after_restore, bump_epoch
 from infra.postgres.log import PostgresEventLog
 from infra.postgres.positions import EpochChanged, PositionMoved
 from infra.sagas.checkpoints import At, Checkpoint
 from infra.sagas.dispatcher import Dispatcher
-from infra.sagas.lane_runner import TOPICS, LaneRunner, name_of
+from infra.sagas.lane_runner import TOPICS, FactsSkipped, LaneRunner, name_of
 from infra.sagas.postgres_store import PostgresSagaStore
 from infra.sagas.runner import SagaRunner
 from infra.sagas.timer_service import TimerService
@@ -360,6 +363,71 @@ def test_a_store_that_was_restored_stops_the_ear_on_lanes_too(store: Store) -> N
     ear.close()
     log.close()
     world.close()
+
+
+def test_an_ear_that_runs_while_a_restore_is_told_goes_on_in_the_new_epoch(store: Store) -> None:
+    world = LaneWorld(store)
+    world.template().claim().claim("d", user="bob").place("before")
+    log = PostgresEventLog(store.dsn)  # Of a process that does nothing but hear: nobody else tells it of the restore.
+    ear = LaneRunner(SagaMember(world.topics), 0, PostgresSagaStore(store.dsn, log), store.feed)
+    hear_all(ear, world)
+    begin_after_restore(store.dsn, 0, restore_id="nightly", actor="operator:test")
+    with suppress(StoreUnavailable), store.log.reading():
+        pass
+    world.topics.chain.epoch = store.log.epoch
+    world.place("after", "d", user="bob")
+    world.relay()
+    for _ in range(5):
+        with suppress(EpochChanged, PositionMoved, StoreUnavailable):
+            ear.run_once()
+    assert (world.step("before"), world.step("after")) == ("holding", "holding")
+    assert world.heard() == store.feed.head()
+    ear.close()
+    log.close()
+    world.close()
+
+
+def test_a_record_that_is_nowhere_in_the_log_is_passed_over_and_what_it_hid_is_read_from_there(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = LaneWorld(store)
+    world.template().claim().place("o")
+    for recorded in store.feed.read(0, 10_000):
+        lane, message = world.topics.chain.link(recorded)
+        nowhere = [(name, value) for name, value in message.headers if name != "position"]
+        world.topics.put(lane, message._replace(headers=nowhere))
+        world.topics.put(lane, Message(None, b"a stranger's", []))
+    world._relayed = store.feed.head()
+    world.topics.watermark(world._relayed)
+    ear = world.ear()
+    hear_all(ear, world)
+    assert world.step("o") == "holding"
+    assert world.heard() == store.feed.head()
+    assert "record_passed_over" in {each.message for each in caplog.records}
+    ear.close()
+    world.close()
+
+
+def test_a_hole_that_the_log_does_not_fill_whole_stops_the_ear_before_it_hears_any_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = LaneWorld(store, loses=1)
+    world.template().claim().place("o")
+    ear = world.ear()
+    world.relay()
+    with monkeypatch.context() as broken:
+        broken.setattr(store.feed, "read", _without_orders(store.feed.read))
+        with pytest.raises(FactsSkipped, match="but the log has"):
+            ear.run_once()
+    assert world.step("o") is None
+    hear_all(ear, world)
+    assert world.step("o") == "holding"
+    ear.close()
+    world.close()
+
+
+def _without_orders(read: Callable[[int, int], Sequence[Recorded]]) -> Callable[[int, int], Sequence[Recorded]]:
+    return lambda after, limit: [event for event in read(after, limit) if "/order/" not in event.stream]
 
 
 def test_positions_of_lanes_are_named_after_the_ear() -> None:
