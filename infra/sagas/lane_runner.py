@@ -88,10 +88,11 @@ class LaneRunner(Ear):
         whole = self._tell()
         records = sum(map(len, self._held.values()))
         if whole:
+            # First, for it raises after a restore: what is held may be of the new epoch, and was taken for another's.
+            self._heard = self._store.raise_to_lanes([name_of(lane) for lane in self._lanes])
             self._held = {}
             self._log.forget()
             self._source.done()
-            self._heard = self._store.raise_to_lanes([name_of(lane) for lane in self._lanes])
         return heard + records
 
     def _start(self) -> None:

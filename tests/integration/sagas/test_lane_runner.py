@@ -381,6 +381,7 @@ def test_an_ear_that_runs_while_a_restore_is_told_goes_on_in_the_new_epoch(store
         with suppress(EpochChanged, PositionMoved, StoreUnavailable):
             ear.run_once()
     assert (world.step("before"), world.step("after")) == ("holding", "holding")
+    hear_all(ear, world)
     assert world.heard() == store.feed.head()
     ear.close()
     log.close()
@@ -416,7 +417,7 @@ def test_a_hole_that_the_log_does_not_fill_whole_stops_the_ear_before_it_hears_a
     ear = world.ear()
     world.relay()
     with monkeypatch.context() as broken:
-        broken.setattr(store.feed, "read", _without_orders(store.feed.read))
+        broken.setattr(store.feed, "read", _without_coupons(store.feed.read))
         with pytest.raises(FactsSkipped, match="but the log has"):
             ear.run_once()
     assert world.step("o") is None
@@ -426,8 +427,8 @@ def test_a_hole_that_the_log_does_not_fill_whole_stops_the_ear_before_it_hears_a
     world.close()
 
 
-def _without_orders(read: Callable[[int, int], Sequence[Recorded]]) -> Callable[[int, int], Sequence[Recorded]]:
-    return lambda after, limit: [event for event in read(after, limit) if "/order/" not in event.stream]
+def _without_coupons(read: Callable[[int, int], Sequence[Recorded]]) -> Callable[[int, int], Sequence[Recorded]]:
+    return lambda after, limit: [event for event in read(after, limit) if "/coupon/" not in event.stream]
 
 
 def test_positions_of_lanes_are_named_after_the_ear() -> None:
