@@ -131,6 +131,12 @@ class SagaStoreContract:
         assert ears.store.raise_to_lanes(names) == 9
         assert ears.store.lanes(names).offsets == {"sagas@a/0": 9, "sagas@a/1": 9}
 
+    def test_the_log_s_events_are_counted_after_one_offset_up_to_another(self, ears: Ears) -> None:
+        for fact in (PLACED, CANCELLED):
+            ears.hear(fact)  # Each is remembered by one event.
+        counts = {span: ears.store.count(*span) for span in ((0, 2), (0, 1), (1, 2), (2, 9))}
+        assert counts == {(0, 2): 2, (0, 1): 1, (1, 2): 1, (2, 9): 0}
+
     def test_nothing_is_stored_when_somebody_else_wrote_the_memory(self, ears: Ears) -> None:
         rival = ears.hearing(ears.facts_of(CANCELLED))
         ears.hear(PLACED)
