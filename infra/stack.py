@@ -209,9 +209,14 @@ class LocalStack:
         return {"kafka_bootstrap": self._engines.endpoints.kafka_bootstrap, "follower_feed": "kafka"}
 
     def _http_port(self) -> int:
-        """The wished port; else the one of the last time or 8080, if nobody else has it."""
+        """The wished port; else the one of the last time or 8080, if nobody else has it.
+
+        A stack that is gone in a minute takes any: two that start at once would both find the usual one free.
+        """
         if self._port is not None:
             return self._port
+        if self._ephemeral:
+            return free_port()
         try:
             last = int(json.loads((self.data_dir / "http-port.json").read_text()))
         except (OSError, ValueError, TypeError):

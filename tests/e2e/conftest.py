@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from infra.processes import free_port
+
 ROOT = Path(__file__).parents[2]
 STOP_SECONDS_MAX = 60.0
 CLI = (sys.executable, "-m", "infra.cli")
@@ -88,6 +90,8 @@ def clean_env() -> dict[str, str]:
 @contextmanager
 def up(data_dir: Path, *options: str) -> Iterator[Up]:
     """`tessera up` on a folder, ready; whatever happens, nothing of it is left running."""
+    if not (data_dir / "http-port.json").exists():  # Else another worker's stack may take the usual one meanwhile.
+        options = (*options, "--port", str(free_port()))
     process = subprocess.Popen(
         [*CLI, "up", *options, "--json", "--data-dir", str(data_dir)],
         cwd=ROOT,
