@@ -112,14 +112,13 @@ def _requeue(
     follower: _Follower,
     stream: Annotated[str | None, typer.Argument(help="One stream; without, all that this follower parked.")] = None,
     shard: Shard = None,
-) -> None:
+) -> ExitCode:
     """Have the follower try parked events again, in order; it does so by itself within its poll.
 
     Asked twice, or while it is at it, nothing happens twice. The intake's records go to their topics again.
     """
     if follower == intake_letters.INTAKE:
-        intake_letters.requeue(session, stream)
-        return
+        return intake_letters.requeue(session, stream)
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 
@@ -131,6 +130,7 @@ def _requeue(
         f"{requeued} events will be tried again by {follower}." if requeued else f"{follower} has parked nothing there."
     )
     session.out.show({"requeued": requeued}, Text(told))
+    return ExitCode.OK
 
 
 def _drop(

@@ -32,7 +32,8 @@ def show(session: Session, name: str) -> ExitCode:
         "key": _text(letter.key),
         "headers": [[header, _text(value)] for header, value in letter.headers],
         "value": _text(letter.value),
-        "cut": letter.cut,
+        "cut": bool(letter.cut),
+        "cut_parts": letter.cut.split(",") if letter.cut else [],
         "settled": letter.settled,
     }
     text = Text(f"{letter.origin}", style="bold")
@@ -47,16 +48,25 @@ def show(session: Session, name: str) -> ExitCode:
     return ExitCode.OK if letter.settled else ExitCode.FINDINGS
 
 
-def requeue(session: Session, name: str | None) -> None:
-    """Send records to their topics again: one, or all that wait. What was sent again before is not."""
+def requeue(session: Session, name: str | None) -> ExitCode:
+    """Send records to their topics again: one, or all that wait. What was sent again before is not.
+
+    One that cannot be sent again keeps no other from it: it is named, and the exit code says so.
+    """
     box = _box(session)
     letters = _named(box, name) if name is not None else box.letters()
-    try:
-        sent = box.requeue(letters, actor=_actor())
-    except ValueError as error:
-        raise CliError(f"it cannot be sent again: {error}", next_step="Have its sender send it again.") from error
-    told = f"{len(sent)} records are on their topics again." if sent else "Nothing waits there: all was settled before."
-    session.out.show({"requeued": len(sent), "names": [str(each.origin) for each in sent]}, Text(told))
+    sent, stay = box.requeue(letters, actor=_actor())
+    if name is not None and stay:
+        (why,) = stay.values()
+        raise CliError(f"it cannot be sent again: {why}", next_step="Have its sender send it again.")
+    told = f"{len(sent)} records are on their topics again." if sent else "Nothing was sent again."
+    text = Text(told)
+    for origin, why in stay.items():
+        text.append(f"\n{origin} cannot be sent again: {why}. Have its sender send it again, and drop it.", style="red")
+    shown = {"requeued": len(sent), "names": [str(each.origin) for each in sent]}
+    cannot = [{"name": str(origin), "reason": why} for origin, why in stay.items()]
+    session.out.show(shown | ({"cannot_be_sent": cannot} if cannot else {}), text)
+    return ExitCode.FINDINGS if stay else ExitCode.OK
 
 
 def drop(session: Session, name: str, *, reason: str, yes: bool) -> None:

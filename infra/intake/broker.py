@@ -9,6 +9,7 @@ Read in FastStream 0.7.8, and why it is used as it is here:
 - *Parsing.* Before a handler sees a batch, FastStream decodes every header and every value of it; a single header that
   is no UTF-8 fails the whole batch, and its nack fails likewise. So: nothing is parsed here, a batch is raw records.
 - *Failing.* What a handler raises is logged and forgotten, and the next batch comes. So: the handler raises nothing.
+- *Fetching.* An error of one partition loses what was taken of the others: see ``consumer.py``.
 - *Consumers* are made by one builder, whichever way a subscriber was declared: what it refuses, nobody can start.
 """
 
@@ -21,6 +22,8 @@ from faststream.kafka import KafkaBroker
 from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
 from faststream.kafka.subscriber.usecase import BatchSubscriber
 from faststream.middlewares import AckPolicy
+
+from infra.intake.consumer import LosslessConsumer
 
 MAX_RECORDS_MAX: Final = 1_000
 Batch = tuple[ConsumerRecord[bytes, bytes], ...]
@@ -48,7 +51,7 @@ class IntakeBroker(KafkaBroker):
 
         def build(**options: Any) -> AIOKafkaConsumer:
             require_safe_consumer(options)
-            return AIOKafkaConsumer(**connection, **options)
+            return LosslessConsumer(**connection, **options)
 
         self._build = build
         self.config.broker_config.builder = build

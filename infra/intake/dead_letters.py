@@ -20,7 +20,12 @@ REASON: Final = "reason"
 SETTLED: Final = "settled"
 NULL: Final = "null-value"
 REQUEUED_FROM: Final = "requeued-from"
+CUT: Final = "cut"
 DETAIL_LENGTH_MAX: Final = 1_000
+# Together with the largest value, and ours, well below what the topic takes (contracts/topics.py).
+KEY_BYTES_MAX: Final = 65_536
+HEADERS_BYTES_MAX: Final = 524_288
+_HEADER_OVERHEAD_BYTES: Final = 10  # The two lengths of a header, five bytes each at most.
 
 
 class Origin(NamedTuple):
@@ -47,7 +52,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A record that was not taken in. ``headers`` are its own; ``cut``: its value was too large to be kept whole."""
+    """A record that was not taken in. ``headers`` are its own; ``cut`` tells what was too large to be kept whole."""
 
     origin: Origin
     topic: str  # Where the letter is.
@@ -58,28 +63,47 @@ class Letter:
     reason: str
     detail: str
     refused_at: str
-    cut: bool = False
+    cut: str = ""  # "value", "key", "headers", or several of them with commas.
     settled: Settled | None = None
     settled_at: str | None = None
 
 
 def dead_letter(topic: str, record: Record, *, reason: str, detail: str, now: datetime) -> Outgoing:
     """The letter of a record. ``topic`` is the dead-letter topic."""
-    origin, value = Origin.of(record), record.value
+    origin, value, key, own = Origin.of(record), record.value, record.key, tuple(record.headers)
     about = [
         (REASON, reason),
         ("detail", detail[:DETAIL_LENGTH_MAX]),
         *_origin_headers(origin),
         ("refused-at", _instant(now)),
     ]
+    cut = []  # A letter that no broker takes would hold the partition up for good.
     if value is not None and len(value) > VALUE_BYTES_MAX:
-        value = value[:VALUE_BYTES_MAX]  # A letter that no broker takes would hold the partition up for good.
-        about.append(("cut", "true"))
+        value = value[:VALUE_BYTES_MAX]
+        cut.append("value")
+    if key is not None and len(key) > KEY_BYTES_MAX:
+        key = key[:KEY_BYTES_MAX]
+        cut.append("key")
+    if len(kept := _first_headers(own)) < len(own):
+        own = kept
+        cut.append("headers")
+    if cut:
+        about.append((CUT, ",".join(cut)))
     if value is None and record.key is None:
         value = b""  # Others can send a record of nothing at all; the client that we send with cannot.
         about.append((NULL, "true"))
-    headers = (*record.headers, *((name, text.encode()) for name, text in about))
-    return Outgoing(topic, record.key, value, headers)
+    headers = (*own, *((name, text.encode()) for name, text in about))
+    return Outgoing(topic, key, value, headers)
+
+
+def _first_headers(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, bytes], ...]:
+    """Those that there is room for, each of them whole. A header's value may be null."""
+    room = HEADERS_BYTES_MAX
+    for at, (name, value) in enumerate(headers):
+        room -= len(name.encode()) + len(value or b"") + _HEADER_OVERHEAD_BYTES
+        if room < 0:
+            return headers[:at]
+    return headers
 
 
 def mark(letter: Letter, settled: Settled, *, now: datetime, actor: str, because: str = "") -> Outgoing:
@@ -98,7 +122,7 @@ def mark(letter: Letter, settled: Settled, *, now: datetime, actor: str, because
 def original(letter: Letter) -> Outgoing:
     """The record as it came, to where it came from. Raises ValueError when it was not kept whole, or is nothing."""
     if letter.cut:
-        raise ValueError(f"its value was larger than {VALUE_BYTES_MAX} bytes and is not kept here")
+        raise ValueError(f"too large, and not kept here whole: its {letter.cut}")
     if letter.key is None and letter.value is None:
         raise ValueError("it holds nothing at all: neither key nor value")
     headers = [each for each in letter.headers if each[0] != REQUEUED_FROM]
@@ -142,7 +166,7 @@ def _letter(record: Record) -> Letter | None:
         reason=told[REASON],
         detail=told.get("detail", ""),
         refused_at=told.get("refused-at", ""),
-        cut="cut" in told,
+        cut=told.get(CUT, ""),
     )
 
 

@@ -70,3 +70,15 @@ def test_a_letter_that_nobody_wrote_is_named_with_where_to_look(settings: Settin
     told = CliRunner().invoke(app, ["dead-letters", "show", "intake", "t:0:1"], env=settings.to_env())
     assert told.exit_code == 1
     assert "there is no dead letter t:0:1" in " ".join(told.output.split())
+
+
+def test_a_letter_that_cannot_be_sent_again_keeps_no_other_from_it(settings: Settings, tmp_path: Path) -> None:
+    talk, operator = Talk(settings), Operator(settings, tmp_path)
+    talk.send(COMMANDS, [Sent(b"\xff", b"x" * 70_000, ()), Sent(b"\xff", b"k", ())])
+    with taking_in(settings):
+        letters = letters_in(talk.read(DEAD_LETTERS[0], lambda found: len(found) == 2))
+    cut, whole = sorted(letters, key=lambda letter: not letter.cut)
+    told = operator.run("requeue", "intake", exit_code=3)
+    assert told["names"] == [str(whole.origin)]
+    assert [each["name"] for each in told["cannot_be_sent"]] == [str(cut.origin)]
+    assert "its key" in told["cannot_be_sent"][0]["reason"]

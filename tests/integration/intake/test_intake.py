@@ -1,12 +1,15 @@
 """Commands and facts over a real broker: answered as over HTTP, whatever lies beside them; refused ones are kept."""
 
 from collections.abc import Sequence
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
 import orjson
 import pytest
 from aiokafka import ConsumerRecord
+from aiokafka.consumer.fetcher import PartitionRecords
+from structlog.testing import capture_logs
 
 from contracts.topics import COMMANDS, DEAD_LETTERS, ORDER_FACTS, PAYMENT_FACTS, REPLIES
 from infra.intake.dead_letters import letters_in
@@ -137,3 +140,31 @@ def test_it_begins_where_it_stopped(settings: Settings) -> None:
             talk.read(REPLIES, lambda found, wanted=number + 3: len(found) == wanted)  # type: ignore[misc]
     assert talk.committed(group_of(settings), COMMANDS) == 6
     assert len(talk.all_of(REPLIES)) == 6
+
+
+def test_a_record_that_cannot_be_read_costs_no_other_its_answer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As aiokafka does it with a header whose name is no UTF-8: it raises while it takes records apart."""
+    sound = PartitionRecords._consumer_record
+
+    def taken_apart(self: Any, partition: Any, raw: Any) -> Any:
+        if raw.value == b"unreadable":
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        return sound(self, partition, raw)
+
+    talk = Talk(settings)
+    budgets = [command(f"b{n}", "create_budget", budget_id=f"b{n}", currency="GBP", limit_minor=1) for n in range(60)]
+    keys = [bytes([97 + n % 20]) for n in range(60)]  # Both partitions.
+    sound_ones = [Sent(budget, key) for budget, key in zip(budgets, keys, strict=True)]
+    talk.send(COMMANDS, [*sound_ones, Sent(b"unreadable", b"a")])
+    at = next(record for record in talk.all_of(COMMANDS) if record.value == b"unreadable")
+    monkeypatch.setattr(PartitionRecords, "_consumer_record", taken_apart)
+    with capture_logs() as said, taking_in(settings):
+        talk.read(REPLIES, lambda found: len({record.key for record in found}) == 60, seconds=20)
+        until = monotonic() + 20
+        while not any(entry["event"] == "partition_cannot_be_read" for entry in said) and monotonic() < until:
+            sleep(0.05)
+    assert talk.committed(group_of(settings), COMMANDS) == 60
+    told = [entry for entry in said if entry["event"] == "partition_cannot_be_read"]
+    assert [(entry["partition"], entry["offset"]) for entry in told][:1] == [(at.partition, at.offset)]

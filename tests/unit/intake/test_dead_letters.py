@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from contracts.topics import WRITTEN_BYTES_MAX
 from infra.intake.dead_letters import Letter, Origin, dead_letter, letters_in, mark, original
 from infra.intake.decoding import Record
 from infra.intake.messages import VALUE_BYTES_MAX, Outgoing
@@ -74,9 +75,22 @@ def test_the_original_goes_back_as_it_came_and_says_that_it_did() -> None:
 def test_a_value_that_is_too_large_is_cut_and_cannot_go_back() -> None:
     large = FakeRecord(b"x" * (VALUE_BYTES_MAX + 1))
     letter = only(letters_in([written(refused(large))]))
-    assert letter.cut
+    assert letter.cut == "value"
     assert len(letter.value or b"") == VALUE_BYTES_MAX
-    with pytest.raises(ValueError, match="not kept here"):
+    with pytest.raises(ValueError, match="not kept here whole: its value"):
+        original(letter)
+
+
+def test_a_letter_is_never_larger_than_its_topic_takes() -> None:
+    many = tuple((f"name-{number}", b"x" * 100) for number in range(20_000))
+    large = FakeRecord(b"v" * (VALUE_BYTES_MAX + 1), many, 41, "t", 3, b"k" * VALUE_BYTES_MAX)
+    message = refused(large)
+    around = sum(len(name) + len(value) + 10 for name, value in message.headers)
+    assert len(message.key or b"") + len(message.value or b"") + around < WRITTEN_BYTES_MAX - 100_000
+    letter = only(letters_in([written(message)]))
+    assert (letter.cut, letter.origin) == ("value,key,headers", Origin("t", 3, 41))
+    assert letter.headers == many[: len(letter.headers)]
+    with pytest.raises(ValueError, match="not kept here whole: its value,key,headers"):
         original(letter)
 
 
