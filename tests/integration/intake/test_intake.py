@@ -160,11 +160,15 @@ def test_a_record_that_cannot_be_read_costs_no_other_its_answer(
     talk.send(COMMANDS, [*sound_ones, Sent(b"unreadable", b"a")])
     at = next(record for record in talk.all_of(COMMANDS) if record.value == b"unreadable")
     monkeypatch.setattr(PartitionRecords, "_consumer_record", taken_apart)
+    monkeypatch.setattr("infra.intake.consumer.SET_ASIDE_SECONDS", 0.5)
     with capture_logs() as said, taking_in(settings):
         talk.read(REPLIES, lambda found: len({record.key for record in found}) == 60, seconds=20)
         until = monotonic() + 20
         while not any(entry["event"] == "partition_cannot_be_read" for entry in said) and monotonic() < until:
             sleep(0.05)
-    assert talk.committed(group_of(settings), COMMANDS) == 60
+        monkeypatch.setattr(PartitionRecords, "_consumer_record", sound)  # What was missing is installed.
+        (letter,) = letters_in(talk.read(DEAD_LETTERS[0], lambda found: len(found) == 1, seconds=20))
+    assert letter.value == b"unreadable"
+    assert talk.committed(group_of(settings), COMMANDS) == 61
     told = [entry for entry in said if entry["event"] == "partition_cannot_be_read"]
     assert [(entry["partition"], entry["offset"]) for entry in told][:1] == [(at.partition, at.offset)]
