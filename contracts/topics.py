@@ -103,7 +103,7 @@ LETTER_HEADERS: Final = (
     Header("detail", "The same in words."),
     *_ORIGIN_HEADERS,
     Header("refused-at", "When: RFC 3339, UTC."),
-    Header("cut", "What was too large to be kept whole: value, key, headers, or several of them with commas.", always=False),
+    Header("cut", "What was too large to be kept whole: value, key, headers, with commas.", always=False),
     Header("null-value", "true when it had neither key nor value.", always=False),
 )
 MARK_HEADERS: Final = (
