@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 REALM_HEADERS = (("tenant", b"acme"), ("app", b"shop"))
 WAIT_SECONDS = 60.0
+# A producer that lost its broker in the middle of a batch may wait for longer than the broker is away: begin anew.
+SEND_SECONDS = 30.0
 
 
 class Sent(NamedTuple):
@@ -68,13 +70,14 @@ class Talk:
         return asyncio.run(self._end_of(self.name(topic)))
 
     async def _send(self, name: str, messages: Sequence[Sent]) -> None:
-        producer = AIOKafkaProducer(**connection(self.settings), acks="all", enable_idempotence=True, linger_ms=5)
-        try:
-            await producer.start()
-            acks = [await producer.send(name, m.value, key=m.key, headers=list(m.headers)) for m in messages]
-            await asyncio.gather(*acks)
-        finally:
-            await producer.stop()
+        async with asyncio.timeout(SEND_SECONDS):
+            producer = AIOKafkaProducer(**connection(self.settings), acks="all", enable_idempotence=True, linger_ms=5)
+            try:
+                await producer.start()
+                acks = [await producer.send(name, m.value, key=m.key, headers=list(m.headers)) for m in messages]
+                await asyncio.gather(*acks)
+            finally:
+                await producer.stop()
 
     async def _read(
         self, name: str, enough: Callable[[list[ConsumerRecord[Any, Any]]], bool] | None, seconds: float

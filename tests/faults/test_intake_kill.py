@@ -211,9 +211,10 @@ class _Victims:
         self._start(name)
 
     def end(self) -> None:
-        """Leave none behind, however the test went."""
+        """Leave none behind, however the test went; what they wrote is shown if it failed."""
         for child in self._children.values():
             child.kill()
+            print(child.log_tail())
 
     def stop(self) -> None:
         """In good order."""
@@ -244,13 +245,17 @@ def sending(talk: Talk, load: Sequence[Sent], chunk: int, turns: threading.Semap
         try:
             for start in range(0, len(load), chunk):
                 turns.acquire()
-                retried(lambda at=start: talk.send(COMMANDS, load[at : at + chunk]))  # type: ignore[misc]
+                retried(lambda at=start: talk.send(COMMANDS, load[at : at + chunk]), seconds=SECONDS)  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - told by the test's thread.
             failed.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    yield thread
+    try:
+        yield thread
+    except BaseException as error:
+        error.add_note(f"the sender is {'at work' if thread.is_alive() else 'done'}; it failed with {failed}")
+        raise
     thread.join(SECONDS)
     assert not thread.is_alive()
     assert failed == []
