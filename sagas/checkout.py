@@ -1,5 +1,6 @@
 """The checkout saga: one order's memory between order, payment, refund and promotion (races: see README.md)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from contracts.events import (
     CheckoutRefunded,
     CheckoutRefused,
     CheckoutReleased,
+    EndedCommand,
     Event,
     OrderCancelled,
     OrderPlaced,
@@ -45,11 +47,18 @@ class Step:
     REFUNDING: Final = "refunding"
     PARTLY_REFUNDED: Final = "partly_refunded"
     REFUNDED: Final = "refunded"
+    RESOLVED: Final = "resolved"  # What it waited for was refused, and an operator ended it by hand.
 
 
-# Steps that something else has to end: what a list of unfinished checkouts shows.
+# Steps at which it waits for the answer to a command of its own.
+ASKING: Final = {
+    Step.HOLDING: HoldForOrder.type,
+    Step.REDEEMING: RedeemForOrder.type,
+    Step.RELEASING: ReleaseForOrder.type,
+    Step.REFUNDING: RefundForOrder.type,
+}
 # Steps at which it waits for somebody's answer: staying there for long means that something does not get on.
-WAITING: Final = frozenset({Step.AWAITING_ORDER, Step.HOLDING, Step.REDEEMING, Step.RELEASING, Step.REFUNDING})
+WAITING: Final = frozenset({Step.AWAITING_ORDER, *ASKING})
 
 # ---- Routing: which facts are heard, and by which order's saga.
 
@@ -143,6 +152,19 @@ def _refund_answered(known: CheckoutMemory, refund_id: str, *, full: bool) -> Ch
     return replace(known, refunds_open=still_open, refunded="full" if full or known.refunded == "full" else "part")
 
 
+def give_up(memory: CheckoutMemory, ended: Sequence[EndedCommand]) -> CheckoutMemory:
+    """Forget what an operator ended; the step is over if it waited for that and for nothing else.
+
+    The payment stays known: a refund of it can still be told, and facts that come later still count.
+    """
+    refunds = {each.payload.get("refund_id") for each in ended if each.type == RefundForOrder.type}
+    still_open = tuple(refund for refund in memory.refunds_open if refund not in refunds)
+    over = ASKING.get(memory.step) in {each.type for each in ended}
+    if memory.step == Step.REFUNDING and still_open:
+        over = False
+    return replace(memory, refunds_open=still_open, step=Step.RESOLVED if over else memory.step)
+
+
 def is_news(memory: CheckoutMemory, fact: Fact) -> bool:
     """Whether the fact was not heard yet: within its stream it comes after the last one heard."""
     return fact.version > dict(memory.heard_of).get(fact.source, 0)
@@ -211,7 +233,7 @@ def _on_cancelled(known: CheckoutMemory) -> Reaction:
     """Whatever is held is given back; a payment that came first is answered by its own redemption (race 2)."""
     if known.settled or known.step == Step.AWAITING_ORDER or (known.step == Step.REDEEMING and known.paid_by):
         return Reaction(known.step)
-    if known.step in {Step.HOLDING, Step.HELD, Step.REDEEMING}:
+    if known.step in {Step.HOLDING, Step.HELD, Step.REDEEMING, Step.RESOLVED}:
         cause: ReleaseCause = "order_rejected" if known.cancelled == "rejected" else "order_cancelled"
         return Reaction(Step.CANCELLED, (_release(known, cause),))
     return Reaction(Step.CANCELLED)
@@ -293,6 +315,10 @@ def _at_step(memory: CheckoutMemory, step: str) -> CheckoutMemory:
     return replace(memory, step=step)
 
 
+def _step_of(memory: CheckoutMemory) -> str:
+    return memory.step
+
+
 CHECKOUT_V1: Final = Process(
     name=NAME,
     version=1,
@@ -302,6 +328,8 @@ CHECKOUT_V1: Final = Process(
     learn=learn,
     react=react,
     at_step=_at_step,
+    give_up=give_up,
+    step_of=_step_of,
 )
 
 VERSIONS: Final[dict[int, Process[CheckoutMemory]]] = {CHECKOUT_V1.version: CHECKOUT_V1}

@@ -1,12 +1,12 @@
 """What every process manager is: a key for each fact, a reaction, a memory, and a version that a running saga keeps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from contracts.commands import Command
 from contracts.envelope import Recorded
-from contracts.events import SagaHeard, SentCommand
+from contracts.events import EndedCommand, SagaHeard, SagaResolved, SentCommand
 
 M = TypeVar("M")
 
@@ -44,10 +44,11 @@ class Reaction:
 
 @dataclass(frozen=True, slots=True)
 class Process(Generic[M]):
-    """One version of a process manager: pure functions, of which ``learn`` never raises.
+    """One version of a process manager: pure functions, of which ``learn`` and ``give_up`` never raise.
 
     ``excerpt`` keeps what ``learn`` needs of an event; ``react`` sees the memory that already knows the fact,
-    but still stands at the step before it.
+    but still stands at the step before it. ``give_up`` forgets commands that an operator ended, and says by the step
+    whether anything else is waited for.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Process(Generic[M]):
     learn: Callable[[M, Fact], M]
     react: Callable[[M, Recorded], Reaction]
     at_step: Callable[[M, str], M]
+    give_up: Callable[[M, Sequence[EndedCommand]], M]
+    step_of: Callable[[M], str]
 
     def hear(self, memory: M, key: str, recorded: Recorded) -> SagaHeard | None:
         """What is to be remembered and sent because of one fact; None for a fact heard before.
@@ -79,8 +82,21 @@ class Process(Generic[M]):
             sends=tuple(_sent(fact, command) for command in reaction.commands),
         )
 
-    def evolve(self, memory: M, heard: SagaHeard) -> M:
+    def resolve(self, memory: M, key: str, ended: Sequence[EndedCommand], reason: str) -> SagaResolved:
+        """What is to be remembered when an operator ends commands that were refused for good."""
+        return SagaResolved(
+            process=self.name,
+            process_version=self.version,
+            key=key,
+            reason=reason,
+            step=self.step_of(self.give_up(memory, ended)),
+            ended=tuple(ended),
+        )
+
+    def evolve(self, memory: M, heard: SagaHeard | SagaResolved) -> M:
         """Remember what was heard. Sends nothing: what is to be sent is told once, by :meth:`hear`."""
+        if isinstance(heard, SagaResolved):
+            return self.at_step(self.give_up(memory, heard.ended), heard.step)
         details = dict(heard.fact)
         source, version = details.pop("source"), details.pop("version")
         fact = Fact(heard.fact_type, heard.fact_event_id, source, version, details)

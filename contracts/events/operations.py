@@ -54,6 +54,29 @@ class SagaHeard(Event):
     sends: tuple[SentCommand, ...] = ()
 
 
+class EndedCommand(Value):
+    """A command of a saga that the write side refused for good, with the code and words of the refusal."""
+
+    command_id: str
+    type: str
+    payload: dict[str, Any]
+    code: str
+    detail: str
+
+
+class SagaResolved(Event):
+    """An operator, the event's actor, ended what a saga still wanted and was refused. It is not asked for again."""
+
+    type: ClassVar[str] = "saga.resolved.v1"
+
+    process: str
+    process_version: int
+    key: str
+    reason: str
+    step: str
+    ended: tuple[EndedCommand, ...]
+
+
 class BreakOpened(Event):
     """Reconciliation found ledgers that disagree."""
 

@@ -6,6 +6,12 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
+from contracts.events import SagaResolved
+from contracts.identity import parse_stream, stream_id
+from sagas.checkout import NAME as CHECKOUT
+from sagas.process import KIND as SAGA
+from sagas.process import saga_key
+
 Row = dict[str, Any]
 
 EVENTS_MAX: Final = 10_000
@@ -38,6 +44,15 @@ def events_of_stream(cursor: psycopg.Cursor[Any], stream: str, *, limit: int = E
     return _rows(cursor, _OF_STREAM, {"stream": stream, "limit": limit})
 
 
+def ended_by_hand(cursor: psycopg.Cursor[Any], events: Sequence[Row]) -> list[Row]:
+    """What operators ended of the checkouts that these events are about."""
+    orders = {(parse_stream(event["stream"]).realm, event["data"].get("order_id")) for event in events}
+    streams = [stream_id(realm, SAGA, saga_key(CHECKOUT, order)) for realm, order in orders if order]
+    return [
+        event for stream in streams for event in events_of_stream(cursor, stream) if event["type"] == SagaResolved.type
+    ]
+
+
 def sagas(cursor: psycopg.Cursor[Any], *, step: str | None, key: str | None, limit: int) -> list[Row]:
     """Where sagas stand, the longest waiting first, each with what it still wants to send."""
     return _rows(cursor, _SAGAS, {"step": step, "key": key, "limit": limit})
@@ -48,9 +63,10 @@ def saga_steps(cursor: psycopg.Cursor[Any]) -> list[Row]:
     return _rows(cursor, "SELECT step, count(*) AS sagas FROM sagas GROUP BY step ORDER BY sagas DESC, step", {})
 
 
-def outbox_of(cursor: psycopg.Cursor[Any], saga_key: str) -> list[Row]:
-    """What a saga sent that has no final answer, or that was refused."""
-    return _rows(cursor, _OUTBOX, {"saga_key": saga_key})
+def outbox_of(cursor: psycopg.Cursor[Any], saga_key: str, realm: tuple[str, str] | None = None) -> list[Row]:
+    """What a saga sent that has no final answer, or that was refused; in one realm (tenant, app) or in any."""
+    tenant, app = realm or (None, None)
+    return _rows(cursor, _OUTBOX, {"saga_key": saga_key, "tenant_id": tenant, "app_id": app})
 
 
 def _rows(cursor: psycopg.Cursor[Any], statement: str, values: Mapping[str, Any]) -> list[Row]:
@@ -111,5 +127,7 @@ _SAGAS: Final = """
 
 _OUTBOX: Final = """
     SELECT command_id, command_type, attempts, last_error, refused_code, refused_detail, created_at, retry_at
-    FROM saga_outbox WHERE saga_key = %(saga_key)s ORDER BY id LIMIT 1000
+    FROM saga_outbox
+    WHERE saga_key = %(saga_key)s AND (%(tenant_id)s::text IS NULL OR (tenant_id, app_id) = (%(tenant_id)s, %(app_id)s))
+    ORDER BY id LIMIT 1000
 """

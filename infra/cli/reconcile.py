@@ -58,7 +58,7 @@ def _explain(
 ) -> None:
     """Show one break with the events behind it, in the order of the log."""
     from infra import operations
-    from infra.cli.log_queries import events_by_id
+    from infra.cli.log_queries import ended_by_hand, events_by_id
     from infra.postgres.connections import transaction
 
     found = next((each for each in operations.breaks_now(session.settings) if each.break_id == break_id), None)
@@ -68,7 +68,8 @@ def _explain(
     events: list[dict[str, Any]] = []
     for dsn in session.settings.known_stores.values():  # An order's coupons may lie on other shards than the order.
         with transaction(dsn, name="explain") as cursor:
-            events += events_by_id(cursor, found.event_ids)
+            behind = events_by_id(cursor, found.event_ids)
+            events += sorted([*behind, *ended_by_hand(cursor, behind)], key=lambda event: event["offset"])
     session.out.show(
         {"break": row, "events": events},
         Text.assemble(

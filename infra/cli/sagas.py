@@ -5,9 +5,11 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from contracts.events import SagaResolved
 from infra.cli.command import Session, command
 from infra.cli.console import table
 from infra.cli.errors import CliError, ExitCode
+from infra.cli.resolving import App, Tenant, resolve, sagas_of
 from infra.cli.shards import Shard, at_shards
 from sagas.checkout import WAITING
 
@@ -19,6 +21,7 @@ def register(group: typer.Typer) -> None:
     command(group, "list", example="tessera sagas list --step held")(_list)
     command(group, "show", example="tessera sagas show o-1")(_show)
     command(group, "retry", example="tessera sagas retry o-1")(_retry)
+    command(group, "resolve", example="tessera sagas resolve o-1 --reason 'paid in EUR, given back by hand'")(resolve)
 
 
 def _list(
@@ -77,10 +80,18 @@ def _show(
     if not found:
         raise CliError(f"no saga heard of order {order_id!r}", next_step="`tessera sagas list` shows them.")
     heard = [entry for memory in memories for entry in memory]
+    columns = (
+        "version",
+        "at",
+        "fact",
+        "step",
+        "sent",
+        *(["because"] if any(each["because"] for each in heard) else []),
+    )
     session.out.show(
         {"sagas": found, "heard": heard, "outbox": waiting},
         Text.assemble((f"Order {order_id}", "bold"), f" stands at {found[0]['step']} because of {found[0]['because']}"),
-        table("Heard", heard, ("version", "at", "fact", "step", "sent"), right=("version",), whole=("fact", "step")),
+        table("Heard", heard, columns, right=("version",), whole=("fact", "step")),
         table("Waiting or refused", waiting, ("command_type", "attempts", "last_error", "refused_code", "retry_at")),
     )
 
@@ -88,29 +99,19 @@ def _show(
 def _retry(
     session: Session,
     order_id: Annotated[str, typer.Argument(help="The order.")],
-    tenant: Annotated[str | None, typer.Option(help="Whose, where several have an order of this name.")] = None,
-    app: Annotated[str | None, typer.Option(help="Of which app.")] = None,
+    tenant: Tenant = None,
+    app: App = None,
 ) -> None:
     """Send what one saga waits for again now; what was refused is asked anew, under a new id.
 
     For after the cause is mended: a budget was topped up, a store came back. Asked twice, nothing happens twice.
     """
     from contracts.identity import Realm
-    from infra.cli.log_queries import sagas
     from infra.postgres import outbox
     from infra.postgres.connections import transaction
 
-    rows: list[dict[str, Any]] = []
-    for settings in at_shards(session, None):
-        with transaction(settings.postgres_dsn, name="sagas") as cursor:
-            found = sagas(cursor, step=None, key=order_id, limit=ROWS_MAX)
-        rows += [{"settings": settings} | row for row in found if _is_of(row, tenant, app)]
-    realms = {(row["tenant_id"], row["app_id"]) for row in rows}
-    if len(realms) != 1:
-        known = ", ".join(sorted("/".join(realm) for realm in realms)) or "nobody"
-        raise CliError(f"of order {order_id!r} heard: {known}", next_step="Name one with --tenant and --app.")
     told: list[dict[str, Any]] = []
-    for row in rows:
+    for row in sagas_of(session, order_id, tenant, app):
         key = f"{row['process']}:{order_id}"
         with transaction(row["settings"].postgres_dsn, name="sagas") as cursor:
             pending, refused = outbox.retry(cursor, Realm(row["tenant_id"], row["app_id"]), key)
@@ -118,10 +119,6 @@ def _retry(
     session.out.show(
         {"retried": told}, table("Sent again", told, ("saga", "pending", "refused"), right=("pending", "refused"))
     )
-
-
-def _is_of(row: dict[str, Any], tenant: str | None, app: str | None) -> bool:
-    return tenant in {None, row["tenant_id"]} and app in {None, row["app_id"]}
 
 
 def _memory(cursor: Any, row: dict[str, Any], saga_key: str, events_of_stream: Any) -> list[dict[str, Any]]:
@@ -132,9 +129,15 @@ def _memory(cursor: Any, row: dict[str, Any], saga_key: str, events_of_stream: A
         {
             "version": event["version"],
             "at": event["occurred_at"],
-            "fact": event["data"]["fact_type"],
+            "fact": event["data"].get("fact_type", event["type"]),
             "step": event["data"]["step"],
-            "sent": ", ".join(sent["type"] for sent in event["data"]["sends"]) or "–",
+            "sent": ", ".join(sent["type"] for sent in event["data"].get("sends", ())) or "–",
+            "because": _by_hand(event),
         }
         for event in events_of_stream(cursor, stream)
     ]
+
+
+def _by_hand(event: dict[str, Any]) -> str:
+    """Who ended commands by hand, and why; nothing of what was heard."""
+    return f"{event['actor']}: {event['data']['reason']}" if event["type"] == SagaResolved.type else ""

@@ -26,6 +26,15 @@ class PendingCommand:
     created_offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedCommand:
+    """A command whose final answer was a refusal, with its code and words."""
+
+    command: PendingCommand
+    code: str
+    detail: str
+
+
 def add(cursor: psycopg.Cursor[Any], commands: Sequence[PendingCommand]) -> None:
     """Queue commands, in the transaction that remembers why. One that is queued already is left alone."""
     if not commands:
@@ -49,6 +58,15 @@ def retry(cursor: psycopg.Cursor[Any], realm: Realm, saga_key: str) -> tuple[int
     pending = cursor.rowcount
     cursor.execute(_RETRY_REFUSED, (*realm, saga_key))
     return pending, cursor.rowcount
+
+
+def take_refused(cursor: psycopg.Cursor[Any], realm: Realm, saga_key: str) -> list[RefusedCommand]:
+    """Take out what a saga was refused for good, in its order. Whoever asks for it anew meanwhile finds nothing."""
+    cursor.execute(_TAKE_REFUSED, (*realm, saga_key))
+    rows = sorted(cursor.fetchall())
+    return [
+        RefusedCommand(PendingCommand(saga_key, realm, *about), code, detail or "") for _, code, detail, *about in rows
+    ]
 
 
 def count(cursor: psycopg.Cursor[Any]) -> int:
@@ -85,6 +103,13 @@ _RETRY_REFUSED = """
     SET command_id = command_id || ':again', attempts = 0, retry_at = NULL, refused_code = NULL, refused_detail = NULL,
         last_error = 'refused before: ' || refused_code
     WHERE tenant_id = %s AND app_id = %s AND saga_key = %s AND refused_code IS NOT NULL
+"""
+
+_TAKE_REFUSED = """
+    DELETE FROM saga_outbox
+    WHERE tenant_id = %s AND app_id = %s AND saga_key = %s AND refused_code IS NOT NULL
+    RETURNING id, refused_code, refused_detail, command_id, command_type, payload, actor, correlation_id, causation_id,
+              traceparent, created_offset
 """
 
 _INSERT = """

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from command.ports import NewEvent
 from contracts.envelope import Metadata, Recorded
-from contracts.events import ClockAdvanced, Event, SagaHeard
+from contracts.events import ClockAdvanced, Event, SagaHeard, SagaResolved
 from contracts.identity import Realm, stream_id
 from infra.postgres.outbox import PendingCommand
 from sagas import checkout, lending
@@ -182,15 +182,15 @@ def saga_stream(fact: Recorded) -> str | None:
 
 def fold_saga(stream: str, history: Iterable[Recorded]) -> Saga:
     """A saga from its own stream. Sends nothing. Raises UnknownProcessVersion."""
-    entries = [recorded.event for recorded in history if isinstance(recorded.event, SagaHeard)]
+    entries = [recorded.event for recorded in history if isinstance(recorded.event, SagaHeard | SagaResolved)]
     if not entries:
         return Saga()
     process = checkout.VERSIONS.get(entries[0].process_version)
     if process is None:
         raise UnknownProcessVersion(stream, entries[0].process_version)
     memory = process.initial
-    for heard in entries:
-        memory = process.evolve(memory, heard)
+    for entry in entries:
+        memory = process.evolve(memory, entry)
     return Saga(process, memory, len(entries))
 
 

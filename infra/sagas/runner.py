@@ -2,12 +2,12 @@
 
 from typing import Final
 
-from contracts.events import SagaHeard
+from contracts.events import SagaHeard, SagaResolved
 from infra.sagas.checkpoints import At
 from infra.sagas.ear import Ear
 from infra.sagas.ports import FOLLOWER, Move
 
-_OWN: Final = frozenset({SagaHeard.type})  # What sagas remember is no news to them.
+_OWN: Final = frozenset({SagaHeard.type, SagaResolved.type})  # What sagas remember is no news to them.
 
 
 class SagaRunner(Ear):

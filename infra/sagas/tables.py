@@ -119,6 +119,13 @@ def put_clocks(cursor: Cursor, clocks: Mapping[Realm, datetime]) -> None:
         cursor.execute(_UPSERT_CLOCKS, (tenants, apps, list(clocks.values())))
 
 
+def business_now(cursor: Cursor, realm: Realm) -> datetime | None:
+    """What a realm's business clock shows; None when it lives by the store's."""
+    cursor.execute("SELECT shows FROM realm_clocks WHERE tenant_id = %s AND app_id = %s", realm)
+    row = cursor.fetchone()
+    return None if row is None else row[0].astimezone(UTC)
+
+
 _SELECT_HEADS = """
     SELECT id, attempts, saga_key, tenant_id, app_id, command_id, command_type, payload, actor,
            correlation_id, causation_id, traceparent, created_offset

@@ -26,6 +26,7 @@ from contracts.events import (
     PaymentSucceeded,
     RefundSucceeded,
     SagaHeard,
+    SagaResolved,
 )
 from contracts.events.settlement import SettlementRecorded, SettlementReversed
 from contracts.read_models import ORDER, SINGLE_FIELD
@@ -240,6 +241,17 @@ def _heard(part: Document | None, event: SagaHeard, at: str) -> Document:
     }
 
 
+def _resolved(part: Document, event: SagaResolved, at: str) -> Document:
+    ended = {
+        "fact": event.type,
+        "reason": event.reason,
+        "step": event.step,
+        "ended": [{"command": each.type, "command_id": each.command_id, "code": each.code} for each in event.ended],
+        "at": at,
+    }
+    return {**part, "step": event.step, "why": [*part["why"], ended][-NOTES_MAX:], "updated_at": at}
+
+
 _PARTS: dict[type[Event], tuple[str, Callable[[Any, Any, str], Document]]] = {
     OrderPlaced: ("order", _placed),
     OrderCancelled: ("order", _order_cancelled),
@@ -259,6 +271,7 @@ _PARTS: dict[type[Event], tuple[str, Callable[[Any, Any, str], Document]]] = {
     SettlementRecorded: ("settlement", _settled),
     SettlementReversed: ("settlement", _reversed),
     SagaHeard: ("saga", _heard),
+    SagaResolved: ("saga", _resolved),
 }
 
 ORDER_MODEL = ReadModel(

@@ -39,8 +39,9 @@ COUPON_MOVES: Final[dict[str, tuple[frozenset[str | None], str]]] = {
 # A late payment that is honoured takes a coupon that its order holds no more: free again by then, or expired.
 HONOURED: Final = frozenset({HELD, EXPIRED})
 
-# Recorded by the machinery itself: counted refusals of a batch, and what sagas heard.
-NOBODY_S_COMMAND: Final = frozenset({"refusals.counted.v1", "saga.heard.v1"})
+# Recorded by the machinery itself, not by a command: counted refusals of a batch, what sagas heard and what was ended
+# of them by hand.
+NOBODY_S_COMMAND: Final = frozenset({"refusals.counted.v1", "saga.heard.v1", "saga.resolved.v1"})
 
 
 @dataclass(slots=True)

@@ -73,6 +73,7 @@ NOT_FACTS: Final = frozenset(
     {
         "clock.advanced.v1",
         "saga.heard.v1",
+        "saga.resolved.v1",
         "borrowing.began.v1",
         "borrowing.asked.v1",
         "borrowing.answered.v1",

@@ -42,6 +42,11 @@ class Business:
         self.clickhouse: Client = connect_clickhouse(clickhouse_url)
         stack.callback(self.clickhouse.close)
         self.sql = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+        self.addresses = {
+            "TESSERA_POSTGRES_DSN": dsn,
+            "TESSERA_REDIS_URL": redis_url,
+            "TESSERA_CLICKHOUSE_URL": clickhouse_url,
+        }
         self._dsn = dsn
         self._runs = 0
 

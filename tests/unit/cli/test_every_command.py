@@ -53,7 +53,8 @@ def test_all_promised_commands_are_there() -> None:
         "distribute refusals", "migrate", "events tail", "events show",
         "projections list", "projections lag", "projections rebuild", "projections drop", "projections checksum",
         "verify", "sagas list",
-        "sagas show", "sagas retry", "reconcile run", "reconcile breaks", "reconcile explain", "dead-letters list",
+        "sagas show", "sagas retry", "sagas resolve", "reconcile run", "reconcile breaks",
+        "reconcile explain", "dead-letters list",
         "dead-letters show", "dead-letters requeue", "dead-letters drop", "import",
         "restored", "keys create", "keys list", "keys revoke", "doctor",
     }  # fmt: skip

@@ -53,6 +53,7 @@ from contracts.events import (
     DistributionResumed,
     DistributionStarted,
     DistributionUsersRefused,
+    EndedCommand,
     Event,
     ImportRowsSetAside,
     OrderCancelled,
@@ -68,6 +69,7 @@ from contracts.events import (
     RefusedRows,
     RowSetAside,
     SagaHeard,
+    SagaResolved,
     SentCommand,
     TemplateActivated,
     TemplateCouponIssued,
@@ -430,6 +432,14 @@ def _bought_and_returned(story: Story) -> None:
     )
     tell("checkout", "o1", completed)
     tell("saga", "checkout:o1", heard.model_copy(update={"fact_type": "checkout.completed.v1", "step": "completed"}))
+    ended = EndedCommand(command_id="x", type="refund_for_order", payload={}, code="currency_mismatch", detail="")
+    tell(
+        "saga",
+        "checkout:o1",
+        SagaResolved(
+            process="checkout", process_version=1, key="o1", reason="by hand", step="completed", ended=(ended,)
+        ),
+    )
     back = RefundSucceeded(
         refund_id="f1", order_id="o1", amount_minor=4_167, currency="GBP", lines=(RefundLine(line_id="1"),)
     )

@@ -11,7 +11,7 @@ from projections.facts import ALL_FACTS, TABLES, Row, rows_of
 from projections.facts.table import ORIGIN
 from tests.unit.projections.stories import Story, everything, placed
 
-NO_FACTS = {"saga.heard.v1", "clock.advanced.v1"} | {
+NO_FACTS = {"saga.heard.v1", "saga.resolved.v1", "clock.advanced.v1"} | {
     f"distribution.{name}.v1" for name in ("started", "advanced", "paused", "resumed", "cancelled", "completed")
 }
 NO_FACTS |= {f"borrowing.{name}.v1" for name in ("began", "asked", "answered", "postponed", "told")}

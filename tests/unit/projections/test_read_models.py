@@ -120,6 +120,13 @@ def test_a_refund_may_name_its_order_only_later() -> None:
     assert order["refunds"]["f1"]["amount_minor"] == 5
 
 
+def test_an_order_tells_what_an_operator_ended_of_it_and_why() -> None:
+    order = next(each for each in documents(READ_MODELS["order"], everything()).values() if each["order_id"] == "o1")
+    last = order["saga"]["why"][-1]
+    assert (last["fact"], last["reason"], last["step"]) == ("saga.resolved.v1", "by hand", order["saga"]["step"])
+    assert [(each["command"], each["code"]) for each in last["ended"]] == [("refund_for_order", "currency_mismatch")]
+
+
 def test_an_order_is_the_same_in_whatever_order_its_streams_meet() -> None:
     model = READ_MODELS["order"]
     log = everything()
