@@ -1,4 +1,4 @@
-"""Commands by topic: sent to the intake, answered on the reply topic; a caller that hears nothing asks elsewhere."""
+"""Commands and facts by topic: taken in, answered on the reply topic; a caller that hears nothing asks elsewhere."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 
 from command.api import COMMAND_ROUTES
 from contracts.identity import Realm
-from contracts.topics import COMMANDS, PARTITIONS, REPLIES
+from contracts.topics import COMMANDS, ORDER_FACTS, PARTITIONS, PAYMENT_FACTS, REPLIES, Topic
 
 REPLY_SECONDS_MAX: Final = 8.0
 PAUSE_SECONDS: Final = 0.5
@@ -58,7 +58,7 @@ class ByKafka:
         try:
             async with asyncio.timeout(REPLY_SECONDS_MAX):
                 await self._producer.send_and_wait(
-                    COMMANDS.name, orjson.dumps(body), key=command_id.encode(), headers=self._headers
+                    topic_at(path).name, orjson.dumps(body), key=command_id.encode(), headers=self._headers
                 )
                 return await asyncio.shield(answer)
         finally:
@@ -90,6 +90,13 @@ def command_at(path: str) -> tuple[str, dict[str, str]]:
             return command_type, found.groupdict()
     raise ValueError(f"no command is posted to {path}")
 
+
+def topic_at(path: str) -> Topic:
+    """By which topic it comes: what orders and payments say are facts, with topics of their own."""
+    return next((topic for begin, topic in _FACTS.items() if path.startswith(begin)), COMMANDS)
+
+
+_FACTS: Final = {"/v1/orders": ORDER_FACTS, "/v1/payments": PAYMENT_FACTS, "/v1/refunds": PAYMENT_FACTS}
 
 _ROUTES: Final = [
     (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path)), route.command.type) for route in COMMAND_ROUTES

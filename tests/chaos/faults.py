@@ -3,7 +3,7 @@
 import os
 import random
 import signal
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import sleep
@@ -11,10 +11,15 @@ from typing import Final, Protocol
 
 from tests.chaos.network import NETWORK_FAULTS, NetworkFault
 from tests.chaos.services import descendants
-from tests.chaos.stack import CALLERS, KAFKA, POSTGRES, Stack
+from tests.chaos.stack import CALLERS, CLICKHOUSE, KAFKA, POSTGRES, REDIS, Stack
+from tests.chaos.watch import FACTS, MODELS, RELAY, SAGAS
 
 FROZEN_SECONDS: Final = (1.0, 5.0)  # Shortest, longest.
 FAILING_SECONDS: Final = (1.0, 5.0)
+DISTRIBUTIONS: Final = "distributions"
+POSTGRES_SESSION: Final = "postgres session"
+# How many of each kind, where all are wanted.
+WEIGHTS: Final[Mapping[str, int]] = {"kill": 6, "network": 3, "freeze": 1}
 
 
 class Fault(Protocol):
@@ -26,22 +31,51 @@ class Fault(Protocol):
     @property
     def victim(self) -> str: ...
 
-    @property
-    def server(self) -> str | None:
-        """The API process, or the way by topic, that has to serve again, if it is that which suffers."""
-        ...
-
     def happen(self, stack: Stack) -> None:
         """Do it; returns when it is over (the recovery is not)."""
         ...
 
 
-def _server_of(name: str) -> str | None:
-    """``api-1`` of itself and of its links; whoever takes in or carries what comes by topic."""
-    parts = name.split("→")
-    if name in {KAFKA, f"{CALLERS}→{KAFKA}"} or name.startswith("intake-"):
-        return KAFKA
-    return next((each for each in parts if each.startswith("api-")), None)
+@dataclass(frozen=True)
+class Concerned:
+    """Who has to serve again after a fault.
+
+    ``servers``: API processes that have to answer, or the way by topic; none: any will do. ``followers``: who has to
+    have digested something that was sent afterwards. ``reads``: whether those servers have to say that they can read.
+    ``gives``: whether coupons have to be given away again.
+    """
+
+    servers: Collection[str] = ()
+    followers: Collection[str] = ()
+    reads: bool = False
+    gives: bool = False
+
+
+def concerned(victim: str, stack: Stack) -> Concerned:
+    """By a fault of a process, an engine or a link: by ``api-1→redis`` that is ``api-1``."""
+    name, _, engine = victim.partition("→")
+    if name == CALLERS:
+        return Concerned((engine,))
+    role = name.partition("-")[0]
+    if role == "api":
+        return Concerned((name,), reads=engine == REDIS)
+    return {
+        "sagas": Concerned(followers=(SAGAS,)),
+        "projections": Concerned(followers=(MODELS, FACTS)),
+        DISTRIBUTIONS: Concerned(gives=True),
+        "relay": Concerned(followers=(RELAY,)),
+        "intake": Concerned((KAFKA,)),
+        REDIS: Concerned(followers=(MODELS,)),
+        CLICKHOUSE: Concerned(followers=(FACTS,)),
+        KAFKA: Concerned((KAFKA,), (RELAY, SAGAS, MODELS, FACTS)),
+        POSTGRES: Concerned(tuple(stack.servers), (SAGAS,)),
+        POSTGRES_SESSION: Concerned(tuple(stack.servers), (SAGAS,)),
+    }[role]
+
+
+def hits_the_same(one: str, other: str) -> bool:
+    """Whether two victims are one, so that the second fault has to wait for the end of the first."""
+    return one.partition(" ")[0] == other.partition(" ")[0]
 
 
 @dataclass(frozen=True)
@@ -50,10 +84,6 @@ class Kill:
 
     victim: str
     kind: str = "kill"
-
-    @property
-    def server(self) -> str | None:
-        return _server_of(self.victim)
 
     def happen(self, stack: Stack) -> None:
         stack.services[self.victim].kill()
@@ -64,15 +94,16 @@ class KillSession:
     """``kill -9`` of one server process of PostgreSQL: the server ends all sessions and recovers."""
 
     choice: int
-    victim: str = "postgres session"
+    victim: str = POSTGRES_SESSION
     kind: str = "kill"
-    server: str | None = None
 
     def happen(self, stack: Stack) -> None:
         sessions = list(descendants(stack.services[POSTGRES].pid))
-        if sessions:
-            with suppress(ProcessLookupError):
-                os.kill(sessions[self.choice % len(sessions)], signal.SIGKILL)
+        first = self.choice % max(1, len(sessions))
+        for pid in (*sessions[first:], *sessions[:first]):
+            with suppress(ProcessLookupError):  # It said good-bye just now: the next one, then.
+                os.kill(pid, signal.SIGKILL)
+                return
 
 
 @dataclass(frozen=True)
@@ -82,10 +113,6 @@ class Freeze:
     victim: str
     seconds: float
     kind: str = "freeze"
-
-    @property
-    def server(self) -> str | None:
-        return _server_of(self.victim)
 
     def happen(self, stack: Stack) -> None:
         service = stack.services[self.victim]
@@ -104,10 +131,6 @@ class FailLink:
     kind: NetworkFault
     seconds: float
 
-    @property
-    def server(self) -> str | None:
-        return _server_of(self.victim)
-
     def happen(self, stack: Stack) -> None:
         stack.network.fail(self.victim, self.kind)
         try:
@@ -119,24 +142,28 @@ class FailLink:
 def schedule(
     stack: Stack, chance: random.Random, kinds: Sequence[str], victims: Collection[str] = ()
 ) -> Iterator[Fault]:
-    """Faults without end: every possible one in turn, in an order that chance chooses anew for every round.
+    """Faults without end: of each kind every possible one in turn, in an order that chance chooses anew every time.
 
     ``kinds``: which of ``kill``, ``freeze``, ``network`` are wanted; ``victims``: only these, when some are named.
     """
+    bags: dict[str, list[Fault]] = {}
+    kinds = [kind for kind in kinds if _possible(kind, stack, chance, victims)]
+    if not kinds:
+        raise ValueError(f"nothing can be done to {', '.join(victims)}; there are {', '.join(stack.services)}")
     while True:
-        faults: list[Fault] = []
-        if "kill" in kinds:
-            faults += [Kill(name) for name in stack.services] * 2
-            faults += [KillSession(chance.randrange(1_000)) for _ in range(2)]
-        if "freeze" in kinds:
-            faults += [Freeze(name, chance.uniform(*FROZEN_SECONDS)) for name in stack.services]
-        if "network" in kinds:
-            faults += [
-                FailLink(link, kind, chance.uniform(*FAILING_SECONDS))
-                for link in stack.links
-                for kind in NETWORK_FAULTS
-            ]
-        if victims and not (faults := [fault for fault in faults if fault.victim in victims]):
-            raise ValueError(f"nothing can be done to {', '.join(victims)}; there are {', '.join(stack.services)}")
-        chance.shuffle(faults)
-        yield from faults
+        (kind,) = chance.choices(kinds, [WEIGHTS[each] for each in kinds])
+        if not bags.get(kind):
+            bags[kind] = _possible(kind, stack, chance, victims)
+            chance.shuffle(bags[kind])
+        yield bags[kind].pop()
+
+
+def _possible(kind: str, stack: Stack, chance: random.Random, victims: Collection[str]) -> list[Fault]:
+    every: dict[str, list[Fault]] = {
+        "kill": [*map(Kill, stack.services), KillSession(chance.randrange(1_000))],
+        "freeze": [Freeze(name, chance.uniform(*FROZEN_SECONDS)) for name in stack.services],
+        "network": [
+            FailLink(link, kind, chance.uniform(*FAILING_SECONDS)) for link in stack.links for kind in NETWORK_FAULTS
+        ],
+    }
+    return [fault for fault in every[kind] if not victims or fault.victim in victims]

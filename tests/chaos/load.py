@@ -95,7 +95,7 @@ class Load:
     _numbers: Iterator[int] = field(default_factory=count)
     _busy: int = 0
     _paused: bool = True
-    _pressed: bool = False
+    _pressing: int = 0  # How many want callers not to think now.
     _stopping: bool = False
     _loop: asyncio.AbstractEventLoop | None = None
     _say_now: Say | None = None
@@ -134,11 +134,13 @@ class Load:
     @contextmanager
     def pressed(self) -> Iterator[None]:
         """Meanwhile callers do not think between two commands: there is always something in flight."""
-        self._pressed = True
+        with self._changed:
+            self._pressing += 1
         try:
             yield
         finally:
-            self._pressed = False
+            with self._changed:
+                self._pressing -= 1
 
     def in_flight(self, server: str | None = None) -> int:
         """Commands sent and not answered at this moment, to one of the servers or all."""
@@ -220,7 +222,7 @@ class Load:
 
     async def _caller(self, client: httpx.AsyncClient, chance: random.Random) -> None:
         async def say(path: str, body: Mapping[str, Any]) -> Told:
-            if not self._pressed:
+            if not self._pressing:
                 await asyncio.sleep(chance.expovariate(1 / THINK_SECONDS))
             return await self._say(client, chance, path, body)
 

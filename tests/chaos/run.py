@@ -1,8 +1,10 @@
 """Cycle after cycle: something dies under load, everything comes back, and nothing that was acknowledged is missing."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
@@ -11,20 +13,21 @@ from typing import Any, Final, TypeVar
 import psycopg
 
 from infra import operations
-from infra.postgres import positions
-from infra.postgres.connections import connect
 from tests.audit import Acknowledged, audit
-from tests.chaos.faults import Fault
+from tests.chaos.faults import Concerned, Fault, concerned, hits_the_same
 from tests.chaos.load import Load, journal_at
 from tests.chaos.shop import Shop
 from tests.chaos.stack import REALM, Stack
+from tests.chaos.watch import FACTS, MODELS, RELAY, SAGAS, Watch
 
-SERVED_SECONDS_MAX: Final = 90.0
-CAUGHT_UP_SECONDS_MAX: Final = 120.0
-QUIET_SECONDS_MAX: Final = 120.0
+AT_WORK_SECONDS_MAX: Final = 90.0
+SERVED_SECONDS_MAX: Final = 120.0
+CAUGHT_UP_SECONDS_MAX: Final = 180.0
+BEHIND_SECONDS_MAX: Final = 45.0  # Nothing more is broken while a follower is so late.
+QUIET_SECONDS_MAX: Final = 150.0
 LOOK_SECONDS: Final = 0.05
 IN_FLIGHT_MIN: Final = 4
-ANSWERS_BEFORE: Final = 30
+PROBE_USERS: Final = 3
 FINDINGS_SHOWN_MAX: Final = 30
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -34,34 +37,32 @@ class Violation(Exception):
     """Something that was promised does not hold; the message says what, and after which fault."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cycle:
     """What was done and how it went. Seconds count from a kill, and from the end of a fault that lasts."""
 
-    number: int
     kind: str
     victim: str
     in_flight: int
     lasted_seconds: float
-    served_seconds: float
-    caught_up_seconds: float
-    last: str  # The follower that came last.
+    served_seconds: float = 0.0  # Until whoever suffered had answered and digested what was sent afterwards.
+    caught_up_seconds: float = 0.0  # Until every follower had come there.
+    others: list[str] = field(default_factory=list)  # What else failed meanwhile.
 
 
 @dataclass
 class Summary:
-    """Everything that a run knows in the end."""
+    """What a round was: some faults and the check of everything after them."""
 
     seed: int
     kafka: bool = False
     callers: int = 0
+    at_once: int = 1
     seconds: float = 0.0
-    loads: list[float] = field(default_factory=list)  # The machine's load average at every check.
+    load: float = 0.0  # The machine's load average at the check.
     cycles: list[Cycle] = field(default_factory=list)
-    acknowledged: int = 0
     audited: int = 0
     events: int = 0
-    checks: int = 0
     troubles: dict[str, int] = field(default_factory=dict)
     unasked: list[str] = field(default_factory=list)
 
@@ -70,83 +71,163 @@ class Summary:
         return asdict(self)
 
 
-class Followers:
-    """How far each follower has come, asked past the proxies; what is away has come nowhere."""
+@dataclass
+class _Open:
+    """A cycle whose followers are still on their way to an offset."""
 
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-        self._open = ExitStack()
-        self._service: Any = None
-        self._connection: Any = None
-
-    def close(self) -> None:
-        """Give back what is open."""
-        with suppress(Exception):
-            self._open.close()
-        self._open, self._service = ExitStack(), None
-
-    def offsets(self) -> dict[str, int]:
-        """Follower → offset; empty when a store is away."""
-        try:
-            if self._service is None:
-                settings = self._stack.settings
-                self._service = self._open.enter_context(operations.projections(settings))
-                self._connection = self._open.enter_context(
-                    connect(settings.postgres_dsn, name="chaos", autocommit=True)
-                )
-            found = {state.name: state.offset or 0 for state in self._service.states()}
-            with self._connection.cursor() as cursor:
-                known = {each.follower: each.offset for each in positions.every(cursor)}
-            return found | {operations.SAGAS: known.get(operations.SAGAS, 0)}
-        except Exception:  # noqa: BLE001 - whatever is away now is asked again, over new connections.
-            self.close()
-            return {}
+    cycle: Cycle
+    since: float
+    offset: int
 
 
 class Run:
     """One stack under load, and what is done to it."""
 
-    def __init__(self, stack: Stack, load: Load, shop: Shop, summary: Summary, say: Say) -> None:
+    def __init__(self, stack: Stack, load: Load, shop: Shop, watch: Watch, say: Say) -> None:
         self._stack = stack
         self._load = load
         self._shop = shop
-        self._summary = summary
+        self._watch = watch
         self._say = say
-        self._followers = Followers(stack)
         self._audited_until = 0
-
-    def close(self) -> None:
-        """Give connections back."""
-        self._followers.close()
+        self._probes = 0
+        self._changed = threading.Condition()
+        self._failing: list[Cycle] = []
+        self._behind: list[_Open] = []
+        self.stopping = threading.Event()  # Set: nothing new is broken, and the round ends with its check.
 
     def open(self) -> None:
         """Open a shop of its own, and let customers in."""
         self._load.perform(self._shop.open)
         self._load.go_on()
 
+    def faults(self, faults: Iterable[Fault], at_once: int, done: Callable[[Cycle], None]) -> None:
+        """Fault after fault, several of them side by side; ``done`` is told of each. Raises Violation, Unanswered."""
+        remaining = iter(faults)
+
+        def lane() -> None:
+            try:
+                while not self.stopping.is_set():
+                    with self._changed:
+                        fault = next(remaining, None)
+                    if fault is None:
+                        return
+                    done(self.cycle(fault))
+            except BaseException:
+                self.stopping.set()
+                raise
+
+        with ThreadPoolExecutor(at_once, "lane") as pool:
+            for each in [pool.submit(lane) for _ in range(at_once)]:
+                each.result()
+
     def cycle(self, fault: Fault) -> Cycle:
-        """One fault under load, until everybody serves again and every follower has what was acknowledged meanwhile."""
+        """One fault under load, until whoever suffered serves again; the others catch up meanwhile."""
+        self._wait_for_the_last()
+        if (service := self._stack.services.get(fault.victim)) and not service.wait_at_work(AT_WORK_SECONDS_MAX):
+            raise Violation(f"{fault.victim} does not come up: {service.unasked}")
         load = self._load
-        with load.pressed():
-            load.wait_for_more(ANSWERS_BEFORE)
-            load.wait_in_flight(IN_FLIGHT_MIN)
-            in_flight, began = load.in_flight(), monotonic()
-            fault.happen(self._stack)
+        with self._underway(Cycle(fault.kind, fault.victim, 0, 0.0)) as cycle:
+            with load.pressed():
+                load.wait_in_flight(IN_FLIGHT_MIN)
+                cycle.in_flight, began = load.in_flight(), monotonic()
+                fault.happen(self._stack)
             over = monotonic()
             since = began if fault.kind == "kill" else over
-            served_at = load.wait_served(over, fault.server, SERVED_SECONDS_MAX)
-        caught_up_at, last = self._wait_caught_up(load.offset)
-        number = len(self._summary.cycles) + 1
-        cycle = Cycle(
-            number, fault.kind, fault.victim, in_flight, over - began, served_at - since, caught_up_at - since, last
-        )
-        self._summary.cycles.append(cycle)
+            served_at, offset = self._served(concerned(fault.victim, self._stack), over)
+            cycle.lasted_seconds, cycle.served_seconds = over - began, served_at - since
+        with self._changed:
+            self._behind.append(_Open(cycle, since, offset))
         return cycle
 
-    def check(self) -> None:
+    @contextmanager
+    def _underway(self, cycle: Cycle) -> Iterator[Cycle]:
+        """Once nobody else does anything to its victim, and noting what fails beside it."""
+
+        def is_free() -> bool:
+            return not any(hits_the_same(each.victim, cycle.victim) for each in self._failing)
+
+        with self._changed:
+            if not self._changed.wait_for(is_free, SERVED_SECONDS_MAX):
+                raise Violation(f"nothing could be done to {cycle.victim} for {SERVED_SECONDS_MAX:.0f} s")
+            cycle.others = [f"{each.kind} {each.victim}" for each in self._failing]
+            for each in self._failing:
+                each.others.append(f"{cycle.kind} {cycle.victim}")
+            self._failing.append(cycle)
+        try:
+            yield cycle
+        finally:
+            with self._changed:
+                self._failing.remove(cycle)
+                self._changed.notify_all()
+
+    def _served(self, who: Concerned, since: float) -> tuple[float, int]:
+        """When those concerned had answered and digested something that was sent after an instant; and its offset."""
+        served = [self._load.wait_served(since, server, SERVED_SECONDS_MAX) for server in who.servers or (None,)]
+        offset = self._load.offset
+        if who.reads:
+            served += [self._wait_reads(server) for server in who.servers]
+        if who.gives:
+            served.append(self._wait_given())
+        digested = self._watch.wait(offset, who.followers, SERVED_SECONDS_MAX)
+        if digested is None:
+            raise Violation(
+                f"after {SERVED_SECONDS_MAX:.0f} s one of {', '.join(who.followers)} has not come to {offset}: "
+                f"{self._watch.offsets()}"
+            )
+        return max(*served, digested), offset
+
+    def _wait_reads(self, server: str) -> float:
+        deadline = monotonic() + SERVED_SECONDS_MAX
+        while not self._stack.is_ready(server):
+            if monotonic() > deadline:
+                raise Violation(f"{server} does not say that it is ready, for {SERVED_SECONDS_MAX:.0f} s")
+            sleep(LOOK_SECONDS)
+        return monotonic()
+
+    def _wait_given(self) -> float:
+        """Until a distribution that is begun now has been carried out."""
+        with self._changed:
+            self._probes += 1
+            name = f"probe-{self._shop.season}-{self._probes}"
+        self._load.perform(lambda say: self._shop.give(say, name, PROBE_USERS))
+        deadline = monotonic() + SERVED_SECONDS_MAX
+        while not self._is_given(f"d{name}"):
+            if monotonic() > deadline:
+                raise Violation(f"distribution d{name} is not carried out within {SERVED_SECONDS_MAX:.0f} s")
+            sleep(LOOK_SECONDS)
+        return monotonic()
+
+    def _is_given(self, distribution: str) -> bool:
+        try:
+            return self._rows(_GIVEN, distribution) != []
+        except psycopg.OperationalError:  # Something else happens to the database meanwhile.
+            return False
+
+    def _wait_for_the_last(self) -> None:
+        """Unless followers are too late, at once. Raises Violation when one does not catch up at all."""
+        while not self.stopping.is_set() and self._oldest_seconds() > BEHIND_SECONDS_MAX:
+            sleep(LOOK_SECONDS)
+
+    def _oldest_seconds(self) -> float:
+        """How long ago that was which a follower has still not caught up with. Raises Violation."""
+        with self._changed:
+            for each in list(self._behind):
+                if (at := self._watch.reached(each.offset, self._watch.followers)) is not None:
+                    each.cycle.caught_up_seconds = max(at - each.since, each.cycle.served_seconds)
+                    self._behind.remove(each)
+            oldest = max((monotonic() - each.since for each in self._behind), default=0.0)
+            if oldest > CAUGHT_UP_SECONDS_MAX:
+                raise Violation(
+                    f"after {oldest:.0f} s a follower has not come to {self._behind[0].offset}: {self._watch.offsets()}"
+                )
+            return oldest
+
+    def check(self, summary: Summary) -> None:
         """Let everybody finish, and hold every promise against the stores. Raises Violation."""
         self._timed("everybody answered", self._load.drain)
-        self._summary.acknowledged += len(told := self._load.take_told())
+        self._timed("everybody caught up", self._wait_caught_up)
+        told = self._load.take_told()
         findings = self._timed("gifts given", lambda: list(self._gifts_missing()))
         findings += self._timed("no order held", lambda: list(self._locks_left()))
         settings = self._stack.settings
@@ -163,36 +244,20 @@ class Run:
         if findings:
             more = f"\n… and {len(findings) - FINDINGS_SHOWN_MAX} more" if len(findings) > FINDINGS_SHOWN_MAX else ""
             raise Violation("\n".join(findings[:FINDINGS_SHOWN_MAX]) + more)
+        summary.load, summary.audited, summary.events = os.getloadavg()[0], len(told), head - self._audited_until
+        summary.troubles, summary.unasked = dict(self._load.troubles), self._stack.unasked
+        self._load.troubles.clear()
         self._audited_until = head
-        self._summary.loads.append(os.getloadavg()[0])
-        self._summary.checks += 1
-        self._summary.audited += len(told)
+
+    def _wait_caught_up(self) -> None:
+        while self._oldest_seconds():
+            sleep(LOOK_SECONDS)
 
     def _timed(self, what: str, work: Callable[[], T]) -> T:
         began = monotonic()
         done = work()
         self._say(f"{what} after {monotonic() - began:.1f} s")
         return done
-
-    def note_the_rest(self) -> None:
-        """What only the end of a stack tells."""
-        self._summary.events += self._audited_until
-        for what, times in self._load.troubles.items():
-            self._summary.troubles[what] = self._summary.troubles.get(what, 0) + times
-        self._summary.unasked += self._stack.unasked
-
-    def _wait_caught_up(self, offset: int) -> tuple[float, str]:
-        """When every follower has come to an offset, and which was the last. Raises Violation when one does not."""
-        deadline, last = monotonic() + CAUGHT_UP_SECONDS_MAX, ""
-        while True:
-            found = self._followers.offsets()
-            if found and min(found.values()) >= offset:
-                return monotonic(), last
-            last = min(found, key=lambda name: found[name], default="a store")
-            if monotonic() > deadline:
-                behind = {name: at for name, at in found.items() if at < offset}
-                raise Violation(f"after {CAUGHT_UP_SECONDS_MAX:.0f} s these have not come to {offset}: {behind}")
-            sleep(LOOK_SECONDS)
 
     def _gifts_missing(self) -> Iterator[str]:
         """Every user of every list has one coupon, and nobody two; their worker gets its time."""
@@ -227,15 +292,17 @@ class Run:
     def _row(self, query: str) -> tuple[Any, ...]:
         return self._rows(query)[0]
 
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, *parameters: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self._stack.settings.postgres_dsn) as connection:
-            return connection.execute(query.encode()).fetchall()
+            return connection.execute(query.encode(), parameters).fetchall()
 
 
 _GIFTS: Final = """
     SELECT count(*), count(DISTINCT data -> 'about' ->> 'user_id') FROM events
     WHERE type = 'coupon.claimed.v1' AND starts_with(data -> 'about' ->> 'template_id', 'gift-')
 """
+
+_GIVEN: Final = "SELECT 1 FROM distributions WHERE distribution_id = %s AND finished_at IS NOT NULL"
 
 _LOCKS: Final = "SELECT DISTINCT key FROM timers WHERE kind = 'order_lock_end'"
 
@@ -247,7 +314,7 @@ _UNFINISHED: Final = """
 
 @contextmanager
 def running(
-    folder: Path, seed: int, summary: Summary, *, kafka: bool = False, callers: int = 16, say: Say = lambda _text: None
+    folder: Path, seed: int, *, kafka: bool = False, callers: int = 8, say: Say = lambda _text: None
 ) -> Iterator[tuple[Stack, Run]]:
     """A stack under load. Raises Unanswered, Violation; what was acknowledged is in ``acknowledged.jsonl``."""
     with ExitStack() as exit_stack:
@@ -255,7 +322,7 @@ def running(
         journal = exit_stack.enter_context(closing(journal_at(folder)))
         shop = Shop()
         load = Load(stack.servers, stack.token, REALM, shop.visit, journal, seed, callers, stack.callers_kafka)
+        followers = (SAGAS, MODELS, FACTS, *((RELAY,) if kafka else ()))
+        watch = exit_stack.enter_context(Watch(stack.settings, followers).running())
         exit_stack.enter_context(load.running())
-        run = exit_stack.enter_context(closing(Run(stack, load, shop, summary, say)))
-        yield stack, run
-        run.note_the_rest()
+        yield stack, Run(stack, load, shop, watch, say)

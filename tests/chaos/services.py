@@ -67,6 +67,14 @@ class Service:
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not any(map(is_running, pids)), timeout_seconds=GONE_SECONDS_MAX, every_seconds=0.002)
 
+    def wait_at_work(self, timeout_seconds: float) -> bool:
+        """Whether it is past its start in time: it runs and speaks to somebody. Killing it before proves little."""
+        return wait_until(
+            lambda: self._running.is_set() and _speaks(self.pid),
+            timeout_seconds=timeout_seconds,
+            every_seconds=WATCH_SECONDS,
+        )
+
     def freeze(self) -> None:
         """SIGSTOP all of it: nothing moves, nothing is closed."""
         self._signal_all(signal.SIGSTOP)
@@ -74,10 +82,6 @@ class Service:
     def thaw(self) -> None:
         """SIGCONT."""
         self._signal_all(signal.SIGCONT)
-
-    def wait_until_started(self, timeout_seconds: float) -> bool:
-        """Whether it runs (again) in time."""
-        return self._running.wait(timeout_seconds)
 
     def _signal_all(self, which: signal.Signals) -> None:
         for pid in (self.pid, *descendants(self.pid)):
@@ -146,6 +150,14 @@ def is_running(pid: int) -> bool:
     """Whether there is such a process that is no zombie."""
     fields = _stat(pid)
     return bool(fields) and fields[0] not in "ZX"
+
+
+def _speaks(pid: int) -> bool:
+    """Whether a process holds a socket."""
+    try:
+        return any(os.readlink(each).startswith("socket:") for each in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # It ended meanwhile, or closed one.
+        return False
 
 
 def _stat(pid: int) -> list[str]:

@@ -10,7 +10,7 @@ STOCK: Final = 300
 BUDGET_MINOR: Final = 150_000
 OFF_MINOR: Final = 1_000
 PRICE_MINOR: Final = 5_000
-GIFT_USERS: Final = 250
+GIFT_USERS: Final = 100
 _TERMS: Final[dict[str, Any]] = {
     "name": "Ten off",
     "campaign_id": "chaos",
@@ -56,13 +56,13 @@ class Shop:
         elif what == "order":
             await self._order(say, chance, user, f"o{self.season}-{number}")
         else:
-            await self._give(say, f"{self.season}-{number}")
+            await self.give(say, f"{self.season}-{number}", GIFT_USERS)
 
-    async def _give(self, say: Say, name: str) -> None:
+    async def give(self, say: Say, name: str, users: int) -> None:
         """Hand a coupon to each user of a list; a worker does it, chunk by chunk."""
-        self.gifts += GIFT_USERS
-        users = [f"g{name}-{number}" for number in range(GIFT_USERS)]
-        body = {"template_id": self._name("gift"), "distribution_id": f"d{name}", "user_ids": users}
+        self.gifts += users
+        names = [f"g{name}-{number}" for number in range(users)]
+        body = {"template_id": self._name("gift"), "distribution_id": f"d{name}", "user_ids": names}
         await say("/v1/distributions", body)
 
     async def _order(self, say: Say, chance: random.Random, user: str, order_id: str) -> None:

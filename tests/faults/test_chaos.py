@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.faults import FailLink, Fault, Freeze, Kill, KillSession
-from tests.chaos.run import Run, Summary, running
+from tests.chaos.run import Cycle, Run, Summary, running
 from tests.chaos.stack import Stack
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration]
 
 CALLERS = 8
+AT_ONCE = 2
 FROZEN_SECONDS = 1.0
 FAILING_SECONDS = 1.0
 
@@ -22,7 +23,7 @@ def chaos() -> Iterator[tuple[Stack, Run]]:
     """The whole stack, with callers who wait to be let in. (Not in pytest's folder: that is closed to other users.)"""
     with (
         tempfile.TemporaryDirectory(prefix="tessera-test-", ignore_cleanup_errors=True) as folder,
-        running(Path(folder), 1, Summary(1), callers=CALLERS) as (stack, run),
+        running(Path(folder), 1, callers=CALLERS) as (stack, run),
     ):
         Path(folder).chmod(0o755)
         yield stack, run
@@ -49,9 +50,10 @@ def test_whatever_dies_under_load_comes_back_and_nothing_acknowledged_is_missing
     chaos: tuple[Stack, Run], faults: list[Fault]
 ) -> None:
     stack, run = chaos
+    cycles: list[Cycle] = []
     run.open()
-    for fault in faults:
-        cycle = run.cycle(fault)  # Until everybody serves again, and followers have what was acknowledged meanwhile.
-        assert cycle.in_flight > 0, "nobody noticed it"
-    run.check()  # Every acknowledgement once, every invariant, every store.
+    run.faults(faults, AT_ONCE, cycles.append)  # Each until whoever suffered serves again.
+    run.check(Summary(1))  # Every acknowledgement once, every invariant, every store; everybody has caught up.
+    assert sorted((cycle.kind, cycle.victim) for cycle in cycles) == sorted((each.kind, each.victim) for each in faults)
+    assert all(cycle.in_flight > 0 for cycle in cycles), "nobody noticed it"
     assert stack.unasked == []
