@@ -41,12 +41,12 @@ class Session:
 
         Raises CliError when there are neither, SettingsError when one is wrong.
         """
-        from infra.stack import running_stack
+        if not _addresses_are_set():
+            from infra.stack import running_stack  # With all its engines: nothing that a server process should load.
 
-        local = running_stack(self.data_dir)
-        if local is None or _addresses_are_set():
-            return self._named_settings()
-        return local.as_settings(self.data_dir)
+            if (local := running_stack(self.data_dir)) is not None:
+                return local.as_settings(self.data_dir)
+        return self._named_settings()
 
     def _named_settings(self) -> Settings:
         from infra.settings import SettingsError

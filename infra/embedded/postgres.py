@@ -3,11 +3,13 @@
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
 import stat
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -71,6 +73,7 @@ class EmbeddedPostgres(Engine):
             "shared_buffers": f"{shared_buffers_mb(memory_bytes())}MB",
             "max_wal_size": "1GB",
             "fsync": "on",
+            "recovery_init_sync_method": _sync_before_recovery(),
             "timezone": "UTC",
             "log_timezone": "UTC",
             "log_line_prefix": "%m [%p] %q%u@%d ",
@@ -157,6 +160,16 @@ def shared_buffers_mb(memory: int) -> int:
     pages and writes out others to make room.
     """
     return max(SHARED_BUFFERS_MB_MIN, min(SHARED_BUFFERS_MB_MAX, memory // 4 // _MEBIBYTE))
+
+
+def _sync_before_recovery() -> str:
+    """How a cluster whose server was killed gets to the disk before its log is replayed.
+
+    One call for the whole file system instead of one for each of a thousand files: with those, on two busy cores, a
+    server that was killed answered again after 5 s instead of 1.3 s. Before Linux 5.8 that call hid errors of the disk.
+    """
+    release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+    return "syncfs" if sys.platform == "linux" and release >= (5, 8) else "fsync"
 
 
 def _install_folder() -> Path:

@@ -133,6 +133,9 @@ def parameters(dsn: str, timeouts: Timeouts, *, name: str, settings: Mapping[str
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
+        # What was sent and nobody's kernel has acknowledged for so long is lost: the line is dead. A server that only
+        # takes its time acknowledges at once.
+        "tcp_user_timeout": timeouts.connect_seconds * 1_000,
     }
 
 

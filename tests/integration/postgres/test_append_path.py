@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,7 +15,7 @@ from eventsourcing.postgres import PostgresApplicationRecorder
 
 from command.ports import Batch, CommandKey, StoreUnavailable
 from infra.postgres import command_log
-from infra.postgres.connections import DEFAULT_TIMEOUTS, Timeouts
+from infra.postgres.connections import DEFAULT_TIMEOUTS, Timeouts, connect
 from infra.postgres.epoch import bump_epoch
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresAppend, PostgresEventLog
@@ -311,3 +312,13 @@ def test_after_a_restart_of_the_server_one_failed_look_is_enough(log: PostgresEv
         is_answered(log)
     assert is_answered(log)
     assert is_answered(log)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system knows no such limit")
+def test_a_line_to_a_host_that_vanished_is_given_up_after_the_time_for_connecting(postgres_dsn: str) -> None:
+    with (
+        closing(connect(postgres_dsn, QUICK, name="line")) as connection,
+        socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as line,
+    ):
+        limit_ms = line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert limit_ms == QUICK.connect_seconds * 1_000
