@@ -26,6 +26,7 @@ from infra.postgres.feed import StoreFeed
 from infra.relay.checkpoint import Checkpoint, Standing
 from infra.relay.publisher import KafkaPublisher, PublisherLimits
 from infra.relay.relay import Relay, RelayLimits, lay_out
+from infra.relay.wording import Wording
 from infra.settings import Settings
 
 READ_EVENTS_MAX: Final = 5_000
@@ -113,10 +114,10 @@ class Rig:
         with closing(StoreFeed(self._dsn)) as feed:
             standing = Standing(feed.epoch(), 0, {})
             found: list[Addressed] = []
-            while events := feed.read(standing.offset, READ_EVENTS_MAX):
-                parcels, ends = lay_out(events, standing, shard=0, partitions=self._settings.kafka_partitions)
-                found += [Addressed(lane, message) for lane, messages in parcels.items() for message in messages]
-                standing = Standing(standing.epoch, events[-1].offset, {**standing.lanes, **ends})
+            while rows := feed.read_stored(standing.offset, READ_EVENTS_MAX):
+                laid = lay_out(rows, standing, Wording(), shard=0, partitions=self._settings.kafka_partitions)
+                found += [Addressed(lane, message) for lane, messages in laid.parcels.items() for message in messages]
+                standing = Standing(standing.epoch, laid.upto, {**standing.lanes, **laid.ends})
         return found
 
 

@@ -247,7 +247,7 @@ def run_relay(settings: Settings) -> None:
         shard=settings.shard,
         limits=limits,
         on_batch=metrics.batch_followed,
-        traced=lambda batch: tracing.following("publish", batch),
+        traced=lambda batch: tracing.following_traces("publish", batch.traces, batch.events),
     )
     metrics.add_source(lambda: _relay_samples(RELAY, str(settings.shard), relay.status()))
     with closing(tracing), asked_to_stop() as stop, metrics_served(settings, metrics):

@@ -86,29 +86,65 @@ class Watermark(NamedTuple):
     previous: int
 
 
-def encode(recorded: Recorded, *, shard: int, epoch: str, previous: int) -> Message:
+class Told(NamedTuple):
+    """Everything about an event that its message says, but where in a lane it stands. Instants as headers have them."""
+
+    offset: int
+    stream: str
+    version: int
+    type: str
+    payload: bytes
+    tenant: str
+    app: str
+    event_id: str
+    occurred_at: bytes
+    recorded_at: bytes
+    actor: str
+    command_id: str
+    correlation_id: str
+    causation_id: str | None
+    traceparent: str | None
+
+
+def told(recorded: Recorded) -> Told:
+    """What the message of an event says."""
+    realm, metadata = recorded.realm, recorded.metadata
+    return Told(
+        recorded.offset,
+        recorded.stream,
+        recorded.version,
+        recorded.event.type,
+        recorded.event.model_dump_json().encode(),
+        realm.tenant_id,
+        realm.app_id,
+        metadata.event_id,
+        instant_text(metadata.occurred_at),
+        instant_text(metadata.recorded_at),
+        *metadata[3:],
+    )
+
+
+def encode(event: Told, *, shard: int, epoch: str, previous: int) -> Message:
     """The message of one event. ``previous``: the offset of the shard's event before it in its lane, or 0."""
-    metadata = recorded.metadata
-    realm = recorded.realm
     headers = [
-        ("event-id", metadata.event_id.encode()),
-        ("type", recorded.event.type.encode()),
-        ("version", b"%d" % recorded.version),
-        ("position", Position(shard, epoch, recorded.offset).token().encode()),
+        ("event-id", event.event_id.encode()),
+        ("type", event.type.encode()),
+        ("version", b"%d" % event.version),
+        ("position", Position(shard, epoch, event.offset).token().encode()),
         ("previous", b"%d" % previous),
-        ("tenant", realm.tenant_id.encode()),
-        ("app", realm.app_id.encode()),
-        ("occurred-at", _instant_text(metadata.occurred_at)),
-        ("recorded-at", _instant_text(metadata.recorded_at)),
-        ("actor", metadata.actor.encode()),
-        ("command-id", metadata.command_id.encode()),
-        ("correlation", metadata.correlation_id.encode()),
+        ("tenant", event.tenant.encode()),
+        ("app", event.app.encode()),
+        ("occurred-at", event.occurred_at),
+        ("recorded-at", event.recorded_at),
+        ("actor", event.actor.encode()),
+        ("command-id", event.command_id.encode()),
+        ("correlation", event.correlation_id.encode()),
     ]
-    if metadata.causation_id is not None:
-        headers.append(("causation", metadata.causation_id.encode()))
-    if metadata.traceparent is not None:
-        headers.append(("traceparent", metadata.traceparent.encode()))
-    return Message(recorded.stream.encode(), recorded.event.model_dump_json().encode(), headers)
+    if event.causation_id is not None:
+        headers.append(("causation", event.causation_id.encode()))
+    if event.traceparent is not None:
+        headers.append(("traceparent", event.traceparent.encode()))
+    return Message(event.stream.encode(), event.payload, headers)
 
 
 def encode_watermark(position: Position, *, previous: int) -> Message:
@@ -169,7 +205,8 @@ def _recorded(record: Record, headers: dict[str, str], offset: int, registry: Ev
 
 # Events that were appended together share their instants.
 @lru_cache(INSTANTS_REMEMBERED_MAX)
-def _instant_text(at: datetime) -> bytes:
+def instant_text(at: datetime) -> bytes:
+    """As headers have it: RFC 3339, UTC, microseconds."""
     return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z").encode()
 
 

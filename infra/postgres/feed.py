@@ -14,7 +14,7 @@ from contracts.registry import EVENTS, EventRegistry, UnknownEventType
 from infra.postgres.connections import DEFAULT_TIMEOUTS, BoundedConnection, Timeouts, connect, translated
 from infra.postgres.epoch import read_epoch
 from infra.postgres.mapper import EventMapper, UnreadableEvent
-from infra.postgres.recorder import ShardRecorder, abandon, datastore
+from infra.postgres.recorder import ShardRecorder, StoredRow, abandon, datastore
 
 _BACKOFF_FIRST_SECONDS = 0.1
 _BACKOFF_MAX_SECONDS = 5.0
@@ -64,6 +64,11 @@ class StoreFeed:
         if len(events) < len(heeded):
             return events, heeded[len(events)].id - 1  # Right before what cannot be read.
         return events, rows[-1].id if rows else after
+
+    def read_stored(self, after: int, limit: int) -> Sequence[StoredRow]:
+        """As ``read``, but as it is stored: nothing of it is parsed, known or unknown. Raises StoreUnavailable."""
+        with self._looking() as recorder:
+            return recorder.read_rows(after, limit)
 
     def wait(self, timeout_seconds: float) -> bool:
         """Return early (True) when something was appended, or might have been, else False after the time-out.

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Collection, Sequence
 from inspect import unwrap
-from typing import Any, cast
+from struct import Struct
+from typing import Any, Final, NamedTuple, cast
 
 import psycopg
 from eventsourcing.persistence import Notification, StoredEvent
@@ -10,14 +11,25 @@ from eventsourcing.postgres import PostgresAggregateRecorder, PostgresApplicatio
 from psycopg.rows import DictRow, TupleRow, dict_row
 from psycopg.sql import SQL, Literal
 
-from infra.postgres.arrays import byte_strings, integers, texts
-from infra.postgres.connections import BY_KEY, BoundedConnection, Timeouts, parameters
+from infra.postgres.arrays import BIGINT_OID, byte_strings, integers, texts
+from infra.postgres.connections import BY_KEY, BoundedConnection, Statement, Timeouts, parameters
 
 # The first half of the append lock's key; the second is the shard. Any other use of two-part advisory locks in the
 # same database has to take another number.
 APPEND_LOCK_CLASS = 20_817
 
 READ_CONNECTIONS_MAX = 4
+_BIGINT: Final = Struct("!q").pack
+
+
+class StoredRow(NamedTuple):
+    """One event of the log as it is stored, unread. ``type`` is its stored name, ``state`` JSON (see the mapper)."""
+
+    offset: int
+    stream: str
+    version: int
+    type: str
+    state: bytes
 
 
 def datastore(dsn: str, timeouts: Timeouts, *, name: str) -> PostgresDatastore:
@@ -83,6 +95,22 @@ class ShardRecorder(PostgresApplicationRecorder):
         select: Callable[..., list[Notification]] = unwrap(PostgresApplicationRecorder.select_notifications)
         return select(self, after, limit, topics=list(topics), inclusive_of_start=False)
 
+    def read_rows(self, after: int, limit: int) -> list[StoredRow]:
+        """The log after an offset as it is stored, without a cursor and its adapters: a fifth of their cost here."""
+        with self.datastore.get_connection() as connection:
+            result = cast(BoundedConnection, connection).ask(_READ_LOG, (_BIGINT(after), _BIGINT(limit)))
+        value = cast(Callable[[int, int], bytes], result.get_value)  # No column of an event is ever null.
+        return [
+            StoredRow(
+                int.from_bytes(value(row, 0)),
+                value(row, 1).decode(),
+                int.from_bytes(value(row, 2)),
+                value(row, 3).decode(),
+                value(row, 4),
+            )
+            for row in range(result.ntuples)
+        ]
+
     def read_head(self) -> int:
         """The offset of the last event, 0 for an empty log; tried once."""
         select: Callable[..., int | None] = unwrap(PostgresApplicationRecorder.max_notification_id)
@@ -134,10 +162,12 @@ _INSERT_EVENTS = """
     RETURNING notification_id
 """
 
-_SELECT_LOG = """
+_LOG_AFTER = """
     SELECT notification_id, originator_id, originator_version, topic, state
-    FROM stored_events WHERE notification_id > %s ORDER BY notification_id LIMIT %s
+    FROM stored_events WHERE notification_id > {} ORDER BY notification_id LIMIT {}
 """
+_SELECT_LOG = _LOG_AFTER.format("%s", "%s")
+_READ_LOG: Final = Statement(b"read_log", _LOG_AFTER.format("$1", "$2"), (BIGINT_OID, BIGINT_OID))
 
 # LATERAL with its own ORDER BY keeps the planner on one index range per stream, whatever it believes about unnest.
 _SELECT_STREAMS = """

@@ -25,7 +25,7 @@ from aiokafka.errors import (
 from contracts.topics import EVENT_TOPICS, named
 from infra.kafka.admin import require_partitions, topic_states
 from infra.kafka.client import KafkaUnavailable, connection
-from infra.kafka.lanes import Lane
+from infra.kafka.lanes import Lane, lanes_of
 from infra.kafka.messages import Message
 from infra.settings import Settings
 
@@ -87,9 +87,7 @@ class KafkaPublisher:
         self._runner: asyncio.Runner | None = None
         self._producer: AIOKafkaProducer | None = None
         self.partitions: Final = settings.kafka_partitions
-        self.lanes: Final = [
-            Lane(topic.name, partition) for topic in EVENT_TOPICS for partition in range(settings.kafka_partitions)
-        ]
+        self.lanes: Final = lanes_of(EVENT_TOPICS, settings.kafka_partitions)
 
     def publish(self, parcels: Mapping[Lane, Sequence[Message]], beat: Callable[[], None] = lambda: None) -> None:
         """Send messages, in order within each lane, and return once Kafka has acknowledged all of them.

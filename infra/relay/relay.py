@@ -4,21 +4,22 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from threading import Event as Signal
 from typing import Literal, Protocol
 
 from command.ports import StoreUnavailable
-from contracts.envelope import Recorded
 from contracts.position import Position
-from contracts.topics import topic_of
+from contracts.registry import UnknownEventType
 from infra.kafka.client import KafkaUnavailable
-from infra.kafka.lanes import Lane
+from infra.kafka.lanes import Lane, lane_of
 from infra.kafka.messages import Message, encode, encode_watermark
-from infra.kafka.partition import partition_of
+from infra.postgres.mapper import UnreadableEvent
 from infra.postgres.positions import PositionMoved
+from infra.postgres.recorder import StoredRow
 from infra.relay.checkpoint import RELAY, Checkpoint, Standing
+from infra.relay.wording import Wording
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ class RelayStatus:
 class Feed(Protocol):
     """The log in batches. Raises StoreUnavailable."""
 
-    def read(self, after: int, limit: int) -> Sequence[Recorded]:
-        """Up to ``limit`` events after an offset. Raises when the very next one cannot be read."""
+    def read_stored(self, after: int, limit: int) -> Sequence[StoredRow]:
+        """Up to ``limit`` events after an offset."""
         ...
 
     def wait(self, timeout_seconds: float) -> bool:
@@ -133,7 +134,7 @@ class Relay:
         shard: int,
         limits: RelayLimits | None = None,
         on_batch: Callable[[str, int, float], None] = lambda _follower, _events, _seconds: None,
-        traced: Callable[[Sequence[Recorded]], AbstractContextManager[object]] = nullcontext,
+        traced: Callable[["Laid"], AbstractContextManager[object]] = nullcontext,
         passing: Callable[[At], None] = lambda _at: None,
     ) -> None:
         self._feed = feed
@@ -144,6 +145,7 @@ class Relay:
         self._on_batch = on_batch
         self._traced = traced
         self._passing = passing
+        self._wording = Wording()
         self._standing: Standing | None = None  # None: somebody else publishes, or nobody.
         self._beat_at = self._marked_at = float("-inf")
         self._marked = -1  # Up to where watermarks were published.
@@ -180,19 +182,20 @@ class Relay:
         if standing is None:
             return 0
         began = time.monotonic()
-        events = self._feed.read(standing.offset, self._limits.batch_events_max)
-        upto = events[-1].offset if events else standing.offset
-        marks = self._marks_are_due(upto, began)
-        if events or marks:
-            with self._traced(events):
-                self._publish(standing, events, upto, marks=marks)
-            if events:
-                self._on_batch(RELAY, len(events), time.monotonic() - began)
+        rows = self._feed.read_stored(standing.offset, self._limits.batch_events_max)
+        self._passing(At.READ)
+        laid = lay_out(rows, standing, self._wording, shard=self._shard, partitions=self._publisher.partitions)
+        marks = self._marks_are_due(laid.upto, began)
+        if laid.events or marks:
+            with self._traced(laid):
+                self._publish(standing, laid, marks=marks)
+            if laid.events:
+                self._on_batch(RELAY, laid.events, time.monotonic() - began)
         elif began - self._beat_at >= self._limits.beat_seconds:
             self._beat_at = began
             self._checkpoint.beat()
             self._note("publishing", head=self._feed.head())
-        return len(events)
+        return laid.events
 
     def _lead(self) -> Standing | None:
         """The standing, if it is this relay's to move on."""
@@ -205,22 +208,21 @@ class Relay:
             logger.info("relay_leading", extra={"shard": self._shard, "offset": self._standing.offset})
         return self._standing
 
-    def _publish(self, standing: Standing, events: Sequence[Recorded], upto: int, *, marks: bool) -> None:
-        self._passing(At.READ)
-        self._checkpoint.confirm(standing, upto, len(events))
+    def _publish(self, standing: Standing, laid: "Laid", *, marks: bool) -> None:
+        upto = laid.upto
+        self._checkpoint.confirm(standing, upto, laid.events)
         self._passing(At.CONFIRMED)
-        parcels, ends = lay_out(events, standing, shard=self._shard, partitions=self._publisher.partitions)
         if marks:
-            self._add_marks(parcels, standing.epoch, upto, {**standing.lanes, **ends})
-        self._publisher.publish(parcels, self._checkpoint.beat)
+            self._add_marks(laid.parcels, standing.epoch, upto, {**standing.lanes, **laid.ends})
+        self._publisher.publish(laid.parcels, self._checkpoint.beat)
         self._passing(At.ACKNOWLEDGED)
-        if events:
-            standing = self._standing = self._checkpoint.move(standing, upto, ends)
+        if laid.events:
+            standing = self._standing = self._checkpoint.move(standing, upto, laid.ends)
         if marks:
             self._marked, self._marked_at = upto, time.monotonic()
         self._passing(At.MOVED)
         self._beat_at = time.monotonic()
-        self._note("publishing", offset=upto, head=max(upto, self._status.head), published=len(events))
+        self._note("publishing", offset=upto, head=max(upto, self._status.head), published=laid.events)
 
     def _add_marks(self, parcels: dict[Lane, list[Message]], epoch: str, upto: int, last: Mapping[Lane, int]) -> None:
         """After its events each lane hears up to where it is complete now, also one that got none."""
@@ -274,19 +276,37 @@ class Relay:
         )
 
 
-def lay_out(
-    events: Sequence[Recorded], standing: Standing, *, shard: int, partitions: int
-) -> tuple[dict[Lane, list[Message]], dict[Lane, int]]:
-    """Events as messages by lane, each pointing back to the one before it there; and each lane's new last offset.
+@dataclass(slots=True)
+class Laid:
+    """A batch as messages by lane, up to an offset of the log, and each lane's new last offset."""
 
-    Depends on the log and the standing only: whoever publishes them again, after whatever happened, says the same.
+    upto: int
+    events: int = 0
+    parcels: dict[Lane, list[Message]] = field(default_factory=dict)
+    ends: dict[Lane, int] = field(default_factory=dict)
+    traces: list[str] = field(default_factory=list)  # The traceparents of events that have one.
+
+
+def lay_out(rows: Sequence[StoredRow], standing: Standing, wording: Wording, *, shard: int, partitions: int) -> Laid:
+    """Events as messages by lane, each pointing back to the one before it there.
+
+    Depends on the log and the standing only: whoever publishes them again, after whatever happened, says the same. It
+    ends before an event that cannot be read; when that is the first, raises UnknownEventType or UnreadableEvent.
     """
-    parcels: dict[Lane, list[Message]] = {}
-    ends: dict[Lane, int] = {}
-    for event in events:
-        lane = Lane(topic_of(event.name.kind).name, partition_of(event.stream, partitions))
-        previous = ends.get(lane, standing.lanes.get(lane, 0))
+    laid = Laid(standing.offset)
+    for row in rows:
+        try:
+            event = wording.told(row)
+        except (UnknownEventType, UnreadableEvent):
+            if not laid.events:
+                raise
+            break
+        lane = lane_of(row.stream.split("/", 3)[2], row.stream, partitions)
+        previous = laid.ends.get(lane) or standing.lanes.get(lane, 0)
         message = encode(event, shard=shard, epoch=standing.epoch, previous=previous)
-        parcels.setdefault(lane, []).append(message)
-        ends[lane] = event.offset
-    return parcels, ends
+        laid.parcels.setdefault(lane, []).append(message)
+        laid.ends[lane] = laid.upto = row.offset
+        laid.events += 1
+        if event.traceparent is not None:
+            laid.traces.append(event.traceparent)
+    return laid

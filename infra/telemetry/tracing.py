@@ -5,7 +5,7 @@ are made, but the ids are: whoever reads an event can still tell which request i
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -82,15 +82,21 @@ class Tracing:
     @contextmanager
     def following(self, name: str, batch: Sequence[Recorded]) -> Iterator[None]:
         """Spans for a follower that handles a batch: one for each trace in it, as long as the batch takes."""
+        with self.following_traces(name, (each.metadata.traceparent for each in batch), len(batch)):
+            yield
+
+    @contextmanager
+    def following_traces(self, name: str, traceparents: Iterable[str | None], events: int) -> Iterator[None]:
+        """The same for whoever has not read the events, only how many they are and of which traces."""
         if self._tracer is None:
             yield
             return
-        spans = [self._start(name, SpanKind.CONSUMER, parent) for parent in _traces_in(batch)]
+        spans = [self._start(name, SpanKind.CONSUMER, parent) for parent in _traces_in(traceparents)]
         try:
             yield
         finally:
             for span in spans:
-                span.set_attribute("tessera.batch_events", len(batch))
+                span.set_attribute("tessera.batch_events", events)
                 span.end()
 
     def close(self) -> None:
@@ -133,11 +139,11 @@ def _context_of(traceparent: str | None) -> SpanContext | None:
     return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
 
 
-def _traces_in(batch: Sequence[Recorded]) -> list[SpanContext]:
+def _traces_in(traceparents: Iterable[str | None]) -> list[SpanContext]:
     """One sampled parent for each trace in a batch, in order, and not too many."""
     parents: dict[int, SpanContext] = {}
-    for recorded in batch:
-        context = _context_of(recorded.metadata.traceparent)
+    for traceparent in traceparents:
+        context = _context_of(traceparent)
         if context is not None and context.trace_flags.sampled:
             parents.setdefault(context.trace_id, context)
             if len(parents) == LINKED_SPANS_MAX:

@@ -16,7 +16,7 @@ from contracts.registry import EVENTS
 from contracts.topics import ALL_TOPICS, COMMANDS, EVENT_TOPICS, REPLIES, TAKEN_IN, topic_of
 from infra import schemas
 from infra.asyncapi import document, kind_of
-from infra.kafka.messages import Message, encode, encode_watermark
+from infra.kafka.messages import Message, encode, encode_watermark, told
 from tests.golden.release import FOLDER
 from tests.published import NotAsPublished, PublishedContract
 
@@ -44,7 +44,7 @@ def message_of(name: str) -> Message:
     event = EVENTS.load(name, json.loads((FOLDER / f"{name}.json").read_text()))
     about = Metadata("e1", NOON, NOON, "key:k", "c1", "corr", "caused", None)
     stream = stream_id(Realm("acme", "shop"), kind_of(name), "k1")
-    return encode(Recorded(7, stream, 2, event, about), shard=0, epoch="e", previous=3)
+    return encode(told(Recorded(7, stream, 2, event, about)), shard=0, epoch="e", previous=3)
 
 
 def test_it_is_an_asyncapi_document_to_those_who_read_them() -> None:
@@ -102,10 +102,10 @@ def test_a_watermark_is_told_from_an_event(topic: Any, published: PublishedContr
 
 def test_what_was_not_published_is_not_read(published: PublishedContract) -> None:
     key, value, headers = message_of("coupon.claimed.v1")
-    for topic, told, content in (
+    for topic, said, content in (
         ("budget-event-topic", headers, value),
         ("coupon-event-topic", [each for each in headers if each[0] != "position"], value),
         ("coupon-event-topic", headers, b"{}"),
     ):
         with pytest.raises(NotAsPublished):
-            published.read(topic, key, told, content)
+            published.read(topic, key, said, content)

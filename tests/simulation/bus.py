@@ -9,7 +9,7 @@ from command.ports import StoreUnavailable
 from contracts.position import Position
 from contracts.topics import EVENT_TOPICS
 from infra.kafka.lanes import Lane, lane_of, lanes_of
-from infra.kafka.messages import Message, encode, encode_watermark
+from infra.kafka.messages import Message, encode, encode_watermark, told
 from tests.simulation.processes import Process
 from tests.simulation.store import SimulatedLog
 
@@ -138,7 +138,7 @@ class Relay(Process):
         last = dict(bus.last_of_lane)
         for event in events:
             lane = lane_of(event.name.kind, event.stream, PARTITIONS)
-            message = encode(event, shard=0, epoch=self._log.epoch, previous=last[lane])
+            message = encode(told(event), shard=0, epoch=self._log.epoch, previous=last[lane])
             bus.publish(lane, message, lost=not self.world.calm and chance.happens(0.02))
             last[lane] = event.offset
             if chance.happens(0.01):

@@ -7,7 +7,7 @@ from contracts.envelope import Recorded
 from contracts.position import Position
 from contracts.topics import EVENT_TOPICS
 from infra.kafka.lanes import Lane, lane_of, lanes_of
-from infra.kafka.messages import Message, encode, encode_watermark
+from infra.kafka.messages import Message, encode, encode_watermark, told
 
 PARTITIONS = 2
 LANES = lanes_of(EVENT_TOPICS, PARTITIONS)
@@ -39,7 +39,7 @@ class Chain:
 
     def link(self, recorded: Recorded) -> tuple[Lane, Message]:
         lane = self.lane(recorded)
-        message = encode(recorded, shard=self.shard, epoch=self.epoch, previous=self.last.get(lane, 0))
+        message = encode(told(recorded), shard=self.shard, epoch=self.epoch, previous=self.last.get(lane, 0))
         self.last[lane] = recorded.offset
         return lane, message
 

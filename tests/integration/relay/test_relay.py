@@ -235,8 +235,8 @@ def test_nothing_is_published_of_a_history_that_is_no_more(world: World) -> None
 def test_a_feed_that_passes_over_an_event_is_caught_before_anything_is_published(world: World) -> None:
     world.write("a", 20)
     relay = world.relay()
-    read = relay._feed.read
-    relay._feed.read = lambda after, limit: [*read(after, limit)[:3], *read(after, limit)[4:]]  # type: ignore[method-assign]
+    read = relay._feed.read_stored
+    relay._feed.read_stored = lambda after, limit: [*read(after, limit)[:3], *read(after, limit)[4:]]  # type: ignore[method-assign]
     with pytest.raises(EventsMissed, match="read 49 events after offset 0"):
         relay.step()
     relay._let_go()

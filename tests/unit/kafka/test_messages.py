@@ -9,17 +9,25 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from contracts.envelope import Metadata, Recorded
 from contracts.events import ALL_EVENTS, ClockAdvanced
 from contracts.events.base import Event
-from contracts.identity import Realm, stream_id
 from contracts.position import Position
 from contracts.registry import EVENTS, EventRegistry, UnknownEventType
 from infra import schemas
-from infra.kafka.messages import Message, Published, UnreadableMessage, Watermark, decode, encode, encode_watermark
+from infra.kafka.messages import (
+    Message,
+    Published,
+    UnreadableMessage,
+    Watermark,
+    decode,
+    encode,
+    encode_watermark,
+    told,
+)
 from tests.golden.release import FOLDER
+from tests.unit.kafka.anything import events_like, metadatas, streams
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -60,54 +68,7 @@ def recorded(event: Event | None = None, **metadata: str) -> Recorded:
 
 def message_of(event: Recorded) -> Message:
     """As shard 1 publishes it."""
-    return encode(event, shard=1, epoch="abcd0123", previous=5)
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
-instants = st.datetimes(timezones=st.just(UTC))
-metadatas = st.builds(
-    Metadata,
-    event_id=texts,
-    occurred_at=instants,
-    recorded_at=instants,
-    actor=texts,
-    command_id=texts,
-    correlation_id=texts,
-    causation_id=st.none() | texts,
-    traceparent=st.none() | texts,
-)
-streams = st.builds(stream_id, st.builds(Realm, texts, texts), st.sampled_from(["coupon", "clock"]), texts)
-
-
-@st.composite
-def payloads(draw: st.DrawFn, payload: Any) -> Any:
-    """A payload with other texts, numbers and flags wherever the drawing says so."""
-    match payload:
-        case dict():
-            return {name: draw(payloads(value)) for name, value in payload.items()}
-        case list():
-            return [draw(payloads(value)) for value in payload]
-        case bool():
-            return draw(st.booleans())
-        case int():
-            return draw(st.just(payload) | st.integers(0, 10**15))
-        case str():
-            return draw(st.just(payload) | texts)
-        case _:
-            return payload
-
-
-def events_like(name: str) -> st.SearchStrategy[Event]:
-    """The golden example of an event, and whatever valid event is like it."""
-    golden = json.loads((FOLDER / f"{name}.json").read_text())
-
-    def load(payload: Any) -> Event:
-        try:
-            return EVENTS.load(name, payload)
-        except ValidationError:
-            return EVENTS.load(name, golden)
-
-    return payloads(golden).map(load)
+    return encode(told(event), shard=1, epoch="abcd0123", previous=5)
 
 
 @pytest.mark.parametrize("name", sorted(event.type for event in ALL_EVENTS))
@@ -117,9 +78,9 @@ def test_every_event_arrives_as_it_was_recorded(name: str, data: st.DataObject) 
     event = data.draw(events_like(name))
     offset, version, shard, previous = data.draw(st.tuples(*[st.integers(0, 2**40)] * 4))
     sent = Recorded(offset, data.draw(streams), version, event, data.draw(metadatas))
-    message = encode(sent, shard=shard, epoch="abcd0123", previous=previous)
+    message = encode(told(sent), shard=shard, epoch="abcd0123", previous=previous)
     assert decode(arrived(message)) == Published(Position(shard, "abcd0123", offset), previous, sent)
-    assert encode(sent, shard=shard, epoch="abcd0123", previous=previous) == message  # Repeated byte for byte.
+    assert encode(told(sent), shard=shard, epoch="abcd0123", previous=previous) == message  # Repeated byte for byte.
     assert message.value == event.model_dump_json().encode()
 
 
