@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from infra.postgres.connections import connect
 from infra.verify import log_rows
+from query.verify.between_shards import check_leases
 from query.verify.books import Books
-from query.verify.leases import check_leases
 from query.verify.raw import Violation
 
 

@@ -13,8 +13,8 @@ from command.unit_of_work import Kind
 from infra.verify import clickhouse_figures, log_rows, redis_figures
 from infra.verify.replay import check_snapshots
 from query.verify.answers import check_answers
+from query.verify.between_shards import ShardView
 from query.verify.books import Books
-from query.verify.crossing import ShardView
 from query.verify.figures import Figures, differences, fact_figures, read_model_figures
 from query.verify.raw import RawEvent, Violation
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from contracts.placement import Placement
 from infra.verify.run import Report, Verifier
-from query.verify.crossing import ShardView, check_crossing, check_places
-from query.verify.leases import check_leases
+from query.verify.between_shards import ShardView, check_crossing, check_leases, check_places
 from query.verify.raw import Violation
 
 

@@ -1,14 +1,9 @@
-"""Leases of budgets, checked from the raw events of home and holder: nothing is lent, opened or given back twice."""
+"""What one budget has lent and what a branch of it was lent, kept from the raw events of home and holder."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from query.verify.raw import Violation
-
-if TYPE_CHECKING:
-    from query.verify.books import Books
+from typing import Any
 
 Account = tuple[str, str]  # Holder and period.
 
@@ -75,29 +70,3 @@ class LeaseBook:
         """A branch closes leases and gives back."""
         self.returned[data["period"]] += data["returned_minor"]
         self.closed_upto[data["period"]] = max(self.closed_upto[data["period"]], data["number"])
-
-
-def check_leases(home: "Books", holders: Mapping[str, "Books"]) -> Iterator[Violation]:
-    """I12 over both stores: each branch opened only what home granted, and home took back only what it gave up.
-
-    To be asked when both are at rest: what moves between two looks would be named, too.
-    """
-    for (realm, budget_id), budget in home.budgets.items():
-        for (holder, period), lent in budget.leases.granted.items():
-            if holder not in holders:
-                continue
-            branch = holders[holder].budgets[realm, budget_id]
-            subject = f"{'/'.join(realm)}/budget/{budget_id}, holder {holder}, period {period!r}"
-            opened = branch.leases.opened.get(period, {})
-            for number, amount in opened.items():
-                if lent.get(number) != amount:
-                    yield Violation("I12", subject, f"lease {number}: {amount} opened, {lent.get(number)} granted")
-            told = budget.leases.known.get((holder, period), {})
-            for name, has in (
-                ("opened_minor", sum(opened.values())),
-                ("returned_minor", branch.leases.returned[period]),
-                ("committed_minor", branch.committed[period]),
-                ("credited_minor", branch.credited[period]),
-            ):
-                if told.get(name, 0) > has:
-                    yield Violation("I12", subject, f"home knows {name} {told[name]}, the holder has {has}")

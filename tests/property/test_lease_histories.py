@@ -22,7 +22,7 @@ from contracts.commands import (
 )
 from contracts.events import BudgetCredited, BudgetReleased, BudgetReserved, Event
 from contracts.refusals import Refusal
-from query.verify.leases import check_leases
+from query.verify.between_shards import check_leases
 from tests.builders import credit, money_back
 from tests.gwt import World
 from tests.lease_worlds import HOLDER, TERM_SECONDS, Pair, books_of, order, pair, payment, spends_here

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from contracts.events import BudgetLeaseClosed, BudgetLeaseGranted, BudgetLeaseOpened, BudgetLeaseSettled, Event
-from query.verify.leases import check_leases
+from query.verify.between_shards import check_leases
 from tests.gwt import NOON
 from tests.lease_worlds import HOLDER, Pair, books_of, order, pair, payment
 

@@ -29,8 +29,8 @@ from contracts.terms import AmountOff, Terms, ValidityAfterClaim
 from infra.leases import books
 from infra.leases.keeper import At, KeeperSettings, LeaseKeeper
 from infra.verify import log_rows
+from query.verify.between_shards import check_leases
 from query.verify.books import Books
-from query.verify.leases import check_leases
 from tests.integration.sagas.world import Store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
