@@ -24,12 +24,16 @@ from infra.telemetry.logs import configure_logs_by
 from infra.telemetry.metrics import Metrics, Sample
 
 if TYPE_CHECKING:
+    from aiokafka import TopicPartition
+
+    from infra.intake.service import IntakeService
     from infra.kafka.consumer import LaneConsumer
     from infra.leases.books import Store as LeaseStore
     from infra.projections.ports import FollowerStatus
     from infra.relay.relay import RelayStatus
 
 
+INTAKE_HELD: Final = "tessera_intake_partitions_held"
 INTAKE_LAG: Final = "tessera_intake_lag_records"
 LAG: Final = "tessera_follower_lag_events"
 HALTED: Final = "tessera_follower_halted"
@@ -60,7 +64,15 @@ def run_sagas(settings: Settings) -> None:
     ):
         bounds = SagaSettings(facts_max=settings.follower_batch_max, poll_seconds=settings.follower_poll_ms / 1_000)
         lanes = _lanes_of_sagas(settings, stop) if settings.follower_feed == "kafka" else None
-        worker = SagaWorker(settings.postgres_dsn, side.log, side.engine, bounds, router=router, lanes=lanes)
+        worker = SagaWorker(
+            settings.postgres_dsn,
+            side.log,
+            side.engine,
+            bounds,
+            router=router,
+            lanes=lanes,
+            on_stranger=metrics.record_passed_over,
+        )
         housekeeper = Housekeeper(settings.postgres_dsn, keep_days=settings.command_log_days)
         metrics.add_source(lambda: [Sample(HALTED, (("follower", "sagas"),), 1.0 if worker.halted else 0.0)])
         metrics.add_source(lambda: parked_of(settings))
@@ -148,11 +160,7 @@ def run_intake(settings: Settings) -> None:
     metrics, tracing = Metrics(), make_tracing(settings, "tessera-intake")
     service = IntakeService(settings, connection(settings), tracing, metrics)
     step = first_step_at(settings.placement) if settings.is_placed else first_step
-    metrics.add_source(
-        lambda: [
-            Sample(INTAKE_LAG, (("topic", at.topic), ("partition", str(at.partition))), n) for at, n in service.lag()
-        ]
-    )
+    metrics.add_source(lambda: intake_samples(service))
     with ExitStack() as stack:
         stack.enter_context(closing(tracing))
         stop = stack.enter_context(asked_to_stop())
@@ -162,6 +170,18 @@ def run_intake(settings: Settings) -> None:
         stack.enter_context(metrics_served(settings, metrics))
         memory.settle()
         asyncio.run(service.run(TracedQueue(router or side.engine, tracing), step, stop))
+
+
+def intake_samples(service: "IntakeService") -> list[Sample]:
+    """What a running intake has not finished, and which partitions wait for an operator."""
+    return [
+        *(Sample(INTAKE_LAG, _partition(at), records) for at, records in service.lag()),
+        *(Sample(INTAKE_HELD, _partition(at), 1.0) for at in service.held()),
+    ]
+
+
+def _partition(at: "TopicPartition") -> tuple[tuple[str, str], ...]:
+    return (("topic", at.topic), ("partition", str(at.partition)))
 
 
 @contextmanager
@@ -222,6 +242,7 @@ def run_projections(settings: Settings) -> None:
         on_batch=metrics.batch_followed,
         watched=(lambda target: TracedTarget(target, tracing)) if tracing.enabled else (lambda target: target),
         kafka=settings if settings.follower_feed == "kafka" else None,
+        on_stranger=metrics.record_passed_over,
     )
     metrics.add_source(lambda: [_halted(status) for status in service.statuses()])
     metrics.add_source(lambda: parked_of(settings))

@@ -13,6 +13,7 @@ from infra.cli import (
     doctor,
     events,
     imports,
+    intake,
     keys,
     leases,
     migrate,
@@ -52,6 +53,7 @@ for name, group, what in (
     ("leases", leases, "Budgets that several shards spend from: who has what, and do the books agree?"),
     ("reconcile", reconcile, "Three ledgers and the money: do they agree?"),
     ("dead-letters", dead_letters, "Events that a follower gave up on."),
+    ("intake", intake, "Records of Kafka that hold their partition."),
     ("keys", keys, "API keys."),
 ):
     below = typer.Typer(help=what, no_args_is_help=True, rich_markup_mode="rich")

@@ -23,7 +23,7 @@ from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
 from faststream.kafka.subscriber.usecase import BatchSubscriber
 from faststream.middlewares import AckPolicy
 
-from infra.intake.consumer import LosslessConsumer
+from infra.intake.consumer import LosslessConsumer, StepOver, hold
 
 MAX_RECORDS_MAX: Final = 1_000
 Batch = tuple[ConsumerRecord[bytes, bytes], ...]
@@ -36,7 +36,7 @@ class UnsafeSubscriber(RuntimeError):
 class IntakeBroker(KafkaBroker):
     """Starts only subscribers that lose nothing. ``connection``: aiokafka's options for reaching Kafka."""
 
-    def __init__(self, connection: Mapping[str, Any], *, graceful_seconds: float) -> None:
+    def __init__(self, connection: Mapping[str, Any], *, graceful_seconds: float, step_over: StepOver = hold) -> None:
         super().__init__(
             connection["bootstrap_servers"],
             consumer_only=True,  # Replies and dead letters have a producer of their own.
@@ -51,7 +51,7 @@ class IntakeBroker(KafkaBroker):
 
         def build(**options: Any) -> AIOKafkaConsumer:
             require_safe_consumer(options)
-            return LosslessConsumer(**connection, **options)
+            return LosslessConsumer(step_over=step_over, **connection, **options)
 
         self._build = build
         self.config.broker_config.builder = build

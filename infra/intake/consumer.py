@@ -8,13 +8,20 @@ is asked at a time for more than its first record.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, IllegalStateError, UnsupportedCodecError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    IllegalStateError,
+    KafkaError,
+    UnsupportedCodecError,
+)
 
 logger = structlog.get_logger(__name__)
 
@@ -24,20 +31,28 @@ LOOKING_ROUNDS: Final = 40
 _UNREADABLE: Final = (UnsupportedCodecError, CorruptRecordException, ValueError)
 _NEXT_STEP: Final = (
     "The other partitions go on; this one waits here and is tried again. Install the codec if one is missing. Otherwise"
-    " the record is damaged, or has a header whose name is no UTF-8: have its sender send it again, stop the intake,"
-    " and move its group behind the record with `kafka-consumer-groups --reset-offsets`."
+    " the record is damaged, or has a header whose name is no UTF-8: have its sender send it again, and step over it"
+    " with `tessera intake skip TOPIC:PARTITION:OFFSET --reason …`."
 )
+
+# Where to go on behind a record that cannot be read, (partition, offset, error) -> offset; None: nowhere, it is held.
+StepOver = Callable[[TopicPartition, int, Exception], Awaitable[int | None]]
+
+
+async def hold(_at: TopicPartition, _offset: int, _error: Exception) -> None:
+    """Step over nothing."""
 
 
 class LosslessConsumer(AIOKafkaConsumer):  # type: ignore[misc]
     """As aiokafka's, but an error costs no other partition its records.
 
     A partition with a record that cannot be read is set aside for a while, told in the log with the record's offset,
-    and tried again: nothing of it is skipped, and the others go on.
+    and tried again: nothing of it is skipped, unless ``step_over`` says where to go on, and the others go on.
     """
 
-    def __init__(self, *topics: str, **options: Any) -> None:
+    def __init__(self, *topics: str, step_over: StepOver = hold, **options: Any) -> None:
         super().__init__(*topics, **options)
+        self._step_over = step_over
         self._looking = 0
         self._set_aside: dict[TopicPartition, float] = {}  # Until when.
 
@@ -85,17 +100,32 @@ class LosslessConsumer(AIOKafkaConsumer):  # type: ignore[misc]
             for each, records in got.items():
                 found.setdefault(each, []).extend(records)
 
+    def held(self) -> list[TopicPartition]:
+        """Partitions that are set aside now, as far as is known. For any thread."""
+        return list(self._set_aside)
+
     async def _put_aside(self, partition: TopicPartition, error: Exception) -> None:
+        offset = await self.position(partition)
+        if (after := await self._step_over(partition, offset, error)) is not None:
+            await self._go_on(partition, after)
+            return
         self.pause(partition)
         self._set_aside[partition] = monotonic() + SET_ASIDE_SECONDS
         logger.error(
             "partition_cannot_be_read",
             topic=partition.topic,
             partition=partition.partition,
-            offset=await self.position(partition),
+            offset=offset,
             reason=f"{type(error).__name__}: {error}",
             next_step=_NEXT_STEP,
         )
+
+    async def _go_on(self, partition: TopicPartition, after: int) -> None:
+        """Everything before is finished: whatever is not was rewound to, and this offset not come to."""
+        end = (await self.end_offsets([partition]))[partition]  # Beyond it Kafka would begin at the beginning.
+        self.seek(partition, min(after, end))
+        with suppress(KafkaError):  # If not, it is stepped over once more.
+            await self.commit({partition: min(after, end)})
 
     def _try_again(self) -> None:
         """Resume what was set aside long enough, and forget what was given to somebody else, or to us anew."""

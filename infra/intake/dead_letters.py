@@ -21,6 +21,7 @@ SETTLED: Final = "settled"
 NULL: Final = "null-value"
 REQUEUED_FROM: Final = "requeued-from"
 CUT: Final = "cut"
+UNREADABLE: Final = "unreadable"  # The reason of a letter without its record: no client could take that apart.
 DETAIL_LENGTH_MAX: Final = 1_000
 # Together with the largest value, and ours, well below what the topic takes (contracts/topics.py).
 KEY_BYTES_MAX: Final = 65_536
@@ -121,6 +122,8 @@ def mark(letter: Letter, settled: Settled, *, now: datetime, actor: str, because
 
 def original(letter: Letter) -> Outgoing:
     """The record as it came, to where it came from. Raises ValueError when it was not kept whole, or is nothing."""
+    if letter.reason == UNREADABLE:
+        raise ValueError("no client could take it apart, and only its place is kept here")
     if letter.cut:
         raise ValueError(f"too large, and not kept here whole: its {letter.cut}")
     if letter.key is None and letter.value is None:

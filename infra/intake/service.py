@@ -16,6 +16,7 @@ from infra.intake.broker import IntakeBroker
 from infra.intake.decoding import COMMAND_SCOPES, FACT_SCOPES, Door
 from infra.intake.intake import Intake, Observer, Publishes, Way
 from infra.intake.publisher import Publisher
+from infra.intake.stepping_over import SteppingOver
 from infra.intake.subscriber import TopicSubscriber
 from infra.kafka.admin import topic_states
 from infra.settings import Settings
@@ -52,7 +53,8 @@ class IntakeService:
     async def run(self, queue: CommandQueue, first_step: FirstStep, stop: threading.Event) -> None:
         """Take in until ``stop``; then finish the batches under way, commit, and leave the groups."""
         publisher = Publisher(self._connection)
-        broker = IntakeBroker(self._connection, graceful_seconds=GRACEFUL_SECONDS)
+        step_over = SteppingOver(self._settings.postgres_dsn, publisher, letter_topics(self._settings), self._observer)
+        broker = IntakeBroker(self._connection, graceful_seconds=GRACEFUL_SECONDS, step_over=step_over)
         intake = self._intake(queue, first_step, publisher)
         self._subscribers = [self._subscriber(broker, intake, topic) for topic in TAKEN_IN]
         try:
@@ -70,21 +72,44 @@ class IntakeService:
         """Records that are there and not finished, as far as this process knows. For any thread."""
         return [each for subscriber in self._subscribers for each in subscriber.lag().items()]
 
+    def held(self) -> list[TopicPartition]:
+        """Partitions that wait for an operator, because one of their records cannot be read. For any thread."""
+        return [each for subscriber in self._subscribers for each in subscriber.held()]
+
     def _intake(self, queue: CommandQueue, first_step: FirstStep, publisher: Publishes) -> Intake:
         replies = named(self._settings.kafka_prefix, REPLIES)
         bridge = AnswerBridge(queue)
         return Intake(bridge, publisher, replies, self._tracing, self._observer, first_step=first_step)
 
     def _subscriber(self, broker: IntakeBroker, intake: Intake, topic: Topic) -> TopicSubscriber:
-        prefix = self._settings.kafka_prefix
-        routed = [f"{prefix}{name}" for name, target in self._settings.kafka_routes.items() if target == topic.name]
         return TopicSubscriber(
             broker,
             intake,
             way_of(self._settings, topic),
-            [named(prefix, topic), *routed],
-            group_id=f"{prefix}tessera-intake-{topic.name}",
+            taken_in_as(self._settings, topic),
+            group_id=group_of(self._settings, topic),
         )
+
+
+def taken_in_as(settings: Settings, topic: Topic) -> list[str]:
+    """The names of all topics that are taken in as this one: its own, and those that are routed to it."""
+    prefix = settings.kafka_prefix
+    routed = [f"{prefix}{name}" for name, target in settings.kafka_routes.items() if target == topic.name]
+    return [named(prefix, topic), *routed]
+
+
+def group_of(settings: Settings, topic: Topic) -> str:
+    """The consumer group that takes it in."""
+    return f"{settings.kafka_prefix}tessera-intake-{topic.name}"
+
+
+def letter_topics(settings: Settings) -> dict[str, str]:
+    """Every topic that is taken in -> the topic of its dead letters."""
+    return {
+        name: named(settings.kafka_prefix, dead_letters_of(topic))
+        for topic in TAKEN_IN
+        for name in taken_in_as(settings, topic)
+    }
 
 
 def way_of(settings: Settings, topic: Topic) -> Way:

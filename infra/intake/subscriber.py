@@ -12,6 +12,7 @@ from faststream.kafka.subscriber.usecase import BatchSubscriber
 from faststream.middlewares import AckPolicy
 
 from infra.intake.broker import Batch, IntakeBroker
+from infra.intake.consumer import LosslessConsumer
 from infra.intake.intake import Intake, MustWait, Way
 
 logger = structlog.get_logger(__name__)
@@ -101,6 +102,11 @@ class TopicSubscriber:
                 if (end := consumer.highwater(partition)) is not None:
                     lags[partition] = max(0, end - position)
         return lags
+
+    def held(self) -> list[TopicPartition]:
+        """Partitions that wait for an operator. For any thread."""
+        consumer = self._subscriber.consumer
+        return consumer.held() if isinstance(consumer, LosslessConsumer) else []
 
 
 class _HandOver(ConsumerRebalanceListener):  # type: ignore[misc]

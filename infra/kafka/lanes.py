@@ -135,7 +135,16 @@ def lanes_of(topics: Iterable[Topic], partitions: int) -> tuple[Lane, ...]:
     return tuple(Lane(topic.name, partition) for topic in topics for partition in range(partitions))
 
 
-def read_lane(records: Iterable[Record], *, shard: int, epoch: str) -> list[Heard]:
+Stranger = Callable[[str, int], None]  # Told of a record that no relay wrote: topic, partition.
+
+
+def ignore_strangers(_topic: str, _partition: int) -> None:
+    """Tell nobody."""
+
+
+def read_lane(
+    records: Iterable[Record], *, shard: int, epoch: str, on_stranger: Stranger = ignore_strangers
+) -> list[Heard]:
     """What a lane's records say to a follower of this shard, in this epoch.
 
     Others' are left out: another shard's events are no business of its followers, and events of another epoch belong to
@@ -149,7 +158,9 @@ def read_lane(records: Iterable[Record], *, shard: int, epoch: str) -> list[Hear
             told = decode(record)
         except (UnknownEventType, UnreadableMessage) as error:
             if (found := _place_of(record)) is None:
-                logger.log(logging.ERROR, "record_passed_over", extra={"reason": str(error)})
+                on_stranger(record.topic, record.partition)
+                about = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+                logger.log(logging.ERROR, "record_passed_over", extra={**about, "reason": str(error)})
             elif (found[0].shard, found[0].epoch) == (shard, epoch):
                 heard.append(Heard(found[0].offset, found[1], trouble=error))
             continue

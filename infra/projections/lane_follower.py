@@ -16,7 +16,9 @@ from infra.kafka.lanes import (
     Lane,
     RecentLog,
     Sifted,
+    Stranger,
     fill_from,
+    ignore_strangers,
     lane_of,
     read_lane,
     sift,
@@ -62,7 +64,7 @@ class LaneFollower(Follower):
     whole, has it alone, reads the store, and lets the lanes go on from where it came to.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a follower is told, and all whom it tells
         self,
         name: str,
         source: LaneSource,
@@ -73,9 +75,11 @@ class LaneFollower(Follower):
         *,
         on_batch: Callable[[int, float], None] = lambda _events, _seconds: None,
         witness: Witness | None = None,
+        on_stranger: Stranger = ignore_strangers,
     ) -> None:
         super().__init__(name, feed, targets, coordination, limits, on_batch, witness=witness)
         self._source = source
+        self._on_stranger = on_stranger
         self._held: Mapping[Lane, Sequence[Record]] = {}  # Polled, and not yet in effect.
         self._log = RecentLog(_CountedLog(name, feed, coordination))
         self._catching_up = False
@@ -138,7 +142,7 @@ class LaneFollower(Follower):
         mine = set(self._source.assigned())
         shard = self._targets[0].position.shard
         heard = {
-            lane: read_lane(records, shard=shard, epoch=self._epoch)
+            lane: read_lane(records, shard=shard, epoch=self._epoch, on_stranger=self._on_stranger)
             for lane, records in self._held.items()
             if lane in mine
         }

@@ -14,7 +14,7 @@ from contracts.topics import EVENT_TOPICS, Topic, topic_of
 from infra.clickhouse.connection import ClickHouseUnavailable, FactsDamaged
 from infra.clickhouse.facts import POSITION_NAME, FactsStore
 from infra.kafka.errors import KafkaUnavailable
-from infra.kafka.lanes import lanes_of
+from infra.kafka.lanes import Stranger, ignore_strangers, lanes_of
 from infra.postgres.feed import StoreFeed
 from infra.projections.coordination import PostgresCoordination
 from infra.projections.facts_target import FactsTarget
@@ -96,7 +96,7 @@ class ProjectionService:
     rebuild, drop) belong to one thread at a time; :meth:`run` makes connections of its own for each follower.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a follower is told, and all whom it tells
         self,
         *,
         postgres_dsn: str,
@@ -107,11 +107,13 @@ class ProjectionService:
         on_batch: OnBatch = lambda _follower, _events, _seconds: None,
         watched: Callable[[Target], Target] = lambda target: target,
         kafka: Settings | None = None,
+        on_stranger: Stranger = ignore_strangers,
     ) -> None:
         self._dsn = postgres_dsn
         self._shard = shard
         self._limits = limits or FollowerLimits()
         self._on_batch = on_batch
+        self._on_stranger = on_stranger  # Told of records on topics that no relay wrote.
         self._watched = watched  # Traces are put around targets here.
         self._kafka = kafka  # Where to follow over topics; without it followers read the store.
         self._redis = connect(redis_url)
@@ -286,7 +288,17 @@ class ProjectionService:
 
         if source is None:
             return Follower(name, feed, targets, coordination, limits, on_batch, witness=witness)
-        return LaneFollower(name, source, feed, targets, coordination, limits, on_batch=on_batch, witness=witness)
+        return LaneFollower(
+            name,
+            source,
+            feed,
+            targets,
+            coordination,
+            limits,
+            on_batch=on_batch,
+            witness=witness,
+            on_stranger=self._on_stranger,
+        )
 
     def _keep_following(self, name: str, stop: Signal, healthy: dict[str, bool]) -> None:
         feed = StoreFeed(self._dsn, shard=self._shard)

@@ -19,7 +19,9 @@ from infra.kafka.lanes import (
     Lane,
     RecentLog,
     Sifted,
+    Stranger,
     fill_from,
+    ignore_strangers,
     lane_of,
     lanes_of,
     read_lane,
@@ -54,9 +56,12 @@ class FactsSkipped(Exception):
 class LaneRunner(Ear):
     """Hears the lanes that are this process's; others hear the rest."""
 
-    def __init__(self, source: LaneSource, shard: int, *ear: Any, **more: Any) -> None:
+    def __init__(
+        self, source: LaneSource, shard: int, *ear: Any, on_stranger: Stranger = ignore_strangers, **more: Any
+    ) -> None:
         """``ear`` and ``more``: as every ear is made. The source is closed with it."""
         super().__init__(*ear, **more)
+        self._on_stranger = on_stranger
         self._source = source
         self._shard = shard
         self._lanes = lanes_of(TOPICS, source.partitions)
@@ -118,7 +123,7 @@ class LaneRunner(Ear):
     def _tell(self) -> bool:
         """Hear what is new of what is held; says whether all of it was dealt with."""
         told = {
-            lane: read_lane(records, shard=self._shard, epoch=self._store.epoch)
+            lane: read_lane(records, shard=self._shard, epoch=self._store.epoch, on_stranger=self._on_stranger)
             for lane, records in self._held.items()
             if lane in self._mine
         }

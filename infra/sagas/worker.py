@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from command.engine import Busy, EngineStopped
 from command.ports import StoreUnavailable, StreamConflict
 from infra.kafka.errors import KafkaUnavailable
+from infra.kafka.lanes import Stranger, ignore_strangers
 from infra.postgres.feed import StoreFeed
 from infra.postgres.log import PostgresEventLog
 from infra.postgres.positions import PositionMoved
@@ -122,8 +123,12 @@ class SagaWorker:
         checkpoint: Checkpoint = pass_by,
         router: Submits | None = None,
         lanes: LaneSource | None = None,
+        on_stranger: Stranger = ignore_strangers,
     ) -> None:
-        """``router``: where there are several shards, what brings letters to them. ``lanes``: instead of the log."""
+        """``router``: where there are several shards, what brings letters to them. ``lanes``: instead of the log.
+
+        ``on_stranger`` is told of records on lanes that no relay wrote.
+        """
         self._settings = settings or SagaSettings()
         self._stopping = threading.Event()
         self._owed = threading.Event()  # There is something to send.
@@ -139,7 +144,14 @@ class SagaWorker:
             self.runner = SagaRunner(ear, self._feed, bounds, checkpoint=checkpoint, on_commands=self._wake)
         else:
             self.runner = LaneRunner(
-                lanes, log.shard, ear, self._feed, bounds, checkpoint=checkpoint, on_commands=self._wake
+                lanes,
+                log.shard,
+                ear,
+                self._feed,
+                bounds,
+                checkpoint=checkpoint,
+                on_commands=self._wake,
+                on_stranger=on_stranger,
             )
         self.dispatcher = Dispatcher(voice, engine, bounds, checkpoint=checkpoint)
         self.timers = TimerService(clock, engine, bounds, checkpoint=checkpoint)

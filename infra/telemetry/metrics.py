@@ -44,6 +44,10 @@ GAUGES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "tessera_budget_lease_overdue_seconds": ("Since the end of the oldest lease that is not settled.", ("holder",)),
     "tessera_budget_holder_away": ("1 when a holder's store cannot be reached.", ("holder",)),
     "tessera_intake_lag_records": ("Records of a topic that are not finished yet.", ("topic", "partition")),
+    "tessera_intake_partitions_held": (
+        "1 for a partition that waits for an operator: one of its records cannot be read.",
+        ("topic", "partition"),
+    ),
     "tessera_engine_queue_commands": ("Commands that wait for their batch.", ()),
 }
 
@@ -105,6 +109,12 @@ class Metrics:
         )
         self._waits = Counter(
             "tessera_intake_waits", "Times that a batch had to be tried again.", ("topic", "reason"), registry=here
+        )
+        self._passed_over = Counter(
+            "tessera_follower_records_passed_over",
+            "Records on topics of events that no relay wrote.",
+            ("topic", "partition"),
+            registry=here,
         )
         self._up = Gauge("tessera_up", "1 while the process runs.", registry=here)
         self._up.set(1)
@@ -189,6 +199,10 @@ class Metrics:
         """A follower handled a batch."""
         self._handled.labels(follower).inc(events)
         self._follower_seconds.labels(follower).observe(seconds)
+
+    def record_passed_over(self, topic: str, partition: int) -> None:
+        """A follower met a record on a topic of events that no relay wrote."""
+        self._passed_over.labels(topic, str(partition)).inc()
 
 
 class _Served:

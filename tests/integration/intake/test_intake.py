@@ -1,6 +1,9 @@
 """Commands and facts over a real broker: answered as over HTTP, whatever lies beside them; refused ones are kept."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -10,10 +13,14 @@ import pytest
 from aiokafka import ConsumerRecord
 from aiokafka.consumer.fetcher import PartitionRecords
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
 from contracts.topics import COMMANDS, DEAD_LETTERS, ORDER_FACTS, PAYMENT_FACTS, REPLIES
-from infra.intake.dead_letters import letters_in
+from infra.cli import app
+from infra.cli.errors import ExitCode
+from infra.intake.dead_letters import Origin, letters_in, original
 from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
 from tests.builders import terms
 from tests.faults.shop import ALWAYS
 from tests.integration.http.conftest import api
@@ -142,33 +149,118 @@ def test_it_begins_where_it_stopped(settings: Settings) -> None:
     assert len(talk.all_of(REPLIES)) == 6
 
 
-def test_a_record_that_cannot_be_read_costs_no_other_its_answer(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As aiokafka does it with a header whose name is no UTF-8: it raises while it takes records apart."""
-    sound = PartitionRecords._consumer_record
+@dataclass
+class Apart:
+    """How records are taken apart; once ``broken``, those of one value fail as if their header were no UTF-8."""
+
+    broken: bool = False
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> Apart:
+    """How this process takes records apart."""
+    apart, sound = Apart(), PartitionRecords._consumer_record
 
     def taken_apart(self: Any, partition: Any, raw: Any) -> Any:
-        if raw.value == b"unreadable":
+        if apart.broken and raw.value == b"unreadable":
             raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
         return sound(self, partition, raw)
 
+    monkeypatch.setattr(PartitionRecords, "_consumer_record", taken_apart)
+    monkeypatch.setattr("infra.intake.consumer.SET_ASIDE_SECONDS", 0.5)
+    return apart
+
+
+def test_a_record_that_cannot_be_read_costs_no_other_its_answer(settings: Settings, apart: Apart) -> None:
     talk = Talk(settings)
     budgets = [command(f"b{n}", "create_budget", budget_id=f"b{n}", currency="GBP", limit_minor=1) for n in range(60)]
     keys = [bytes([97 + n % 20]) for n in range(60)]  # Both partitions.
     sound_ones = [Sent(budget, key) for budget, key in zip(budgets, keys, strict=True)]
-    talk.send(COMMANDS, [*sound_ones, Sent(b"unreadable", b"a")])
-    at = next(record for record in talk.all_of(COMMANDS) if record.value == b"unreadable")
-    monkeypatch.setattr(PartitionRecords, "_consumer_record", taken_apart)
-    monkeypatch.setattr("infra.intake.consumer.SET_ASIDE_SECONDS", 0.5)
+    at = place_of(apart, talk, [*sound_ones, Sent(b"unreadable", b"a")])
     with capture_logs() as said, taking_in(settings):
         talk.read(REPLIES, lambda found: len({record.key for record in found}) == 60, seconds=20)
         until = monotonic() + 20
         while not any(entry["event"] == "partition_cannot_be_read" for entry in said) and monotonic() < until:
             sleep(0.05)
-        monkeypatch.setattr(PartitionRecords, "_consumer_record", sound)  # What was missing is installed.
+        apart.broken = False  # What was missing is installed.
         (letter,) = letters_in(talk.read(DEAD_LETTERS[0], lambda found: len(found) == 1, seconds=20))
     assert letter.value == b"unreadable"
     assert talk.committed(group_of(settings), COMMANDS) == 61
     told = [entry for entry in said if entry["event"] == "partition_cannot_be_read"]
     assert [(entry["partition"], entry["offset"]) for entry in told][:1] == [(at.partition, at.offset)]
+
+
+def place_of(apart: Apart, talk: Talk, messages: list[Sent]) -> Origin:
+    """Sends messages, the last of which cannot be read from now on; where that one is."""
+    talk.send(COMMANDS, messages)
+    (at,) = [Origin.of(record) for record in talk.all_of(COMMANDS) if record.value == messages[-1].body]
+    apart.broken = True
+    return at
+
+
+def skip(settings: Settings, name: str, folder: Path, *, code: int = ExitCode.OK, more: tuple[str, ...] = ()) -> Any:
+    """What ``tessera intake skip`` tells."""
+    command_line = [
+        "intake",
+        "skip",
+        name,
+        "--reason",
+        "sent again",
+        "--yes",
+        "--json",
+        "--data-dir",
+        str(folder),
+        *more,
+    ]
+    given = CliRunner().invoke(app, command_line, env=settings.to_env())
+    assert given.exit_code == code, given.output + given.stderr
+    return json.loads(given.stdout if code == ExitCode.OK else given.stderr[given.stderr.index('{"error"') :])
+
+
+def test_an_operator_has_it_stepped_over_and_its_place_is_kept_in_a_letter(
+    settings: Settings, apart: Apart, tmp_path: Path
+) -> None:
+    talk = Talk(settings)
+    budgets = [command(f"b{n}", "create_budget", budget_id=f"b{n}", currency="GBP", limit_minor=1) for n in range(4)]
+    at = place_of(apart, talk, [Sent(budgets[0], b"a"), Sent(budgets[1], b"a"), Sent(b"unreadable", b"a")])
+    talk.send(COMMANDS, [Sent(budgets[2], b"a"), Sent(budgets[3], b"a")])  # Behind it.
+    with taking_in(settings) as metrics:
+        talk.read(REPLIES, lambda found: len(found) == 2, seconds=20)
+        held_by(metrics, at, 1.0)
+        assert skip(settings, f"{at.topic}:7:0", tmp_path, code=ExitCode.ERROR)["error"]["what"].endswith(
+            "not taken in"
+        )
+        too_far = skip(settings, str(at), tmp_path, code=ExitCode.ERROR, more=("--upto", str(at.offset + 3)))
+        assert "has no record" in too_far["error"]["what"]
+        first, again = skip(settings, str(at), tmp_path), skip(settings, str(at), tmp_path)
+        assert first == again
+        talk.read(REPLIES, lambda found: len(found) == 4, seconds=30)
+        held_by(metrics, at, None)
+        done = skip(settings, str(at), tmp_path, code=ExitCode.ERROR)
+        assert "is finished" in done["error"]["what"]
+    (letter,) = letters_in(talk.all_of(DEAD_LETTERS[0]))
+    assert (letter.origin, letter.reason, letter.value) == (at, "unreadable", None)
+    assert letter.detail.endswith(": sent again")
+    assert letter.detail.startswith("UnicodeDecodeError")
+    assert talk.committed(group_of(settings), COMMANDS) == 5
+    with pytest.raises(ValueError, match="only its place is kept"):
+        original(letter)
+
+
+def test_what_can_be_read_by_then_is_taken_in_although_somebody_gave_it_up(
+    settings: Settings, apart: Apart, tmp_path: Path
+) -> None:
+    at = place_of(apart, talk := Talk(settings), [Sent(b"unreadable", b"a")])
+    skip(settings, str(at), tmp_path)
+    apart.broken = False
+    with taking_in(settings):
+        (letter,) = letters_in(talk.read(DEAD_LETTERS[0], lambda found: len(found) == 1, seconds=20))
+    assert (letter.value, letter.reason) == (b"unreadable", "malformed_json")
+
+
+def held_by(metrics: Metrics, at: Origin, value: float | None) -> None:
+    """Waits until the metric says so."""
+    labels, until = {"topic": at.topic, "partition": str(at.partition)}, monotonic() + 20
+    while metrics.registry.get_sample_value("tessera_intake_partitions_held", labels) != value and monotonic() < until:
+        sleep(0.05)
+    assert metrics.registry.get_sample_value("tessera_intake_partitions_held", labels) == value

@@ -10,6 +10,7 @@ from typing import Any
 
 from contracts.topics import COMMANDS, DEAD_LETTERS, REPLIES, TAKEN_IN, Topic
 from infra.bootstrap.stores import write_side
+from infra.bootstrap.workers import intake_samples
 from infra.entry.bridge import CommandQueue
 from infra.intake.service import IntakeService
 from infra.kafka.admin import create_topics
@@ -39,6 +40,7 @@ def taking_in(settings: Settings, queue: CommandQueue | None = None) -> Iterator
     """An intake in this process, over a store or over any queue, until the block ends."""
     metrics, stop = Metrics(), threading.Event()
     service = IntakeService(settings, connection(settings), Tracing(), metrics)
+    metrics.add_source(lambda: intake_samples(service))
     service.require_topics()
     failed: list[BaseException] = []
 

@@ -78,6 +78,7 @@ class LaneWorld(World):
     shares: Sequence[Collection[Lane]] = (MINE,)
     loses: int = 0
     topics: Topics = field(init=False)
+    strangers: list[tuple[str, int]] = field(default_factory=list)  # Topic and partition of each.
     _relayed: int = 0
 
     def __post_init__(self) -> None:
@@ -95,6 +96,7 @@ class LaneWorld(World):
             self.store.feed,
             self.settings,
             checkpoint=checkpoint or self.checkpoint,
+            on_stranger=lambda topic, partition: self.strangers.append((topic, partition)),
         )
 
     def relay(self) -> None:
@@ -404,6 +406,8 @@ def test_a_record_that_is_nowhere_in_the_log_is_passed_over_and_what_it_hid_is_r
     hear_all(ear, world)
     assert world.step("o") == "holding"
     assert world.heard() == store.feed.head()
+    assert world.strangers
+    assert len(world.strangers) % 2 == 0, "each that was put there, once"
     assert "record_passed_over" in {each.message for each in caplog.records}
     ear.close()
     world.close()

@@ -56,7 +56,7 @@ def test_all_promised_commands_are_there() -> None:
         "sagas show", "sagas retry", "sagas resolve", "reconcile run", "reconcile breaks",
         "reconcile explain", "dead-letters list",
         "dead-letters show", "dead-letters requeue", "dead-letters drop", "import",
-        "restored", "keys create", "keys list", "keys revoke", "doctor",
+        "restored", "intake skip", "keys create", "keys list", "keys revoke", "doctor",
     }  # fmt: skip
     assert {" ".join(path) for path in COMMANDS} == promised
 
