@@ -108,13 +108,16 @@ def _one_stack(folder: Path, journey: Journey) -> None:
     options = journey.options
     seed = options.seed + 1_000 * journey.rounds  # Whoever goes on after a break does not repeat what was done.
     chance = random.Random(seed)
-    with running(folder, seed, kafka=options.kafka, callers=options.callers, say=_say) as (stack, run):
+    with running(folder, seed, kafka=options.kafka, forked=options.forked, callers=options.callers, say=_say) as (
+        stack,
+        run,
+    ):
         faults = schedule(stack, chance, options.kinds, options.victims)
         for _ in range(CHECKS_PER_STACK):
             if journey.is_over:
                 return
             room = min(options.per_check, options.cycles - journey.cycles)
-            summary = Summary(seed, kafka=options.kafka, callers=options.callers, at_once=options.at_once)
+            summary = Summary(seed, options.kafka, options.callers, options.at_once, options.forked)
             _one_round(run, (each for each in islice(faults, room) if not journey.is_over), summary)
             journey.keep(summary)
             print(f"\n      {journey.line()}", flush=True)
@@ -171,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--victims", nargs="+", default=[], help="only these: postgres, api-1, sagas-2→postgres …")
     parser.add_argument("--folder", default=os.environ.get("TMPDIR"), help="where the stacks' folders are made")
     parser.add_argument("--kafka", action="store_true", help="the log reaches its followers through a Kafka broker")
+    parser.add_argument(
+        "--forked", action="store_true", help="fork our own processes instead of starting them cold: many more cycles"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folders, also when everything held")
     parser.add_argument("--results", type=Path, help="a file to which every checked round is added, one JSON line each")
     return parser

@@ -58,6 +58,7 @@ class Summary:
     kafka: bool = False
     callers: int = 0
     at_once: int = 1
+    forked: bool = False
     seconds: float = 0.0
     load: float = 0.0  # The machine's load average at the check.
     cycles: list[Cycle] = field(default_factory=list)
@@ -314,11 +315,17 @@ _UNFINISHED: Final = """
 
 @contextmanager
 def running(
-    folder: Path, seed: int, *, kafka: bool = False, callers: int = 8, say: Say = lambda _text: None
+    folder: Path,
+    seed: int,
+    *,
+    kafka: bool = False,
+    forked: bool = False,
+    callers: int = 8,
+    say: Say = lambda _text: None,
 ) -> Iterator[tuple[Stack, Run]]:
     """A stack under load. Raises Unanswered, Violation; what was acknowledged is in ``acknowledged.jsonl``."""
     with ExitStack() as exit_stack:
-        stack = exit_stack.enter_context(Stack(folder, kafka=kafka))
+        stack = exit_stack.enter_context(Stack(folder, kafka=kafka, forked=forked))
         journal = exit_stack.enter_context(closing(journal_at(folder)))
         shop = Shop()
         load = Load(stack.servers, stack.token, REALM, shop.visit, journal, seed, callers, stack.callers_kafka)

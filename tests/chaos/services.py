@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from infra.embedded.engine import Engine, EngineFailed
-from infra.processes import Child, ChildSpec, StillRunning, spawn, wait_until
+from infra.processes import ChildSpec, Ending, StillRunning, spawn, wait_until
 
 WATCH_SECONDS: Final = 0.02
 RESTART_PAUSE_SECONDS: Final = 0.1
@@ -20,16 +20,31 @@ JOIN_SECONDS_MAX: Final = 60.0
 GONE_SECONDS_MAX: Final = 10.0
 
 
+class Process(Protocol):
+    """What runs: started by us, or forked for us."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def ending(self) -> Ending | None:
+        """None while it runs."""
+        ...
+
+    def stop(self) -> int:
+        """End it in good order."""
+        ...
+
+
 class Service:
     """One process that has to run. ``start`` starts it and returns once it may be used (or at once, for our own)."""
 
-    def __init__(self, name: str, start: Callable[[], Child], stop: Callable[[Child], object]) -> None:
+    def __init__(self, name: str, start: Callable[[], Process], stop: Callable[[Process], object]) -> None:
         self.name = name
         self.starts = 0
         self.unasked: list[str] = []  # Endings that nobody here had caused.
         self._start_child = start
         self._stop_child = stop
-        self._child: Child | None = None
+        self._child: Process | None = None
         self._is_victim = False
         self._stopping = threading.Event()
         self._running = threading.Event()
@@ -114,15 +129,15 @@ class Service:
         self.starts += 1
 
 
-def part_service(spec: ChildSpec) -> Service:
+def part_service(spec: ChildSpec, start: Callable[[ChildSpec], Process] = spawn) -> Service:
     """One of our own processes."""
-    return Service(spec.name, lambda: spawn(spec), Child.stop)
+    return Service(spec.name, lambda: start(spec), lambda child: child.stop())
 
 
 def engine_service(engine: Engine, moved: Callable[[Engine], None]) -> Service:
     """A server on the port that it had before, if that is still free; ``moved`` is told where it is."""
 
-    def start() -> Child:
+    def start() -> Process:
         before = engine.port
         engine.start(before or None)
         if engine.port != before:

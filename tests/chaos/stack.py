@@ -20,10 +20,11 @@ from infra.embedded.clickhouse import EmbeddedClickHouse
 from infra.embedded.engine import Engine
 from infra.embedded.postgres import EmbeddedPostgres
 from infra.embedded.redis import EmbeddedRedis
-from infra.processes import LOOPBACK, ChildSpec, FolderLock, port_is_free, wait_until
+from infra.processes import LOOPBACK, ChildSpec, FolderLock, port_is_free, spawn, wait_until
 from infra.settings import Settings
 from tests.chaos.kafka import Door, ManyDoors
 from tests.chaos.network import Network
+from tests.chaos.nursery import Nursery
 from tests.chaos.services import Service, engine_service, part_service
 
 ROOT: Final = Path(__file__).parents[2]
@@ -70,9 +71,14 @@ OVER_KAFKA: Final = (
 
 
 class Stack:
-    """Everything, on one folder. With ``kafka`` a broker carries the log to the followers."""
+    """Everything, on one folder. With ``kafka`` a broker carries the log to the followers.
 
-    def __init__(self, folder: Path, *, kafka: bool = False, overrides: Mapping[str, Any] | None = None) -> None:
+    ``forked``: our own processes come from a nursery (see there), not from a cold start.
+    """
+
+    def __init__(
+        self, folder: Path, *, kafka: bool = False, forked: bool = False, overrides: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = folder
         self.engines: dict[str, Engine] = {}
         self.services: dict[str, Service] = {}
@@ -83,6 +89,7 @@ class Stack:
         self.token = ""
         self._parts = OVER_KAFKA if kafka else OVER_THE_LOG
         self._kafka = kafka
+        self._nursery = Nursery() if forked else None
         self._overrides = dict(overrides or {})
         self._proxies: dict[str, int] = {}  # Link -> port.
         self._exit = ExitStack()
@@ -92,6 +99,8 @@ class Stack:
         with ExitStack() as starting:
             starting.enter_context(FolderLock(self.folder))
             starting.enter_context(self.network)
+            if self._nursery is not None:
+                starting.enter_context(self._nursery)
             starting.callback(self._stop)
             self._make_engines()
             self._start_engines()
@@ -169,7 +178,7 @@ class Stack:
             env=self._settings(addresses, http_port=http_port).to_env(),
             cwd=ROOT,
         )
-        self.services[part.name] = part_service(spec)
+        self.services[part.name] = part_service(spec, self._nursery.spawn if self._nursery is not None else spawn)
         self.services[part.name].start()
 
     def _open(self, link: str, port: int) -> int:
