@@ -1,17 +1,17 @@
-"""Tables of one or several runs for `docs/reliability.md`, between its two marks.
+"""Tables of one or several runs for `docs/reliability.md`, between its two marks, and their figures beside it.
 
 ::
 
-    python -m tests.chaos.report results-1.json results-2.json …
+    python -m tests.chaos.report results-1.jsonl results-2.jsonl …
 """
 
 import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any, Final
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -19,76 +19,172 @@ RECORD: Final = PAGE.with_name("chaos.json")
 BEGIN, END = "<!-- chaos: begin -->\n", "<!-- chaos: end -->\n"
 _NUMBER: Final = re.compile(r"-\d+\b")
 
+Round = dict[str, Any]
 Cycle = dict[str, Any]
+Groups = dict[tuple[str, str, str], list[Cycle]]
+
+ALONE, BESIDE, FORKED = "one at a time", "several at once", "several at once, forked"
 
 
-def tables(runs: Sequence[dict[str, Any]]) -> str:
-    """What was done and how it went, as Markdown."""
-    cycles = [cycle for run in runs for cycle in run["cycles"]]
-    kills = [cycle for cycle in cycles if cycle["kind"] == "kill"]
-    freezes = [cycle for cycle in cycles if cycle["kind"] == "freeze"]
-    network = [cycle for cycle in cycles if "→" in cycle["victim"]]
-    return "\n".join(
-        [
-            _totals(runs, cycles),
-            "",
-            *_table("killed (`kill -9`)", kills, lambda cycle: _NUMBER.sub("", cycle["victim"])),
-            "",
-            *_table("frozen for 1 to 5 s (SIGSTOP)", freezes, lambda cycle: _NUMBER.sub("", cycle["victim"])),
-            "",
-            *_table(
-                "network",
-                network,
-                lambda cycle: f"{cycle['kind'].replace('_', '-')}: {_NUMBER.sub('', cycle['victim']).split('→')[0]}",
-            ),
-            "",
-        ]
-    )
+def figures(rounds: Sequence[Round]) -> dict[str, Any]:
+    """What was run, and how each kind of fault went, by victim and by way of running."""
+    groups: Groups = defaultdict(list)
+    for each in rounds:
+        for cycle in each["cycles"]:
+            groups[_table_of(cycle), _row_of(cycle), _way_of(each)].append(cycle)
+    return {
+        "runs": [_run(way, group) for way, group in _by_way(rounds)],
+        "rows": [
+            {"table": table, "row": row, "way": way, **_figures_of(group)}
+            for (table, row, way), group in sorted(groups.items())
+        ],
+        "all": {
+            table: {row: _figures_of(group) for row, group in _whole(groups, table)}
+            for table in ("kill", "freeze", "network")
+        },
+    }
 
 
-def _totals(runs: Sequence[dict[str, Any]], cycles: Sequence[Cycle]) -> str:
-    loads = [load for run in runs for load in run["loads"]]
-    counted = {kind: sum(cycle["kind"] == kind for cycle in cycles) for kind in ("kill", "freeze")}
-    others = len(cycles) - sum(counted.values())
+def _run(way: tuple[str, bool], rounds: Sequence[Round]) -> dict[str, Any]:
+    cycles = [cycle for each in rounds for cycle in each["cycles"]]
+    loads = sorted(each["load"] for each in rounds)
+    return {
+        "way": way[0],
+        "kafka": way[1],
+        "seeds": sorted({each["seed"] for each in rounds}),
+        "callers": max(each["callers"] for each in rounds),
+        "at_once": max(each["at_once"] for each in rounds),
+        "checks": len(rounds),
+        "minutes": round(sum(each["seconds"] for each in rounds) / 60, 1),
+        "load": [round(loads[0], 1), round(median(loads), 1), round(loads[-1], 1)],
+        "audited": sum(each["audited"] for each in rounds),
+        "events": sum(each["events"] for each in rounds),
+        "cycles": {kind: sum(_table_of(each) == kind for each in cycles) for kind in ("kill", "freeze", "network")},
+        "beside_another": sum(bool(each["others"]) for each in cycles),
+        "in_flight_least": min(each["in_flight"] for each in cycles),
+    }
+
+
+def _figures_of(cycles: Sequence[Cycle]) -> dict[str, Any]:
+    in_flight = [each["in_flight"] for each in cycles]
+    return {
+        "cycles": len(cycles),
+        "in_flight": [min(in_flight), median(in_flight)],
+        "served": _spread([each["served_seconds"] for each in cycles]),
+        "caught_up": _spread([each["caught_up_seconds"] for each in cycles]),
+    }
+
+
+def _spread(seconds: Sequence[float]) -> list[float]:
+    """Median, 95th of a hundred, longest."""
+    late = quantiles(seconds, n=20, method="inclusive")[-1] if len(seconds) > 1 else seconds[0]
+    return [round(each, 1) for each in (median(seconds), late, max(seconds))]
+
+
+def _by_way(rounds: Sequence[Round]) -> Iterator[tuple[tuple[str, bool], list[Round]]]:
+    ways: dict[tuple[str, bool], list[Round]] = defaultdict(list)
+    for each in rounds:
+        ways[_way_of(each), each["kafka"]].append(each)
+    yield from sorted(ways.items())
+
+
+def _whole(groups: Groups, table: str) -> Iterator[tuple[str, list[Cycle]]]:
+    """All of a row, whichever way it was run."""
+    rows: dict[str, list[Cycle]] = defaultdict(list)
+    for (of, row, _), cycles in groups.items():
+        if of == table:
+            rows[row] += cycles
+    yield from sorted(rows.items())
+
+
+def _table_of(cycle: Cycle) -> str:
+    return "network" if "→" in cycle["victim"] else str(cycle["kind"])
+
+
+def _row_of(cycle: Cycle) -> str:
+    name = _NUMBER.sub("", cycle["victim"])
+    return f"{cycle['kind'].replace('_', '-')}: {name.split('→')[0]}" if "→" in name else name
+
+
+def _way_of(each: Round) -> str:
+    return FORKED if each["forked"] else BESIDE if each["at_once"] > 1 else ALONE
+
+
+def tables(told: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [_totals(told["runs"]), "", *_runs(told["runs"]), "", *_kills(told), ""]
+    for table, title in (("freeze", "frozen for 1 to 5 s (SIGSTOP)"), ("network", "network")):
+        lines += [*_lasting(told["all"][table], title), ""]
+    return "\n".join(lines)
+
+
+def _totals(runs: Sequence[dict[str, Any]]) -> str:
+    def total(of: Callable[[dict[str, Any]], int]) -> int:
+        return sum(map(of, runs))
+
+    count = {kind: total(lambda run, kind=kind: run["cycles"][kind]) for kind in ("kill", "freeze", "network")}  # type: ignore[misc]
     return (
-        f"{counted['kill']} kills, {counted['freeze']} freezes and {others} network faults in "
-        f"{sum(run['seconds'] for run in runs) / 60:.0f} minutes, with {sum(run['audited'] for run in runs):,} "
-        f"acknowledgements looked up, {sum(run['events'] for run in runs):,} events folded and "
-        f"{sum(run['checks'] for run in runs)} checks of everything: **no violation**. "
-        f"The machine had two cores and much else to do (load average {min(loads):.0f} to {max(loads):.0f} at the "
-        f"checks), which every time in these tables contains."
+        f"{count['kill']:,} kills, {count['network']:,} network faults and {count['freeze']:,} freezes, "
+        f"{total(lambda run: run['beside_another']):,} of them while something else failed; never with fewer than "
+        f"{min(run['in_flight_least'] for run in runs)} commands in flight. "
+        f"{total(lambda run: run['audited']):,} acknowledgements looked up, {total(lambda run: run['events']):,} "
+        f"events folded, {total(lambda run: run['checks'])} checks of everything: **no violation**."
     )
 
 
-def _table(what: str, cycles: Iterable[Cycle], row_of: Callable[[Cycle], str]) -> list[str]:
-    groups: dict[str, list[Cycle]] = defaultdict(list)
-    for cycle in cycles:
-        groups[row_of(cycle)].append(cycle)
+def _runs(runs: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
-        f"| {what} | cycles | in flight, median | serves again: median / longest | caught up: median / longest |",
-        "|---|---|---|---|---|",
+        "| runs | kills / network / freezes | minutes | machine's load average: least, median, most |",
+        "|---|---|---|---|",
     ]
-    for name, group in sorted(groups.items()):
-        in_flight = median(cycle["in_flight"] for cycle in group)
-        served, caught_up = (_times(group, of) for of in ("served_seconds", "caught_up_seconds"))
-        lines.append(f"| {name} | {len(group)} | {in_flight:.0f} | {served} | {caught_up} |")
+    for run in runs:
+        name = f"{run['way']} ({run['at_once']}), {'through Kafka' if run['kafka'] else 'over the log'}"
+        count = " / ".join(str(run["cycles"][kind]) for kind in ("kill", "network", "freeze"))
+        lines.append(f"| {name} | {count} | {run['minutes']:.0f} | {', '.join(map(str, run['load']))} |")
     return lines
 
 
-def _times(cycles: Sequence[Cycle], of: str) -> str:
-    seconds = [cycle[of] for cycle in cycles]
-    return f"{median(seconds):.1f} / {max(seconds):.1f} s"
+def _kills(told: dict[str, Any]) -> list[str]:
+    ways = [way for way in (ALONE, BESIDE, FORKED) if any(run["way"] == way for run in told["runs"])]
+    by_way = {(row["row"], row["way"]): row for row in told["rows"] if row["table"] == "kill"}
+    titles = " | ".join(f"{way}: kills; median / longest" for way in ways)
+    lines = [
+        f"| killed (`kill -9`), serves again | kills | in flight, median | {titles} |",
+        "|---|---|---|" + "---|" * len(ways),
+    ]
+    for name, whole in told["all"]["kill"].items():
+        cells = [_cell(by_way.get((name, way))) for way in ways]
+        lines.append(f"| {name} | {whole['cycles']} | {whole['in_flight'][1]:.0f} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['cycles']}; {_times(row['served'])}"
+
+
+def _lasting(rows: dict[str, dict[str, Any]], title: str) -> list[str]:
+    lines = [
+        f"| {title} | cycles | serves again: median / longest | everybody caught up: median / longest |",
+        "|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        lines.append(f"| {name} | {row['cycles']} | {_times(row['served'])} | {_times(row['caught_up'])} |")
+    return lines
+
+
+def _times(spread: Sequence[float]) -> str:
+    return f"{spread[0]:.1f} / {spread[-1]:.1f} s"
 
 
 def main(paths: Sequence[str]) -> int:
-    """Put the tables where they belong, and the runs beside them."""
-    runs = [json.loads(Path(path).read_text()) for path in paths]
+    """Put the tables where they belong, and the figures beside them; without results, anew from those figures."""
+    rounds = [json.loads(line) for path in paths for line in Path(path).read_text().splitlines()]
+    told = figures(rounds) if rounds else json.loads(RECORD.read_text())
     page = PAGE.read_text()
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}{tables(runs)}{END}{after}")
-    if [str(RECORD)] != list(paths):
-        RECORD.write_text(json.dumps({"runs": runs}) + "\n")
+    PAGE.write_text(f"{before}{BEGIN}{tables(told)}{END}{after}")
+    RECORD.write_text(json.dumps(told, ensure_ascii=False) + "\n")
     return 0
 
 
