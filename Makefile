@@ -120,7 +120,7 @@ simulate: setup ## Seeded days with crashes, lost answers and reordering; all in
 	@echo "==> Simulation"
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --commands $(COMMANDS) --processes $(WORKERS) $(if $(TRACE),--trace $(TRACE))
 
-chaos: setup ## Kill, freeze and cut off every process under load, again and again (CHAOS="--for 30 --seed 7"; minutes)
+chaos: setup ## Kill, freeze and cut off every process under load, again and again (CHAOS="--cycles 1000 --kinds kill --for 60"; minutes)
 	@echo "==> Chaos"
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
