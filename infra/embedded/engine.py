@@ -8,10 +8,8 @@ from typing import ClassVar
 
 from infra.processes import Child, ChildSpec, Ending, end_leftover, free_port, port_is_free, spawn, write_pid_file
 
-START_TIMEOUT_SECONDS = 60.0
 START_ATTEMPTS_MAX = 20  # Half a minute of waiting for something that goes away by itself.
 ATTEMPT_PAUSE_SECONDS = 1.5
-ANSWER_POLL_SECONDS = 0.03
 
 
 class EngineFailed(RuntimeError):
@@ -27,6 +25,8 @@ class Engine(ABC):
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     grace_seconds: ClassVar[float] = 20.0
+    start_seconds_max: ClassVar[float] = 60.0
+    answer_poll_seconds: ClassVar[float] = 0.03
     passing_troubles: ClassVar[tuple[str, ...]] = ()  # Last words after which another attempt makes sense.
 
     def __init__(self, folder: Path) -> None:
@@ -91,15 +91,15 @@ class Engine(ABC):
     def _attempt(self) -> Ending | None:
         self.child = spawn(self._spec())
         write_pid_file(self._pid_file, self.child.pid)
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        deadline = time.monotonic() + self.start_seconds_max
         while (ending := self.child.ending()) is None:
             if self.answers():
                 return None
             if time.monotonic() >= deadline:
                 tail = self.child.log_tail()
                 self.stop()
-                raise EngineFailed(f"embedded {self.name} gave no answer in {START_TIMEOUT_SECONDS:.0f} s:\n{tail}")
-            time.sleep(ANSWER_POLL_SECONDS)
+                raise EngineFailed(f"embedded {self.name} gave no answer in {self.start_seconds_max:.0f} s:\n{tail}")
+            time.sleep(self.answer_poll_seconds)
         return ending
 
     def _spec(self) -> ChildSpec:

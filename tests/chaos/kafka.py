@@ -6,7 +6,7 @@ through the same listener.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from infra.embedded.kafka import EmbeddedKafka
 from infra.processes import LOOPBACK
@@ -20,7 +20,13 @@ class Door(NamedTuple):
 
 
 class ManyDoors(EmbeddedKafka):
-    """The embedded broker, with more listeners. ``doors``: by client."""
+    """The embedded broker, with more listeners. ``doors``: by client.
+
+    A Java machine that has to share two cores with everything else needs a minute and more to start.
+    """
+
+    start_seconds_max: ClassVar[float] = 240.0
+    answer_poll_seconds: ClassVar[float] = 0.3  # To ask it costs the processor that it waits for.
 
     def __init__(self, folder: Path, doors: Mapping[str, Door]) -> None:
         super().__init__(folder)

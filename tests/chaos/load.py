@@ -26,7 +26,7 @@ from tests.audit import Acknowledged, Journal
 from tests.chaos.by_kafka import ByKafka, has_command
 
 ANSWER_SECONDS_MAX: Final = 4.0
-PATIENCE_SECONDS: Final = 150.0  # A command that nobody answers for so long is a finding.
+PATIENCE_SECONDS: Final = 300.0  # A command that nobody answers for so long is a finding.
 RETRY_SECONDS: Final = 0.05
 THINK_SECONDS: Final = 0.12
 ASKED_AGAIN_SHARE: Final = 0.05

@@ -20,11 +20,12 @@ from tests.chaos.shop import Shop
 from tests.chaos.stack import REALM, Stack
 from tests.chaos.watch import FACTS, MODELS, RELAY, SAGAS, Watch
 
-AT_WORK_SECONDS_MAX: Final = 90.0
-SERVED_SECONDS_MAX: Final = 120.0
-CAUGHT_UP_SECONDS_MAX: Final = 180.0
+AT_WORK_SECONDS_MAX: Final = 240.0
+# Of what comes back at all: how soon it should is another question, which the figures answer.
+SERVED_SECONDS_MAX: Final = 240.0
+CAUGHT_UP_SECONDS_MAX: Final = 300.0
 BEHIND_SECONDS_MAX: Final = 45.0  # Nothing more is broken while a follower is so late.
-QUIET_SECONDS_MAX: Final = 150.0
+QUIET_SECONDS_MAX: Final = 240.0
 LOOK_SECONDS: Final = 0.05
 IN_FLIGHT_MIN: Final = 4
 PROBE_USERS: Final = 3

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from infra.embedded.engine import Engine, EngineFailed
 from infra.processes import ChildSpec, Ending, StillRunning, spawn, wait_until
 
-WATCH_SECONDS: Final = 0.02
+WATCH_SECONDS: Final = 0.05
 RESTART_PAUSE_SECONDS: Final = 0.1
 RESTART_PAUSE_SECONDS_MAX: Final = 1.0
 SETTLED_SECONDS: Final = 5.0  # Whoever ran for so long is started again at once.

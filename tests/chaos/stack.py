@@ -29,7 +29,7 @@ from tests.chaos.services import Service, engine_service, part_service
 
 ROOT: Final = Path(__file__).parents[2]
 REALM: Final = Realm("chaos", "shop")
-READY_SECONDS_MAX: Final = 90.0
+READY_SECONDS_MAX: Final = 240.0
 LOCK_TTL_SECONDS: Final = 8  # Some orders are left alone: their locks end during the run.
 POSTGRES, REDIS, CLICKHOUSE, KAFKA = "postgres", "redis", "clickhouse", "kafka"
 CALLERS: Final = "callers"

@@ -18,7 +18,7 @@ from infra.settings import Settings
 from projections.catalog import READ_MODELS
 
 SAGAS, RELAY, MODELS, FACTS = operations.SAGAS, operations.RELAY, "models", "facts"
-LOOK_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 0.2
 JOIN_SECONDS_MAX: Final = 60.0
 STEPS_KEPT: Final = 20_000
 
