@@ -19,6 +19,7 @@ from projections.catalog import READ_MODELS
 
 SAGAS, RELAY, MODELS, FACTS = operations.SAGAS, operations.RELAY, "models", "facts"
 LOOK_SECONDS: Final = 0.2
+FACTS_LOOK_SECONDS: Final = 0.5  # ClickHouse takes its time for so small a question.
 JOIN_SECONDS_MAX: Final = 60.0
 STEPS_KEPT: Final = 20_000
 
@@ -41,8 +42,12 @@ class Watch:
     @contextmanager
     def running(self) -> Iterator["Watch"]:
         """Look until the end of the block."""
-        looks = (self._into_postgres, self._into_redis, self._into_clickhouse)
-        threads = [threading.Thread(target=self._keep_looking, args=(look,), daemon=True) for look in looks]
+        looks = (
+            (self._into_postgres, LOOK_SECONDS),
+            (self._into_redis, LOOK_SECONDS),
+            (self._into_clickhouse, FACTS_LOOK_SECONDS),
+        )
+        threads = [threading.Thread(target=self._keep_looking, args=look, daemon=True) for look in looks]
         for thread in threads:
             thread.start()
         try:
@@ -77,11 +82,11 @@ class Watch:
         known = [at for at in times if at is not None]
         return None if len(known) < len(times) else max(known, default=0.0)
 
-    def _keep_looking(self, opened: Callable[[], Any]) -> None:
+    def _keep_looking(self, opened: Callable[[], Any], pause_seconds: float) -> None:
         while not self._stopping.is_set():
             # Whatever is away now is asked again, over new connections.
             with suppress(Exception), opened() as look:
-                while not self._stopping.wait(LOOK_SECONDS):
+                while not self._stopping.wait(pause_seconds):
                     self._note(look())
             self._stopping.wait(LOOK_SECONDS)
 
