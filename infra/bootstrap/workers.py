@@ -149,7 +149,7 @@ def run_leases(settings: Settings) -> None:
 def run_intake(settings: Settings) -> None:
     """Take commands and facts in from Kafka until SIGTERM or SIGINT. Several such processes share the partitions.
 
-    Raises NoKafka, KafkaUnavailable and TopicsMissing.
+    Raises NoKafka, KafkaUnavailable, TopicsMissing and RoutedTopicsMissing.
     """
     from infra.intake.service import IntakeService
     from infra.kafka.client import connection

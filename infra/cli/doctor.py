@@ -14,6 +14,7 @@ from rich.text import Text
 from infra.cli.command import Session, command
 from infra.cli.console import table
 from infra.cli.errors import ExitCode, explain
+from infra.cli.migrate import ALTER_TOPIC
 from infra.settings import Settings
 
 CLOCK_DIFFERENCE_SECONDS_MAX: Final = 1.0
@@ -193,7 +194,8 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
     """Nothing to say where none is set: it carries, and decides nothing."""
     if settings.kafka_bootstrap is None:
         return
-    from infra.kafka.admin import require_partitions, topic_states
+    from infra.intake.service import routed
+    from infra.kafka.admin import differences, missing_of, require_partitions, topic_states
     from infra.kafka.groups import group_lags
 
     states = topic_states(settings)
@@ -205,6 +207,12 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
         yield Finding("Kafka", "problem", f"no leader: {', '.join(idle)}", "Bring the brokers back that hold them.")
     else:
         yield Finding("Kafka", "ok", f"{len(states)} topics; events in {settings.kafka_partitions} partitions each")
+    if wrong := missing_of(settings, routed(settings)):
+        step = "Mend TESSERA_KAFKA_ROUTES, or have their owner make them: the intake does not start without."
+        yield Finding("Kafka routes", "problem", f"topics are missing: {', '.join(wrong)}", step)
+    for each in differences(settings):
+        if each.setting != "partitions":  # Told below, by what it means.
+            yield Finding(each.topic, "warning", f"{each.setting} is {each.found}, not {each.declared}", ALTER_TOPIC)
     require_partitions(settings, states)
     for group, lag in sorted(group_lags(settings).items()):
         yield Finding(f"Kafka group {group}", "ok", f"{lag:,} messages behind" if lag else "has read everything")

@@ -47,6 +47,11 @@ _TRANSLATIONS: Final = (
     _Translation("clickhouse_connect.driver.exceptions.OperationalError", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
     _Translation("infra.intake.service.TopicsMissing", ExitCode.ERROR, "`tessera migrate` makes them."),
     _Translation(
+        "infra.intake.service.RoutedTopicsMissing",
+        ExitCode.ERROR,
+        "Mend the names (the prefix comes before them), or have their owner make them: `tessera migrate` does not.",
+    ),
+    _Translation(
         "infra.processes.FolderInUse",
         ExitCode.ERROR,
         "A stack already runs on this folder: use it, stop it, or name another folder with --data-dir.",

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -18,7 +18,7 @@ from infra.intake.intake import Intake, Observer, Publishes, Way
 from infra.intake.publisher import Publisher
 from infra.intake.stepping_over import SteppingOver
 from infra.intake.subscriber import TopicSubscriber
-from infra.kafka.admin import topic_states
+from infra.kafka.admin import missing_of, topic_states
 from infra.settings import Settings
 from infra.telemetry.tracing import Tracing
 
@@ -33,6 +33,13 @@ class TopicsMissing(RuntimeError):
     """Topics that the intake reads or writes do not exist; the message names them and says what to do."""
 
 
+class RoutedTopicsMissing(RuntimeError):
+    """TESSERA_KAFKA_ROUTES names topics that do not exist; the message names them."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        super().__init__(f"TESSERA_KAFKA_ROUTES names topics that do not exist: {', '.join(missing)}")
+
+
 class IntakeService:
     """Everything that one process needs to take in. ``connection``: aiokafka's options for reaching Kafka."""
 
@@ -44,11 +51,13 @@ class IntakeService:
         self._subscribers: list[TopicSubscriber] = []
 
     def require_topics(self) -> None:
-        """Raises TopicsMissing, and KafkaUnavailable. Blocks."""
+        """Raises TopicsMissing, RoutedTopicsMissing, and KafkaUnavailable. Blocks."""
         wanted = (*TAKEN_IN, *map(dead_letters_of, TAKEN_IN), REPLIES)
         missing = [state.name for state in topic_states(self._settings, wanted) if not state.partitions]
         if missing:
             raise TopicsMissing(f"these topics do not exist: {', '.join(missing)}")
+        if missing := missing_of(self._settings, routed(self._settings)):
+            raise RoutedTopicsMissing(missing)
 
     async def run(self, queue: CommandQueue, first_step: FirstStep, stop: threading.Event) -> None:
         """Take in until ``stop``; then finish the batches under way, commit, and leave the groups."""
@@ -96,6 +105,11 @@ def taken_in_as(settings: Settings, topic: Topic) -> list[str]:
     prefix = settings.kafka_prefix
     routed = [f"{prefix}{name}" for name, target in settings.kafka_routes.items() if target == topic.name]
     return [named(prefix, topic), *routed]
+
+
+def routed(settings: Settings) -> list[str]:
+    """Other topics that are taken in, by their whole names."""
+    return [f"{settings.kafka_prefix}{name}" for name in settings.kafka_routes]
 
 
 def group_of(settings: Settings, topic: Topic) -> str:

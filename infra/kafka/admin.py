@@ -5,9 +5,10 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from contracts.topics import ALL_TOPICS, EVENT_TOPICS, Topic, named
@@ -44,6 +45,15 @@ class TopicState:
     serving: bool
 
 
+class Difference(NamedTuple):
+    """One setting of one topic that is not as declared. Partitions: of topics of events, others may have any number."""
+
+    topic: str
+    setting: str
+    found: str
+    declared: str
+
+
 def create_topics(settings: Settings, topics: Sequence[Topic] = ALL_TOPICS) -> list[str]:
     """Make the topics that are missing and wait until they serve; returns their names. Again: nothing.
 
@@ -59,6 +69,18 @@ def topic_states(settings: Settings, topics: Sequence[Topic] = ALL_TOPICS) -> li
     """How each topic is. Errors: NoKafka, KafkaUnavailable."""
     with translated(settings):
         return asyncio.run(_look(settings, topics))
+
+
+def differences(settings: Settings, topics: Sequence[Topic] = ALL_TOPICS) -> list[Difference]:
+    """Where topics that exist are not as declared; nothing is altered. Errors: NoKafka, KafkaUnavailable."""
+    with translated(settings):
+        return asyncio.run(_compare(settings, topics))
+
+
+def missing_of(settings: Settings, names: Sequence[str]) -> list[str]:
+    """Those of these topics, by their whole names, that do not exist. Errors: NoKafka, KafkaUnavailable."""
+    with translated(settings):
+        return asyncio.run(_missing(settings, names)) if names else []
 
 
 def require_partitions(settings: Settings, states: Iterable[TopicState]) -> None:
@@ -91,15 +113,57 @@ async def _create(settings: Settings, topics: Sequence[Topic]) -> list[str]:
         return [state.name for state in missing]
 
 
+async def _compare(settings: Settings, topics: Sequence[Topic]) -> list[Difference]:
+    async with _admin(settings) as admin:
+        states = [state for state in await _states(admin, settings, topics) if state.partitions]
+        found = await _configs(admin, [state.name for state in states])
+    told = [
+        Difference(state.name, "partitions", str(state.partitions), str(settings.kafka_partitions))
+        for state in states
+        if state.topic in EVENT_TOPICS and state.partitions != settings.kafka_partitions
+    ]
+    for state in states:
+        configs = found.get(state.name, {})
+        told += [
+            Difference(state.name, setting, configs[setting], declared)
+            for setting, declared in _declared(state.topic).items()
+            if setting in configs and configs[setting] != declared
+        ]
+    return told
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Topic -> its settings as they are, those of the broker included."""
+    if not names:
+        return {}
+    answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
+    return {
+        name: {setting: value for setting, value, *_ in entries}
+        for answer in answers
+        for _code, _message, _kind, name, entries in answer.resources
+    }
+
+
+async def _missing(settings: Settings, names: Sequence[str]) -> list[str]:
+    async with _admin(settings) as admin:
+        return [each["topic"] for each in await admin.describe_topics(list(names)) if not each["partitions"]]
+
+
+def _declared(topic: Topic) -> dict[str, str]:
+    return {
+        "cleanup.policy": topic.cleanup_policy,
+        "retention.ms": str(topic.retention_ms),
+        "max.message.bytes": str(topic.message_bytes_max),
+    }
+
+
 def _as_new(state: TopicState, settings: Settings) -> NewTopic:
     return NewTopic(
         state.name,
         settings.kafka_partitions,
         settings.kafka_replication,
         topic_configs={
-            "cleanup.policy": state.topic.cleanup_policy,
-            "retention.ms": str(state.topic.retention_ms),
-            "max.message.bytes": str(state.topic.message_bytes_max),
+            **_declared(state.topic),
             # One broker may be down without stopping the writers, where there are as many copies.
             "min.insync.replicas": str(max(1, settings.kafka_replication - 1)),
         },

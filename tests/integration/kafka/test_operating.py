@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from typer.testing import CliRunner, Result
 
 from contracts.topics import ALL_TOPICS, COMMANDS, named
 from infra.cli import app
-from infra.cli.errors import ExitCode
+from infra.cli.errors import ExitCode, explain
+from infra.intake.service import IntakeService, RoutedTopicsMissing
 from infra.kafka.admin import create_topics
 from infra.kafka.client import connection
 from infra.processes import free_port
 from infra.settings import Settings
+from infra.telemetry.metrics import Metrics
+from infra.telemetry.tracing import Tracing
 
 
 @pytest.fixture
@@ -66,6 +70,36 @@ def test_the_doctor_names_topics_with_other_partitions_and_migrate_refuses_them(
         each for each in found(tessera(settings, "doctor", kafka_partitions=8)).values() if "has 2" in each["detail"]
     ]
     assert [(each["thing"], each["level"]) for each in problems] == [("Kafka", "problem")]
+
+
+def test_topics_that_are_not_as_declared_are_told_and_left_as_they_are(settings: Settings) -> None:
+    create_topics(settings, [replace(COMMANDS, retention_ms=60_000, cleanup_policy="compact", message_bytes_max=1_000)])
+    name = named(settings.kafka_prefix, COMMANDS)
+    for _ in range(2):
+        told = json.loads(tessera(settings, "migrate").stdout)
+        assert {(each["topic"], each["setting"], each["found"]) for each in told["topics_that_differ"]} == {
+            (name, "cleanup.policy", "compact"),
+            (name, "retention.ms", "60000"),
+            (name, "max.message.bytes", "1000"),
+        }
+    seen = [each for each in json.loads(tessera(settings, "doctor").stdout)["findings"] if each["thing"] == name]
+    assert [each["level"] for each in seen] == ["warning"] * 3
+    assert f"retention.ms is 60000, not {COMMANDS.retention_ms}" in {each["detail"] for each in seen}
+
+
+def test_routes_to_topics_that_do_not_exist_are_named_at_the_start_and_by_the_doctor(settings: Settings) -> None:
+    create_topics(settings)
+    routed = {"promotion.event.join": "coupon-command-topic", COMMANDS.name: "coupon-command-topic"}
+    given = settings.model_copy(update={"kafka_routes": routed})
+    wrong = f"{settings.kafka_prefix}promotion.event.join"
+    service = IntakeService(given, connection(given), Tracing(), Metrics())
+    with pytest.raises(RoutedTopicsMissing) as refused:
+        service.require_topics()
+    assert explain(refused.value).what == f"TESSERA_KAFKA_ROUTES names topics that do not exist: {wrong}"
+    assert "`tessera migrate` does not" in explain(refused.value).next_step
+    routes = found(tessera(given, "doctor"))["Kafka routes"]
+    assert (routes["level"], routes["detail"]) == ("problem", f"topics are missing: {wrong}")
+    IntakeService(settings, connection(settings), Tracing(), Metrics()).require_topics()
 
 
 def test_a_broker_that_is_away_is_out_of_reach_and_hides_nothing_else(settings: Settings) -> None:
