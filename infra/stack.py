@@ -22,7 +22,7 @@ from infra.processes import Child, ChildSpec, Ending, Supervisor, first_ending, 
 from infra.settings import Settings
 
 DEMO_REALM: Final = Realm("demo", "shop")
-READY_TIMEOUT_SECONDS: Final = 60.0
+READY_TIMEOUT_SECONDS: Final = 120.0  # Two shards with Kafka are sixteen processes, perhaps on two busy cores.
 READY_POLL_SECONDS: Final = 0.05
 CHILD_GRACE_SECONDS: Final = 15.0
 _ENDPOINTS_FILE: Final = "endpoints.json"

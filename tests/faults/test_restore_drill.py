@@ -161,6 +161,18 @@ class Site:
         address = ("--host", str(where.hostname), "--port", str(where.port), "--username", str(where.username))
         self.postgres_tool("pg_basebackup", *address, "--checkpoint", "fast", "--pgdata", str(folder))
 
+    def dump(self, file: Path) -> None:
+        """pg_dump: one database, consistent in itself, while it works."""
+        self.postgres_tool("pg_dump", "--format", "custom", "--file", str(file), "--dbname", self.settings.postgres_dsn)
+
+    def restore_beside(self, dump: Path, name: str) -> None:
+        """Another database of the same server takes the place of the one that was dumped."""
+        where = urlsplit(self.settings.postgres_dsn)
+        address = ("--host", str(where.hostname), "--port", str(where.port), "--username", str(where.username))
+        self.postgres_tool("createdb", *address, name)
+        self.postgres_tool("pg_restore", "--exit-on-error", *address, "--dbname", name, str(dump))
+        self.settings = self.settings.model_copy(update={"postgres_dsn": where._replace(path=f"/{name}").geturl()})
+
     def lose_and_restore(self, backup: Path) -> None:
         """The server dies, and the backup takes its place."""
         self.server.end(signal.SIGKILL)
@@ -243,6 +255,33 @@ def test_a_store_that_was_set_back_is_noticed_told_rebuilt_and_whole(site: Site,
         site.wait_until_quiet()
         assert {site.http("GET", f"/v1/coupons/{each}").status_code for each in lost} == {200}
         assert site.http("GET", "/v1/orders/o-unpaid").json()["data"]["saga"]["step"] == "completed"
+        assert site.cli("verify")["violations"] == []
+        assert_equal_to_the_store(site)
+
+
+def test_a_dump_that_takes_the_place_of_its_database_is_as_good_a_backup(site: Site, tmp_path: Path) -> None:
+    with site.running():
+        site.open()
+        site.buy("before")
+        site.buy("unpaid", pay=False)
+        site.wait_until_quiet()
+        site.dump(tmp_path / "tessera.dump")
+        dumped = len(site.sent)
+        site.pay("unpaid")
+        site.buy("after")
+        site.wait_until_quiet()
+    site.restore_beside(tmp_path / "tessera.dump", "tessera_new")
+    assert migrate(site.settings) == {"postgres": [], "clickhouse": []}, "nothing is missing of what it was"
+
+    with site.running():
+        assert [each["is_new"] for each in site.cli("restored", "--id", "dump", "--yes")["restores"]] == [True]
+        outside = sorted([*READ_MODELS, "facts"])
+        site.wait(lambda: halted(site.states(), "the store is in epoch") == outside, "followers to halt")
+        assert sorted(each["name"] for each in site.cli("projections", "rebuild", "halted")["rebuilt"]) == outside
+        site.send_again(dumped)
+        site.wait_until_quiet()
+        assert site.http("GET", "/v1/orders/o-unpaid").json()["data"]["saga"]["step"] == "completed"
+        assert site.http("GET", "/v1/orders/o-after").json()["data"]["saga"]["step"] == "completed"
         assert site.cli("verify")["violations"] == []
         assert_equal_to_the_store(site)
 
