@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 from command.ports import StoreUnavailable
 from contracts.position import Position
 from contracts.topics import EVENT_TOPICS
+from infra.kafka.errors import KafkaUnavailable
 from infra.kafka.lanes import Lane, lane_of, lanes_of
 from infra.kafka.messages import Message, encode, encode_watermark, told
+from infra.sagas.lane_runner import TOPICS as SAGA_TOPICS
 from tests.simulation.processes import Process
 from tests.simulation.store import SimulatedLog
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 PARTITIONS: Final = 2
 LANES: Final = lanes_of(EVENT_TOPICS, PARTITIONS)
+HEARD_BY: Final = {"models": LANES, "facts": LANES, "sagas": lanes_of(SAGA_TOPICS, PARTITIONS)}  # By group.
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Bus:
         self.lanes: dict[Lane, list[Published | None]] = {lane: [] for lane in LANES}
         self.relayed = 0  # The relay's checkpoint: an offset of the log, and the last event of each lane.
         self.last_of_lane: dict[Lane, int] = dict.fromkeys(LANES, 0)
-        self.groups: dict[str, Group] = defaultdict(Group)
+        self.groups = {name: Group(lanes) for name, lanes in HEARD_BY.items()}
 
     def publish(self, lane: Lane, message: Message, *, lost: bool) -> None:
         """Append a record, or what is left of one."""
@@ -51,7 +54,8 @@ class Bus:
 class Group:
     """A consumer group: which member has which lane, and where the next one begins to read."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = lanes
         self.committed: dict[Lane, int] = defaultdict(int)
         self.members: list[Member] = []
         self.generation = 0
@@ -63,14 +67,11 @@ class Group:
     def lanes_of(self, member: "Member") -> list[Lane]:
         """A member's share in this generation."""
         place, members = self.members.index(member), len(self.members)
-        return [lane for number, lane in enumerate(LANES) if (number + self.generation) % members == place]
+        return [lane for number, lane in enumerate(self.lanes) if (number + self.generation) % members == place]
 
 
 class Member:
-    """One member: what :class:`infra.projections.lane_follower.LaneSource` is. Between polls it believes in its share.
-
-    ``hears``: the topics that it asked for.
-    """
+    """One member: what followers and sagas take for a source of lanes. Between polls it believes in its share."""
 
     partitions = PARTITIONS
 
@@ -87,12 +88,14 @@ class Member:
 
     def poll(self, limit: int, timeout_seconds: float) -> Mapping[Lane, Sequence[Published]]:
         """What came since, of some lanes. After a rebalance it begins where the group had committed."""
+        world = self._process.world
+        if world.chance.happens(world.odds.cut_off):
+            raise KafkaUnavailable("the broker is out of reach")
         if self._generation != self.group.generation:
             self._generation = self.group.generation
             self._mine = self.group.lanes_of(self)
             self._next = {lane: self.group.committed[lane] for lane in self._mine}
         found: dict[Lane, Sequence[Published]] = {}
-        world = self._process.world
         for lane in self._mine:
             if not world.calm and world.chance.happens(0.3):
                 continue  # It comes later.
@@ -112,8 +115,8 @@ class Member:
         if self._generation == self.group.generation and not self._process.world.chance.happens(0.2):
             self.group.committed.update(self._in_hand)
 
-    def leave(self) -> None:
-        """It died."""
+    def close(self) -> None:
+        """Leave the group, or be taken out of it: it died."""
         if self in self.group.members:
             self.group.members.remove(self)
             self.group.rebalance()

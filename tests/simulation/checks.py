@@ -16,6 +16,7 @@ from contracts.identity import parse_stream
 from contracts.read_models import bucket_key
 from infra.redis.models import encode
 from infra.sagas.hearing import HeardFact, Hearing, Saga
+from infra.sagas.ports import FOLLOWER
 from projections.catalog import READ_MODELS
 from projections.facts import rows_of
 from projections.model import Entry, Place, apply_once
@@ -148,7 +149,7 @@ class LogChecks:
     def _sagas(self) -> Iterator[Violation]:
         """I6: sagas heard every fact once, in order, and remember what one that hears them all in one go would."""
         new = len(self._hearing.heard)
-        for fact in self._news:
+        for fact in self._in_the_order_of_hearing():
             self._hearing.take(fact)
         heard = self._hearing.heard[new:]
         expected = {(each.stream, each.version): each.heard for each in heard}
@@ -157,9 +158,23 @@ class LogChecks:
             if expected.get(place) != stored.get(place):
                 what = f"remembers {stored.get(place)}, and should {expected.get(place)}"
                 yield Violation("I6", f"{place[0]}@{place[1]}", what)
+        position, head = self._world.saga_tables.positions.get(FOLLOWER), self._world.store.last_offset
+        if position is None or position[1] != head:
+            yield Violation("I6", "sagas", f"stand at {position}, and the log ends at {head}")
         for each in heard:
             yield from self._sent(each)
         yield from self._timers()
+
+    def _in_the_order_of_hearing(self) -> list[Recorded]:
+        """Over the log it is the log's; lanes bring facts of different streams in any, and what was heard tells which.
+
+        What no saga remembers comes last: timers are set and cleared by one stream, in its own order.
+        """
+        if not self._world.plan.sagas_hear_lanes:
+            return self._news
+        facts = {event.metadata.event_id: event for event in self._news}
+        named = [each.event.fact_event_id for each in self._news if isinstance(each.event, SagaHeard)]
+        return [*(facts.pop(name) for name in dict.fromkeys(named) if name in facts), *facts.values()]
 
     def _sent(self, heard: HeardFact) -> Iterator[Violation]:
         """I2, I3: what a saga owes was answered, under an id that follows from the fact alone."""

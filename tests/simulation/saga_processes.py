@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Final, cast
 from command.ports import StoreUnavailable, StreamConflict
 from command.tickets import Busy
 from contracts.envelope import Answer, CommandEnvelope
+from infra.kafka.errors import KafkaUnavailable
 from infra.postgres.positions import PositionMoved
 from infra.sagas.checkpoints import At
 from infra.sagas.dispatcher import Dispatcher
+from infra.sagas.lane_runner import LaneRunner
 from infra.sagas.runner import SagaRunner
 from infra.sagas.settings import SagaSettings
 from infra.sagas.timer_service import TimerService
 from tests.fakes import InMemoryEventLog
 from tests.saga_fakes import InMemoryFeed, InMemorySagaStore, SagaTables
+from tests.simulation.bus import Bus, Member
 from tests.simulation.clients import Asked
 from tests.simulation.processes import Process
 from tests.simulation.store import SimulatedLog
@@ -23,15 +26,18 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 # After these a part is called again, as the worker's loop does it.
-TRY_AGAIN: Final = (StoreUnavailable, StreamConflict, PositionMoved, Busy)
+TRY_AGAIN: Final = (StoreUnavailable, KafkaUnavailable, StreamConflict, PositionMoved, Busy)
 SUBMITTED: Final = frozenset({At.COMMANDS_SUBMITTED, At.TIMERS_SUBMITTED})
 PATIENCE_STEPS: Final = 12  # So many steps of others an answer is waited for.
 
 
 class SagaProcess(Process):
-    """Hears, sends or fires; each in a process of its own, of which there may be several."""
+    """Hears, sends or fires; each in a process of its own, of which there may be several.
 
-    def __init__(self, world: "World", name: str, kind: str, tables: SagaTables) -> None:
+    ``bus``: ears hear its lanes, which they share, instead of the log itself.
+    """
+
+    def __init__(self, world: "World", name: str, kind: str, tables: SagaTables, bus: Bus | None) -> None:
         super().__init__(world, name)
         self.kind = kind
         log = cast(InMemoryEventLog, SimulatedLog(world.store, self))
@@ -46,8 +52,12 @@ class SagaProcess(Process):
             answer_wait_seconds=0.0,
         )
         engines = Engines(self)
-        self._part: SagaRunner | Dispatcher | TimerService
-        if kind == "ear":
+        self.member = Member(self, bus, "sagas") if kind == "ear" and bus is not None else None
+        self._part: SagaRunner | LaneRunner | Dispatcher | TimerService
+        if self.member is not None:
+            feed = InMemoryFeed(log)
+            self._part = LaneRunner(self.member, 0, store, feed, settings, checkpoint=self._checkpoint)
+        elif kind == "ear":
             self._part = SagaRunner(store, InMemoryFeed(log), settings, checkpoint=self._checkpoint)
         elif kind == "voice":
             self._part = Dispatcher(store, engines, settings, checkpoint=self._checkpoint)

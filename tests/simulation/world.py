@@ -57,6 +57,11 @@ class Plan:
         """Whether followers read lanes instead of the store: every other seed."""
         return self.seed % 2 == 1
 
+    @property
+    def sagas_hear_lanes(self) -> bool:
+        """Whether sagas do, too: every fourth seed."""
+        return self.seed % 4 == 3
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -98,9 +103,9 @@ class World:
         self.checks = LogChecks(self)
         self.engines = [self._new_engine(f"engine{number}") for number in range(plan.engines)]
         self.saga_tables = SagaTables()
+        self.bus = Bus() if plan.over_kafka else None
         self.sagas = [self._new_saga_process(kind, place) for place, kind in enumerate(SAGA_PROCESSES)]
         self.read_stores = ReadStores()
-        self.bus = Bus() if plan.over_kafka else None
         self.relay = None if self.bus is None else self._new_relay(self.bus)
         self.followers = [self._new_follower(kind, place) for place, kind in enumerate(FOLLOWERS)]
 
@@ -178,6 +183,8 @@ class World:
         """A process dies where it stands, and another one takes its place. Its callers' connections break."""
         process.dead = True
         self.happened[why] += 1
+        if isinstance(process, SagaProcess | FollowerProcess) and process.member is not None:
+            process.member.close()
         if isinstance(process, EngineProcess):
             place = next(at for at, each in enumerate(self.engines) if each is process)
             self.clients.lost(process.waiting.values())
@@ -187,8 +194,6 @@ class World:
             self.sagas[place] = self._new_saga_process(process.kind, place)
         elif isinstance(process, FollowerProcess):
             place = next(at for at, each in enumerate(self.followers) if each is process)
-            if process.member is not None:
-                process.member.leave()
             self.followers[place] = self._new_follower(process.kind, place)
         elif isinstance(process, Relay) and self.bus is not None:
             self.relay = self._new_relay(self.bus)
@@ -256,7 +261,7 @@ class World:
     def _somebody_reads(self) -> None:
         """The relay publishes, a follower takes in, or the followers' group is shared anew."""
         if self.bus is not None and self.chance.happens(0.04):
-            self.bus.groups[self.chance.one_of(("models", "facts"))].rebalance()
+            self.bus.groups[self.chance.one_of(list(self.bus.groups))].rebalance()
             self.happened["rebalanced"] += 1
         elif self.relay is not None and self.chance.happens(0.3):
             self._somebody_works([self.relay])
@@ -275,7 +280,8 @@ class World:
     def _new_saga_process(self, kind: str, place: int) -> SagaProcess:
         name = f"{kind}{place}"
         self._generations[name] += 1
-        return SagaProcess(self, f"{name}.{self._generations[name]}", kind, self.saga_tables)
+        bus = self.bus if self.plan.sagas_hear_lanes else None
+        return SagaProcess(self, f"{name}.{self._generations[name]}", kind, self.saga_tables, bus)
 
     def _new_engine(self, name: str) -> EngineProcess:
         self._generations[name] += 1
@@ -307,17 +313,24 @@ class World:
         return any(not finish_something() for _ in range(DRAIN_ROUNDS_MAX))
 
     def _followers_catch_up(self) -> bool:
-        relayed = self.relay is not None and bool(self.relay.step())
-        if self.relay is not None and not relayed and self._watermark_at != self.store.last_offset:
-            self.relay.watermark()
-            self._watermark_at, relayed = self.store.last_offset, True
+        relayed = self._relay_catches_up()
         worked = [bool(follower.step()) for follower in self.followers]
         return relayed or any(worked)
+
+    def _relay_catches_up(self) -> bool:
+        if self.relay is None or self.relay.step():
+            return self.relay is not None
+        if self._watermark_at == self.store.last_offset:
+            return False
+        self.relay.watermark()
+        self._watermark_at = self.store.last_offset
+        return True
 
     def _finish_something(self) -> bool:
         if self.clients.to_retry:
             self._send(self.clients.retries(20))
         worked = [engine.finish() for engine in self.engines]
+        worked += [self._relay_catches_up()] if self.plan.sagas_hear_lanes else []
         worked += [bool(process.step()) for process in self.sagas]
         if any(worked) or self.clients.to_retry:
             return True
