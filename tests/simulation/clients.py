@@ -1,6 +1,6 @@
 """Clients who never give up: they retry under the same id, repeat themselves, and remember every answer for good."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -22,13 +22,15 @@ REMEMBERED_MAX: Final = 2_000  # Answered requests that may be repeated.
 class Request:
     """One sending of one command; ``imposter``: another content under an id that is taken.
 
-    ``step``: what its saga will ask first, sent right behind it; nobody waits for that answer.
+    ``step``: what its saga will ask first, sent right behind it; nobody waits for that answer. ``era``: how many
+    restores there had been by then.
     """
 
     envelope: CommandEnvelope
     shop: Shop
     imposter: bool = False
     step: CommandEnvelope | None = None
+    era: int = 0
 
     @property
     def is_poison(self) -> bool:
@@ -45,8 +47,9 @@ class Request:
 class Asked:
     """One sending of one command by a saga or a timer, whose process waits for the answer, or not any more."""
 
-    def __init__(self, envelope: CommandEnvelope) -> None:
+    def __init__(self, envelope: CommandEnvelope, era: int) -> None:
         self.envelope = envelope
+        self.era = era
         self.future: Future[Answer] = Future()
 
     @property
@@ -120,6 +123,25 @@ class Clients:
         """Whoever was asked is gone, or could not take it: ask again. Sagas do so when they lose patience."""
         self.to_retry += [request for request in requests if isinstance(request, Request)]
 
+    def learn_of_a_restore(self, lost: Collection[CommandKey]) -> None:
+        """Answers that are on record no more count as never given; most of them are asked for again."""
+        for key in lost:
+            self.told.pop(key, None)
+        forgotten = [request for request in self._answered if request.key in lost]
+        self._answered = [request for request in self._answered if request.key not in lost]
+        for request in forgotten:
+            if self.world.chance.happens(0.7):
+                self.unanswered[request.key] = request
+                self.to_retry.append(request)
+
+    def _is_of_a_lost_history(self, request: "Request | Asked", answer: Answer) -> bool:
+        """Asked before a restore, answered after it with what is on record no more: nobody is to blame."""
+        if request.era == self.world.restores.count:
+            return False
+        logged = self.world.store.answers.get(request.key)
+        answered = (answer.status, answer.code, answer.data, answer.position.offset)
+        return logged is None or answered != (logged[1].status, logged[1].code, logged[1].data, logged[1].offset)
+
     def hear(self, request: "Request | Asked", outcome: object, who: str) -> None:
         """An answer, or an error that says nothing final. An answer is the same for ever."""
         world = self.world
@@ -131,6 +153,9 @@ class Clients:
             self._take_no_answer(request, outcome)
             return
         world.trace.note(f"{who} -> {request.envelope.command_id} {outcome.code} {outcome.position.offset}")
+        if self._is_of_a_lost_history(request, outcome):
+            self.to_retry.append(request)
+            return
         if request.imposter:
             if outcome.code != "command_id_reused":
                 world.violation("I4", request.envelope.command_id, f"another content was answered {outcome.code}")
@@ -149,7 +174,8 @@ class Clients:
         """To whoever sent it. The same command may have been sent by a client, too: the answer is the same."""
         if isinstance(outcome, Answer):
             self.world.note(f"{who} -> {asked.envelope.command_id} {outcome.code} {outcome.position.offset}")
-            self._remember(asked, outcome)
+            if not self._is_of_a_lost_history(asked, outcome):
+                self._remember(asked, outcome)
             asked.future.set_result(outcome)
         else:
             assert isinstance(outcome, Exception)
@@ -174,7 +200,8 @@ class Clients:
                 self._answered[self.world.chance.between(0, REMEMBERED_MAX - 1)] = request
 
     def _again(self, request: Request) -> Request:
-        if self.world.chance.happens(0.2):
+        # Not where an answer may be lost: then it might be the other content that is on record in the end.
+        if self.world.chance.happens(0.2) and not self.world.plan.restores:
             other = request.envelope._replace(command=ClaimCoupon(template_id="another", user_id="somebody"))
             return self._request(other, request.shop, imposter=True)
         return self._repeated(request)
@@ -191,4 +218,4 @@ class Clients:
         step: CommandEnvelope | None = None,
     ) -> Request:
         self.sendings += 1
-        return Request(envelope, shop, imposter, step)
+        return Request(envelope, shop, imposter, step, self.world.restores.count)

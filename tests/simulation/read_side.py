@@ -8,24 +8,27 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from command.ports import StoreUnavailable
 from contracts.envelope import Recorded
 from contracts.position import Position
-from contracts.read_models import bucket_key
+from contracts.read_models import NEVER_READY, bucket_key
+from infra.clickhouse.connection import FactsDamaged
+from infra.clickhouse.facts import Checksum as FactsChecksum
 from infra.clickhouse.facts import FactsCheckpoint, FactsStore
 from infra.kafka.lanes import lanes_of
 from infra.projections.facts_target import FactsTarget
 from infra.projections.lane_follower import LaneFollower
-from infra.projections.ports import Busy, Coordination, FollowerStatus, ParkedEvent, mark_of
+from infra.projections.ports import Busy, Coordination, FollowerStatus, Halt, Mark, ParkedEvent, Witness, mark_of
 from infra.projections.redis_target import RedisTarget
 from infra.projections.runner import UNAVAILABLE, Follower, FollowerLimits
 from infra.projections.service import topics_of
 from infra.redis.connection import RedisUnavailable
 from infra.redis.models import CheckpointLost, Control, ModelStore, Seen, decode, encode
+from infra.redis.models import Checksum as ModelChecksum
 from projections.catalog import READ_MODELS
-from projections.facts import Row
+from projections.facts import TABLES, Row
 from projections.model import Entry, Place, ReadModel
 from tests.simulation.bus import LANES, PARTITIONS, Bus, Member
 from tests.simulation.processes import Process
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 FollowerKind = Literal["models", "facts"]
-VERSION: Final = 1
 
 
 class Bucket:
@@ -48,17 +50,36 @@ class Bucket:
         self.documents: dict[Place, bytes] = {}
 
 
+class ModelControl:
+    """What the control hash of one read model says."""
+
+    __slots__ = ("active", "checkpoints", "lanes", "ready_at")
+
+    def __init__(self) -> None:
+        self.active: int | None = None
+        self.ready_at = 0
+        self.checkpoints: dict[int, Position] = {}
+        self.lanes: dict[int, dict[str, Position]] = {}
+
+
+class FactTables:
+    """One database of ClickHouse."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[tuple[str, int], Row]] = {name: {} for name in TABLES}  # By event and row.
+        self.checkpoint: FactsCheckpoint | None = None
+        self.lanes: dict[tuple[int, str], dict[str, int]] = defaultdict(dict)  # By version and epoch.
+
+
 class ReadStores:
     """Redis and ClickHouse: what outlives every follower."""
 
     def __init__(self) -> None:
         self.buckets: dict[str, Bucket] = {}
-        self.checkpoints: dict[str, Position] = {}
-        self.lanes: dict[str, dict[str, Position]] = defaultdict(dict)
-        self.ready_at: dict[str, int] = {}
-        self.rows: dict[tuple[str, str, int], Row] = {}  # By table, event and number of the row.
-        self.facts: FactsCheckpoint | None = None
-        self.facts_lanes: dict[str, int] = {}
+        self.models: dict[str, ModelControl] = defaultdict(ModelControl)
+        self.mark: Mark | None = None
+        self.facts = FactTables()
+        self.shadow: FactTables | None = None
         self.holders: dict[str, list[tuple[Process, bool]]] = defaultdict(list)  # Who, and whether alone.
 
 
@@ -70,26 +91,36 @@ class SimulatedModels:
         self._stores = stores
         self._process = process
 
+    @property
+    def _at(self) -> ModelControl:
+        return self._stores.models[self.model.name]
+
     def control(self) -> Control:
-        """Where its one version stands."""
+        """Where its versions stand."""
         self._exchange()
-        name, stores = self.model.name, self._stores
-        if name not in stores.checkpoints:
-            return Control(None)
-        lanes = {VERSION: dict(stores.lanes[name])} if stores.lanes[name] else {}
-        return Control(VERSION, stores.ready_at.get(name, 0), {VERSION: stores.checkpoints[name]}, lanes)
+        at = self._at
+        lanes = {version: dict(lanes) for version, lanes in at.lanes.items() if lanes}
+        return Control(at.active, at.ready_at, dict(at.checkpoints), lanes)
 
     def begin(self, version: int, start: Position, *, ready_at: int | None = None) -> None:
-        """Make it, empty. Two that begin at once are kept apart by the projection's lock."""
-        assert version == VERSION
-        self._stores.checkpoints[self.model.name] = start
-        self._stores.ready_at[self.model.name] = ready_at or 0
+        """Make a version, empty. Two that begin at once are kept apart by the projection's lock."""
+        self._exchange()
+        self._forget(version)
+        at = self._at
+        at.checkpoints[version] = start
+        if ready_at is not None:
+            at.active, at.ready_at = version, ready_at
+
+    def withdraw(self) -> None:
+        """Nobody reads what belongs to a history that was given up."""
+        self._exchange()
+        self._at.ready_at = NEVER_READY
 
     def load(self, version: int, places: Collection[Place], begun: Collection[Place] = ()) -> Seen:
         """What is stored at these places."""
         self._exchange()
         seen = Seen()
-        for key, inside in self._by_bucket(places).items():
+        for key, inside in self._by_bucket(version, places).items():
             if begun and all(place in begun for place in inside):
                 continue
             bucket = self._stores.buckets.get(key, Bucket())
@@ -101,7 +132,7 @@ class SimulatedModels:
     def write(self, version: int, offset: int, entries: Mapping[Place, Entry], seen: Seen) -> bool:
         """Bucket by bucket; whoever dies in between leaves the rest as it was."""
         written = True
-        for key, inside in self._by_bucket(entries).items():
+        for key, inside in self._by_bucket(version, entries).items():
             self._exchange()
             bucket = self._stores.buckets.setdefault(key, Bucket())
             stamp = seen.stamps.get(key)
@@ -116,84 +147,167 @@ class SimulatedModels:
 
     def advance(self, version: int, seen: Position, position: Position, lanes: Collection[str] = ()) -> None:
         """Move the checkpoint from where it was seen; lanes are left behind."""
-        self._exchange()
-        name = self.model.name
-        if self._stores.checkpoints.get(name) != seen:
-            raise CheckpointLost(f"{name} is elsewhere")
-        self._stores.checkpoints[name] = position
+        self._require(version, seen)
+        self._at.checkpoints[version] = position
         for lane in lanes:
-            self._stores.lanes[name].pop(lane, None)
+            self._at.lanes.get(version, {}).pop(lane, None)
 
     def begin_lanes(self, version: int, seen: Position, lanes: Collection[str]) -> None:
         """Begin lanes at the checkpoint."""
-        self._exchange()
-        if self._stores.checkpoints.get(self.model.name) != seen:
-            raise CheckpointLost(f"{self.model.name} is elsewhere")
+        self._require(version, seen)
+        own = self._at.lanes.setdefault(version, {})
         for lane in lanes:
-            self._stores.lanes[self.model.name].setdefault(lane, seen)
+            own.setdefault(lane, seen)
 
     def move_lanes(
         self, version: int, moves: Mapping[str, tuple[Position, Position]], lanes: Collection[str]
     ) -> Position:
         """Move lanes from where they were seen, all or none, and the checkpoint to the last of all lanes."""
         self._exchange()
-        name, at = self.model.name, self._stores.lanes[self.model.name]
+        at = self._at.lanes.get(version, {})
         if any(at.get(lane) != seen for lane, (seen, _) in moves.items()):
-            raise CheckpointLost(f"{name} is elsewhere in a lane")
+            raise CheckpointLost(f"{self.model.name} is elsewhere in a lane")
         at.update((lane, position) for lane, (_, position) in moves.items())
         last = min((at[lane] for lane in lanes), key=lambda position: position.offset)
-        self._stores.checkpoints[name] = last
+        self._at.checkpoints[version] = last
         return last
 
-    def withdraw(self) -> None:
-        """There is one history only."""
+    def activate(self, version: int, seen: Position) -> None:
+        """Let readers use this version."""
+        self._require(version, seen)
+        self._at.active, self._at.ready_at = version, seen.offset
+
+    def drop(self, version: int) -> int:
+        """Delete a version that nobody reads."""
+        self._exchange()
+        assert version != self._at.active
+        return self._forget(version)
+
+    def checksum(self, version: int) -> ModelChecksum:
+        """How many documents there are: what is in them is looked at when it is quiet."""
+        self._exchange()
+        prefix = bucket_prefix(self.model.name, version)
+        held = sum(len(each.documents) for key, each in self._stores.buckets.items() if key.startswith(prefix))
+        return ModelChecksum(held, "")
+
+    def _require(self, version: int, seen: Position) -> None:
+        self._exchange()
+        if self._at.checkpoints.get(version) != seen:
+            raise CheckpointLost(f"{self.model.name} v{version} is elsewhere")
+
+    def _forget(self, version: int) -> int:
+        self._at.checkpoints.pop(version, None)
+        self._at.lanes.pop(version, None)
+        prefix = bucket_prefix(self.model.name, version)
+        gone = [key for key in self._stores.buckets if key.startswith(prefix)]
+        for key in gone:
+            del self._stores.buckets[key]
+        return len(gone)
 
     def _exchange(self) -> None:
         self._process.misfortune("Redis")
         if self._process.world.chance.happens(self._process.world.odds.cut_off):
             raise RedisUnavailable("the connection was lost")
 
-    def _by_bucket(self, places: Collection[Place]) -> dict[str, list[Place]]:
+    def _by_bucket(self, version: int, places: Collection[Place]) -> dict[str, list[Place]]:
         buckets: dict[str, list[Place]] = {}
         for place in sorted(places, key=lambda place: (place.realm, place.key or "", place.field)):
-            buckets.setdefault(bucket_key(self.model.name, VERSION, place.realm, place.key), []).append(place)
+            buckets.setdefault(bucket_key(self.model.name, version, place.realm, place.key), []).append(place)
         return buckets
 
 
-class SimulatedFacts:
-    """The facts in ClickHouse, as :class:`infra.clickhouse.facts.FactsStore` has them, seen by one process."""
+class SimulatedWitness:
+    """Beside the read models in Redis, as :class:`infra.projections.witness.RedisWitness`."""
 
     def __init__(self, stores: ReadStores, process: Process) -> None:
         self._stores = stores
         self._process = process
 
+    def last(self) -> Mark | None:
+        """What was noted last."""
+        self._process.misfortune("the witness")
+        return self._stores.mark
+
+    def note(self, mark: Mark) -> None:
+        """Remember this."""
+        self._process.misfortune("the witness's note")
+        self._stores.mark = mark
+
+
+class SimulatedFacts:
+    """The facts in ClickHouse, as :class:`infra.clickhouse.facts.FactsStore` has them, seen by one process."""
+
+    def __init__(self, stores: ReadStores, process: Process, *, shadow: bool = False) -> None:
+        self._stores = stores
+        self._process = process
+        self._is_shadow = shadow
+
+    @property
+    def _tables(self) -> FactTables:
+        if not self._is_shadow:
+            return self._stores.facts
+        if self._stores.shadow is None:
+            raise FactsDamaged("the shadow was dropped")
+        return self._stores.shadow
+
     def checkpoint(self) -> FactsCheckpoint | None:
         """Where they stand."""
         self._process.misfortune("ClickHouse")
-        return self._stores.facts
+        return self._tables.checkpoint
 
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         """A row of the same event and number takes the other's place."""
         self._process.misfortune("an insert")
-        for row in rows:
-            self._stores.rows[table, row[2], row[3]] = row
+        self._tables.rows[table].update(((row[2], row[3]), row) for row in rows)
 
     def save(self, checkpoint: FactsCheckpoint) -> None:
         """The later one wins."""
         self._process.misfortune("the checkpoint of the facts")
-        stands = self._stores.facts
-        if stands is None or checkpoint.position.offset >= stands.position.offset:
-            self._stores.facts = checkpoint
+        tables, stands = self._tables, self._tables.checkpoint
+        if stands is None or _serial(checkpoint) >= _serial(stands):
+            tables.checkpoint = checkpoint
 
     def lanes(self, version: int, epoch: str) -> dict[str, int]:
         """Where they stand in each lane."""
-        return dict(self._stores.facts_lanes)
+        return dict(self._tables.lanes[version, epoch])
 
     def save_lanes(self, version: int, epoch: str, lanes: Mapping[str, int]) -> None:
         """The highest wins."""
         self._process.misfortune("the lanes of the facts")
+        own = self._tables.lanes[version, epoch]
         for lane, offset in lanes.items():
-            self._stores.facts_lanes[lane] = max(offset, self._stores.facts_lanes.get(lane, 0))
+            own[lane] = max(offset, own.get(lane, 0))
+
+    def checksums(self, upto: int) -> dict[str, FactsChecksum]:
+        """How many rows there are: what is in them is looked at when it is quiet."""
+        return {name: FactsChecksum(len(rows), "") for name, rows in self._tables.rows.items()}
+
+    def restore(self) -> None:
+        """No table is ever dropped."""
+
+    def begin_shadow(self) -> "SimulatedFacts":
+        """A fresh database beside this one."""
+        self._process.misfortune("making a database")
+        self._stores.shadow = FactTables()
+        return SimulatedFacts(self._stores, self._process, shadow=True)
+
+    def switch_to_shadow(self) -> None:
+        """Exchange tables, one after the other."""
+        for name in TABLES:
+            self._process.misfortune("an exchange of tables")
+            live, shadow = self._stores.facts, self._stores.shadow
+            if shadow is None:
+                raise FactsDamaged("the shadow was dropped")
+            live.rows[name], shadow.rows[name] = shadow.rows[name], live.rows[name]
+
+
+def bucket_prefix(model: str, version: int) -> str:
+    """What the keys of all buckets of one version begin with."""
+    return f"{model}:v{version}:"
+
+
+def _serial(checkpoint: FactsCheckpoint) -> tuple[int, int]:
+    return checkpoint.version, checkpoint.position.offset
 
 
 class SimulatedCoordination:
@@ -299,7 +413,8 @@ class LogFeed:
 
     def epoch(self) -> str:
         """Which history."""
-        return self._log.epoch
+        with self._log.reading():
+            return self._log.epoch
 
 
 class FollowerProcess(Process):
@@ -323,26 +438,37 @@ class FollowerProcess(Process):
                 )
                 for each in models
             ]
+            witness: Witness = SimulatedWitness(stores, self)
         else:
             facts = cast(FactsStore, SimulatedFacts(stores, self))
-            targets = [FactsTarget(facts, coordination, shard=0, lanes=() if bus is None else LANES)]
+            witness = target = FactsTarget(facts, coordination, shard=0, lanes=() if bus is None else LANES)
+            targets = [target]
         feed = LogFeed(SimulatedLog(world.store, self))
         self.member = None if bus is None else Member(self, bus, kind)
         if self.member is None:
-            self._follower = Follower(kind, feed, targets, coordination, limits)
+            self._follower = Follower(kind, feed, targets, coordination, limits, witness=witness)
         else:
-            self._follower = LaneFollower(kind, self.member, feed, targets, coordination, limits)
+            self._follower = LaneFollower(kind, self.member, feed, targets, coordination, limits, witness=witness)
 
     def step(self) -> int:
-        """One batch; how much it was. What makes a follower halt is a finding."""
+        """One batch; how much it was. What makes a follower halt is a finding, unless the store was restored."""
         try:
             done = self._follower.step()
         except (*UNAVAILABLE, StoreUnavailable) as trouble:
             self.world.note(f"{self.name} {type(trouble).__name__}")
             return 1
+        except Halt as halt:
+            self.world.note(f"{self.name} halts")
+            self._follower._halted.clear()  # As its service does, which runs it again a little later.
+            if not self.world.restores.is_expected(halt):
+                self.world.violation("I6", self.name, f"halted: {halt}")
+            return 0
         except Exception as halt:  # noqa: BLE001 - whatever it is, somebody has to know of it.
             self.world.violation("I6", self.name, f"halted: {type(halt).__name__}: {halt}")
             return 0
+        for _, reason in self._follower._halted.values():
+            if not self.world.restores.is_expected(Halt(reason)):
+                self.world.violation("I6", self.name, f"halted: {reason}")
         if done:
             self.world.note(f"{self.name} took in {done}")
         return done

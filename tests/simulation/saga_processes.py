@@ -8,7 +8,7 @@ from command.ports import StoreUnavailable, StreamConflict
 from command.tickets import Busy
 from contracts.envelope import Answer, CommandEnvelope
 from infra.kafka.errors import KafkaUnavailable
-from infra.postgres.positions import PositionMoved
+from infra.postgres.positions import EpochChanged, PositionMoved
 from infra.sagas.checkpoints import At
 from infra.sagas.dispatcher import Dispatcher
 from infra.sagas.lane_runner import LaneRunner
@@ -25,8 +25,8 @@ from tests.simulation.store import SimulatedLog
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-# After these a part is called again, as the worker's loop does it.
-TRY_AGAIN: Final = (StoreUnavailable, KafkaUnavailable, StreamConflict, PositionMoved, Busy)
+# After these a part is called again, as the worker's loop does it; after the last one a little later.
+TRY_AGAIN: Final = (StoreUnavailable, KafkaUnavailable, StreamConflict, PositionMoved, Busy, EpochChanged)
 SUBMITTED: Final = frozenset({At.COMMANDS_SUBMITTED, At.TIMERS_SUBMITTED})
 PATIENCE_STEPS: Final = 12  # So many steps of others an answer is waited for.
 
@@ -91,7 +91,7 @@ class Engines:
     def submit_many(self, envelopes: Iterable[CommandEnvelope]) -> list[Future[Answer]]:
         """Queue commands, kept in order. Raises Busy."""
         world = self._process.world
-        asked = [Asked(envelope) for envelope in envelopes]
+        asked = [Asked(envelope, world.restores.count) for envelope in envelopes]
         engine = world.chance.one_of(world.engines)
         if not engine.submit(asked):
             raise Busy("the simulated engine is busy")

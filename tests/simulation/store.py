@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from threading import Lock
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from command.ports import (
     AppendTransaction,
@@ -44,6 +44,14 @@ class Exchange(StrEnum):
 
 class Unwritable(Exception):
     """An event that no store can take: a defect of whoever decided it, and of nobody else in its batch."""
+
+
+class Backup(NamedTuple):
+    """How far a store was when it was backed up: all that is needed, for whatever comes later is added, not changed."""
+
+    committed: int
+    last_offset: int
+    burnt: int
 
 
 class Faults(Protocol):
@@ -92,6 +100,7 @@ class Store:
         self.clock = clock
         self.is_unwritable = is_unwritable
         self.epoch = epoch
+        self.starts = 1  # Of the server: each breaks all connections.
         self.lock = Lock()
         self.holder: _Holding | None = None  # Whoever has the append lock.
         self.committed = 0
@@ -110,6 +119,29 @@ class Store:
         """End the transaction of whoever holds the lock: what a server does when a client is silent for too long."""
         if self.holder is not None:
             self.holder.end()
+
+    def back_up(self) -> Backup:
+        """What is committed by now. The sequence of offsets is no part of any transaction."""
+        return Backup(self.committed, self.last_offset, self._burnt)
+
+    def restore(self, backup: Backup) -> dict[CommandKey, LoggedAnswer]:
+        """Put a backup in the place of what is there; returns the answers that are lost. Offsets are given out again.
+
+        The server is stopped for it: transactions end, and every connection breaks.
+        """
+        self.expel()
+        self.starts += 1
+        kept = bisect_right(self.offsets, backup.last_offset)
+        for event in reversed(self.events[kept:]):
+            self.streams[event.stream].pop()
+        del self.events[kept:], self.offsets[kept:]
+        lost = {key: logged for key, (commit, logged) in self.answers.items() if commit > backup.committed}
+        for key in lost:
+            del self.answers[key]
+        _forget_after(backup.committed, self.counts)
+        _forget_after(backup.committed, self.snapshots)
+        self.committed, self.last_offset, self._burnt = backup
+        return lost
 
     def write(self, batch: Batch, last_offset: int) -> list[int]:
         """Write a batch under the commit to come. Raises StreamConflict or Unwritable: then all is to be undone."""
@@ -184,6 +216,7 @@ class SimulatedLog:
         self._faults = faults or NoFaults()
         self._shard = shard
         self._epoch = store.epoch
+        self._start = store.starts
         self._lock_timeout_seconds = lock_timeout_seconds
 
     @property
@@ -199,13 +232,13 @@ class SimulatedLog:
     @contextmanager
     def appending(self) -> Iterator["_Transaction"]:
         """Take the append lock; commit when the block ends, roll back when it raises."""
-        self._faults.before(Exchange.LOCK)
+        self._exchange(Exchange.LOCK)
         store = self._store
         if not store.lock.acquire(timeout=self._lock_timeout_seconds):
             raise StoreUnavailable("the append lock is held by somebody else")
         holding = _Holding(store)
         try:
-            self._epoch = store.epoch
+            self._notice_restore()
             transaction = _Transaction(store, self._faults, holding)
             yield transaction
             self._faults.before(Exchange.COMMIT)
@@ -218,8 +251,8 @@ class SimulatedLog:
     @contextmanager
     def reading(self) -> Iterator[ReadView]:
         """A view of this instant, without the lock."""
-        self._faults.before(Exchange.LOOK)
-        self._epoch = self._store.epoch
+        self._exchange(Exchange.LOOK)
+        self._notice_restore()
         yield _View(self._store, self._store.committed)
 
     def glancing(self) -> ReadView:
@@ -228,7 +261,7 @@ class SimulatedLog:
 
     def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
         """Store a batch if the log still ends at ``head``: one exchange, in which nobody can come between."""
-        self._faults.before(Exchange.APPEND_AFTER)
+        self._exchange(Exchange.APPEND_AFTER)
         store = self._store
         if not store.lock.acquire(timeout=self._lock_timeout_seconds):
             raise StoreUnavailable("the append lock is held by somebody else")
@@ -244,9 +277,22 @@ class SimulatedLog:
         self._faults.after_commit()
         return offsets
 
+    def _exchange(self, exchange: Exchange) -> None:
+        """Raises StoreUnavailable on a connection that broke, once."""
+        self._faults.before(exchange)
+        if self._start != self._store.starts:
+            self._start = self._store.starts
+            raise StoreUnavailable("the server was stopped, and the connection with it")
+
+    def _notice_restore(self) -> None:
+        """Raises StoreUnavailable, once: whatever was remembered of the store is void."""
+        if self._epoch != self._store.epoch:
+            self._epoch = self._store.epoch
+            raise StoreUnavailable("the epoch changed: the store was restored")
+
     def _look(self) -> "_View":
-        self._faults.before(Exchange.LOOK)
-        self._epoch = self._store.epoch
+        self._exchange(Exchange.LOOK)
+        self._notice_restore()
         return _View(self._store, self._store.committed)
 
     def now(self) -> datetime:
@@ -295,6 +341,7 @@ class _View:
         self._store = store
         self._commit = commit
         self._last_offset = store.last_offset
+        self._start = store.starts
         now = store.clock()
         at = bisect_right(store.offsets, self._last_offset)
         self.store_now = max(now, store.events[at - 1].metadata.recorded_at) if at else now
@@ -306,17 +353,19 @@ class _View:
     def events_after(
         self, offset: int, limit: int, concerning: Callable[[str], bool] | None = None
     ) -> Sequence[Recorded]:
-        store = self._store
+        store = self._connected
         first, last = bisect_right(store.offsets, offset), bisect_right(store.offsets, self._last_offset)
         found = store.events[first : min(first + limit, last)]
         return found if concerning is None else [event for event in found if concerning(event.stream)]
 
     def answers(self, keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
-        found = ((key, self._store.answers.get(key)) for key in keys)
+        answers = self._connected.answers
+        found = ((key, answers.get(key)) for key in keys)
         return {key: each[1] for key, each in found if each is not None and each[0] <= self._commit}
 
     def counts(self, keys: Collection[str]) -> Mapping[str, int]:
-        found = ((key, _latest(self._store.counts.get(key, ()), self._commit)) for key in keys)
+        counts = self._connected.counts
+        found = ((key, _latest(counts.get(key, ()), self._commit)) for key in keys)
         return {key: value for key, value in found if value is not None}
 
     def histories(
@@ -330,8 +379,14 @@ class _View:
         histories = self.histories(wanted.streams, schema_hashes=wanted.schema_hashes)
         return Seen(histories, self.answers(wanted.answers), self.counts(wanted.counts))
 
+    @property
+    def _connected(self) -> Store:
+        if self._start != self._store.starts:
+            raise StoreUnavailable("the server was stopped, and the connection with it")
+        return self._store
+
     def _history(self, stream: str, hashes: Mapping[str, str], until: datetime | None) -> StreamHistory:
-        events: Sequence[Recorded] = self._store.streams.get(stream, ())
+        events: Sequence[Recorded] = self._connected.streams.get(stream, ())
         if events and events[-1].offset > self._last_offset:
             events = [event for event in events if event.offset <= self._last_offset]
         snapshot = _latest(self._store.snapshots.get(stream, ()), self._commit) if hashes else None
@@ -409,6 +464,14 @@ class _Transaction(_View):
         self._commit = self._store.committed + 1
         self._last_offset = offsets[-1] if offsets else self._last_offset
         return offsets
+
+
+def _forget_after(commit: int, table: dict[str, list[tuple[int, V]]]) -> None:
+    for key, versions in list(table.items()):
+        if versions[-1][0] > commit:
+            table[key] = [each for each in versions if each[0] <= commit]
+            if not table[key]:
+                del table[key]
 
 
 def _latest(versions: Sequence[tuple[int, V]], commit: int) -> V | None:

@@ -1,13 +1,13 @@
 """The simulated world: a store, processes, clients and a clock; its scheduler lets one of them act at a time."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, TextIO
 
 from command.engine import EngineSettings
-from command.ports import NewEvent
+from command.ports import CommandKey, NewEvent
 from contracts.events import OrderNoted
 from contracts.identity import Realm
 from query.verify.raw import Violation
@@ -18,6 +18,7 @@ from tests.simulation.checks import LogChecks
 from tests.simulation.clients import Asked, Clients, Request
 from tests.simulation.processes import QUIET, ROUGH, EngineProcess, Odds, Process
 from tests.simulation.read_side import FollowerKind, FollowerProcess, ReadStores
+from tests.simulation.restores import Operator, Restores
 from tests.simulation.saga_processes import SagaProcess
 from tests.simulation.store import Store
 from tests.simulation.workload import POISON, Shop
@@ -35,7 +36,7 @@ STEPS_PER_COMMAND_MAX: Final = 40  # More: nothing gets on any more.
 VIOLATIONS_MAX: Final = 20
 
 
-Worker = EngineProcess | SagaProcess | FollowerProcess | Relay
+Worker = EngineProcess | SagaProcess | FollowerProcess | Operator | Relay
 
 
 class SimulationFailed(AssertionError):
@@ -61,6 +62,11 @@ class Plan:
     def sagas_hear_lanes(self) -> bool:
         """Whether sagas do, too: every fourth seed."""
         return self.seed % 4 == 3
+
+    @property
+    def restores(self) -> bool:
+        """Whether the store goes back to earlier states: three of eight seeds, of every kind."""
+        return self.seed % 8 in {3, 4, 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class World:
             Shop(realm, self.chance, self.clock, business_clock=bool(number)) for number, realm in enumerate(REALMS)
         ]
         self.clients = Clients(self, shops)
+        self.restores = Restores(self)
         self.checks = LogChecks(self)
         self.engines = [self._new_engine(f"engine{number}") for number in range(plan.engines)]
         self.saga_tables = SagaTables()
@@ -108,6 +115,7 @@ class World:
         self.read_stores = ReadStores()
         self.relay = None if self.bus is None else self._new_relay(self.bus)
         self.followers = [self._new_follower(kind, place) for place, kind in enumerate(FOLLOWERS)]
+        self.operator = self._new_operator()
 
     def run(self) -> Result:
         """Simulate. Raises SimulationFailed."""
@@ -143,6 +151,7 @@ class World:
         if self._steps > STEPS_PER_COMMAND_MAX * (self.plan.commands + 100):
             self.violation("I2", "the world", "nothing gets on any more")
             raise SimulationFailed(self._report())
+        self.restores.look()
         self._now += timedelta(microseconds=self.chance.between(50, 40_000))
         roll = self.chance.random.random()
         if roll < 0.12:
@@ -195,9 +204,18 @@ class World:
         elif isinstance(process, FollowerProcess):
             place = next(at for at, each in enumerate(self.followers) if each is process)
             self.followers[place] = self._new_follower(process.kind, place)
+        elif isinstance(process, Operator):
+            self.operator = self._new_operator()
         elif isinstance(process, Relay) and self.bus is not None:
             self.relay = self._new_relay(self.bus)
         self.note(f"{process.name} {why}")
+
+    def forget_what_is_lost(self, lost: Collection[CommandKey]) -> None:
+        """After a restore: whoever was told what is on record no more was told nothing; all is looked at anew."""
+        self.clients.learn_of_a_restore(lost)
+        self.checks = LogChecks(self)
+        self._watermark_at = -1
+        self._skew = timedelta()
 
     def answers_come(self, waiting: Process, steps_max: int) -> None:
         """Somebody waits for an engine's answers: engines work, maybe long enough."""
@@ -245,7 +263,8 @@ class World:
             self.clients.lost(requests)
 
     def _clock_jumps(self) -> None:
-        if self.chance.happens(0.3):
+        # Not after a restore that nobody told: an event could get the time of the one that had its offset before.
+        if self.chance.happens(0.3) and self.restores.is_told:
             self._skew = timedelta(seconds=self.chance.between(-3_600, 0))
             self.happened["clock set back"] += 1
         else:
@@ -263,6 +282,8 @@ class World:
         if self.bus is not None and self.chance.happens(0.04):
             self.bus.groups[self.chance.one_of(list(self.bus.groups))].rebalance()
             self.happened["rebalanced"] += 1
+        elif self.restores.to_rebuild and self.chance.happens(0.3):
+            self._somebody_works([self.operator])
         elif self.relay is not None and self.chance.happens(0.3):
             self._somebody_works([self.relay])
         else:
@@ -271,6 +292,10 @@ class World:
     def _new_relay(self, bus: Bus) -> Relay:
         self._generations["relay"] += 1
         return Relay(self, f"relay.{self._generations['relay']}", bus)
+
+    def _new_operator(self) -> Operator:
+        self._generations["operator"] += 1
+        return Operator(self, f"operator.{self._generations['operator']}")
 
     def _new_follower(self, kind: FollowerKind, place: int) -> FollowerProcess:
         name = f"{kind}{place}"
@@ -313,7 +338,7 @@ class World:
         return any(not finish_something() for _ in range(DRAIN_ROUNDS_MAX))
 
     def _followers_catch_up(self) -> bool:
-        relayed = self._relay_catches_up()
+        relayed = self._relay_catches_up() or bool(self.operator.step())
         worked = [bool(follower.step()) for follower in self.followers]
         return relayed or any(worked)
 
@@ -366,7 +391,7 @@ class World:
 
 
 def _with_step(request: Request) -> list[Request | Asked]:
-    return [request] if request.step is None else [request, Asked(request.step)]
+    return [request] if request.step is None else [request, Asked(request.step, request.era)]
 
 
 def _is_poison(new: NewEvent) -> bool:
