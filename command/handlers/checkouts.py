@@ -26,7 +26,7 @@ from contracts.commands import (
     RefundForOrder,
     ReleaseForOrder,
 )
-from contracts.events import Event
+from contracts.events import Event, RefundSucceeded
 from contracts.events.coupon import ReleaseCause
 from contracts.refusals import Refusal, UnknownRefund
 
@@ -148,13 +148,25 @@ def end_lock(uow: UnitOfWork, command: EndOrderLock) -> Data:
 @_or_wait
 def refund(uow: UnitOfWork, command: RefundForOrder) -> Data:
     """Credit by the frozen allocation; return the coupons on a full refund."""
-    told = uow.load(REFUND, command.refund_id).told
-    if told is None or told.order_id != command.order_id:
-        raise UnknownRefund
+    told = refund_of(uow, command)
     checkout = _held_first(uow, command.order_id)
     held = coupons_of(uow, checkout.coupon_ids)
     carry_out(uow, checkouts.refund(uow.load(ORDER, command.order_id), checkout, held, told, now=uow.now))
     return answer_of(uow, command.order_id)
+
+
+def refund_of(uow: UnitOfWork, command: RefundForOrder) -> RefundSucceeded:
+    """What was told of an order's refund. Raises UnknownRefund for another order's.
+
+    Its saga asks once it has heard of both. One of them is not there only when the store was restored to before it,
+    with this on its way: told again it has the same name, and so has what the saga asks then. Raises NotYet.
+    """
+    told = uow.load(REFUND, command.refund_id).told
+    _require_fact(told, f"refund {command.refund_id}")
+    if told is None or told.order_id != command.order_id:
+        raise UnknownRefund
+    _require_fact(uow.load(ORDER, command.order_id).placed, f"order {command.order_id}")
+    return told
 
 
 def release_order(uow: UnitOfWork, order_id: str, cause: ReleaseCause) -> None:

@@ -15,7 +15,7 @@ from command.domain.borrowing import BORROWING, Borrowing, Postponed
 from command.domain.checkout import CHECKOUT, Books, Checkout, Plan, abandon
 from command.domain.orders import ORDER, PAYMENT, REFUND, Order, Payment
 from command.domain.pricing import coupon_refusal
-from command.handlers.checkouts import answer_of
+from command.handlers.checkouts import answer_of, refund_of
 from command.handlers.handler import Data, Handler, Handlers
 from command.unit_of_work import UnitOfWork
 from contracts.commands import (
@@ -41,7 +41,7 @@ from contracts.events.coupon import ReleaseCause
 from contracts.lending import RefundCredits
 from contracts.orders import CouponRefusal, HeldCoupon
 from contracts.placement import Placement
-from contracts.refusals import CouponsOutOfReach, OrderWasCancelled, PaymentRequired, UnknownRefund
+from contracts.refusals import CouponsOutOfReach, OrderWasCancelled, PaymentRequired
 
 C = TypeVar("C", HoldForOrder, RedeemForOrder, ReleaseForOrder, EndOrderLock, RefundForOrder)
 
@@ -126,9 +126,7 @@ class Crossing:
 
     def refund(self, uow: UnitOfWork, command: RefundForOrder) -> Data:
         """Credit by the frozen allocation; what lies on other shards is told to them."""
-        told = uow.load(REFUND, command.refund_id).told
-        if told is None or told.order_id != command.order_id:
-            raise UnknownRefund
+        told = refund_of(uow, command)
         if self._hold_first(uow, command.order_id):
             _postpone(uow, command.order_id, Postponed("refund", command.refund_id))
         else:
