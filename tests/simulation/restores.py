@@ -92,8 +92,9 @@ class Restores:
 
     def _restore(self, saved: Saved) -> None:
         world = self._world
-        # Over Kafka records of the same epoch would be heard again that are true no more: there it has to be told.
-        told = world.bus is not None or world.chance.happens(0.5)
+        # It has to be told over Kafka, which would bring records of the same epoch that are true no more, and while
+        # something is rebuilt, which has no witness yet.
+        told = world.bus is not None or bool(self.to_rebuild) or world.chance.happens(0.5)
         if not told:
             for process in (*world.engines, *world.sagas):
                 world.replace(process, why="stopped for a restore")
@@ -104,7 +105,6 @@ class Restores:
             world.bus.relayed, world.bus.last_of_lane = saved.relayed, saved.last_of_lane
         self.count += 1
         self.is_told = False
-        self.to_rebuild.clear()
         world.note(f"restored to {world.store.last_offset}: {len(lost)} answers are lost")
         world.happened["restored" if told else "restored untold"] += 1
         if told:
