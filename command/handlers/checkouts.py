@@ -95,7 +95,7 @@ def decide_waiting(uow: UnitOfWork, waiting: Iterable[Waiting]) -> None:
 @_or_wait
 def hold(uow: UnitOfWork, command: HoldForOrder) -> Data:
     """Lock, reserve and freeze; or refuse with every reason. ``checkout`` is what this very command decided."""
-    _require_fact(uow.load(ORDER, command.order_id).placed, f"order {command.order_id}")
+    require_attempt(uow, command)
     decided = _hold(uow, command.order_id, command.attempt)
     answer = answer_of(uow, command.order_id)
     outcome = None if decided is None else outcome_of(decided)
@@ -127,6 +127,13 @@ def _require_fact(fact: Event | None, name: str) -> None:
     """
     if fact is None:
         raise NotYet(f"{name} is not recorded yet")
+
+
+def require_attempt(uow: UnitOfWork, command: HoldForOrder) -> None:
+    """The order was placed, and reopened as often as the hold says. Raises NotYet."""
+    order = uow.load(ORDER, command.order_id)
+    told = order.placed if order.attempt >= command.attempt else None
+    _require_fact(told, f"attempt {command.attempt} of order {command.order_id}")
 
 
 def release(uow: UnitOfWork, command: ReleaseForOrder) -> Data:

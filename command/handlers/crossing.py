@@ -15,7 +15,7 @@ from command.domain.borrowing import BORROWING, Borrowing, Postponed
 from command.domain.checkout import CHECKOUT, Books, Checkout, Plan, abandon
 from command.domain.orders import ORDER, PAYMENT, REFUND, Order, Payment
 from command.domain.pricing import coupon_refusal
-from command.handlers.checkouts import answer_of, refund_of
+from command.handlers.checkouts import answer_of, refund_of, require_attempt
 from command.handlers.handler import Data, Handler, Handlers
 from command.unit_of_work import UnitOfWork
 from contracts.commands import (
@@ -86,6 +86,7 @@ class Crossing:
 
     def hold(self, uow: UnitOfWork, command: HoldForOrder) -> Data:
         """Begin to borrow; the hold is decided with the last lender's answer."""
+        require_attempt(uow, command)
         self._hold(uow, command.order_id, command.attempt)
         return answer_of(uow, command.order_id)
 
