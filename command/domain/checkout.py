@@ -7,7 +7,7 @@ Every function returns a :class:`Plan`: what happens on which stream. A plan wit
 What a hold froze stays frozen: a payment that comes late redeems the very allocation that the buyer was promised.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, NamedTuple
@@ -314,14 +314,18 @@ def _shares(budget_ids: Iterable[str], discount_minor: int, books: Books, now: d
 def lapsed_holds(checkout: Checkout, held: Sequence[HeldCoupon], books: Books, now: datetime) -> tuple[str, ...]:
     """Orders whose ended holds stand in the way: this order's own, those on its coupons, those on its budgets."""
     orders: dict[str, None] = {checkout.order_id: None} if checkout.lock_has_ended(now) else {}
-    for it in held:
-        coupon = books.coupons[it.coupon_id]
-        if coupon.lock_has_ended(now) and not coupon.external and coupon.order_id is not None:
-            orders[coupon.order_id] = None
+    orders |= dict.fromkeys(_lapsed_on_coupons(held, books, now))
     for key, needed in _by_budget(held).items():
         period = books.budgets[key].period_at(now)
         orders |= dict.fromkeys(budgets.lapsed_to_free(books.budgets[key], period, needed, now=now))
     return tuple(orders)
+
+
+def _lapsed_on_coupons(held: Iterable[HeldCoupon], books: Books, now: datetime) -> Iterator[str]:
+    for it in held:
+        coupon = books.coupons[it.coupon_id]
+        if coupon.lock_has_ended(now) and not coupon.external and coupon.order_id is not None:
+            yield coupon.order_id
 
 
 def _require_money_here(held: Iterable[HeldCoupon], books: Books, now: datetime) -> None:
@@ -396,7 +400,8 @@ def _redeem_late(
         return abandon(checkout, books, payment_id, tuple(refusals.values()), now)
     anew = [it for it in held if it.coupon_id not in honoured]
     _require_money_here(anew, books, now)
-    lapsed = lapsed_holds(checkout, anew, books, now)
+    # An honoured coupon may have been held by another order since: its ended hold is in the way as well.
+    lapsed = tuple(dict.fromkeys((*lapsed_holds(checkout, anew, books, now), *_lapsed_on_coupons(held, books, now))))
     ledger = Ledger(placed.order_id, books, lapsed)
     for it in held:
         if it.coupon_id in honoured:

@@ -87,6 +87,9 @@ AGAIN_EVENTS: list[type[Event]] = [
 ]
 
 
+HONOURED_EVENTS: list[type[Event]] = [CouponRedeemed, BudgetCommitted, SettlementRecorded, CheckoutCompleted]
+
+
 def release(cause: Any = "payment_failed", order_id: str = "o1") -> ReleaseForOrder:
     return ReleaseForOrder(order_id=order_id, cause=cause)
 
@@ -476,6 +479,16 @@ def test_a_template_that_honours_late_payment_redeems_an_expired_coupon_and_flag
     outcome.then_answered(status="completed")
     redeemed = [it for it in outcome.events if isinstance(it, CouponRedeemed | BudgetCommitted | CheckoutCompleted)]
     assert [it.honoured for it in redeemed] == [True, True, True]
+
+
+def test_an_expired_coupon_is_honoured_once_the_ended_hold_of_another_order_is_released() -> None:
+    """Nobody recorded yet that the other hold ended: a coupon is redeemed by one order, not while another has it."""
+    twice = ValidityAfterClaim(duration_seconds=LOCK_TTL_SECONDS + 1)
+    past: list[Any] = [budget(), *template(budget_ids=("b1",), on_late_payment="honour", validity=twice), claim()]
+    world = given([*past, *held(MINE), LAPSE, *held(MINE, order_id="o2"), LAPSE, pay()])
+    outcome = world.when(redeem())
+    outcome.then([CouponReleased, CouponExpired, BudgetReleased, CheckoutReleased, *HONOURED_EVENTS])
+    assert world.world.state(CHECKOUT, "o2").status == "released"
 
 
 def test_honouring_spends_more_than_the_budget_has_and_says_so() -> None:
