@@ -1,9 +1,10 @@
 """Turns a batch of commands into what is to be stored for them, on top of the states that it keeps in memory."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from itertools import groupby
 from typing import Any, Final, Literal
 
 from command.decisions import BatchView, Decision, clock_of, targets_of
@@ -29,6 +30,7 @@ from contracts.registry import UnknownEventType
 logger = logging.getLogger(__name__)
 
 TAIL_EVENTS_MAX: Final = 5_000
+RUSH_COMMANDS_MIN: Final = 4  # Fewer are decided one by one at less expense.
 
 Decided = tuple[Literal["accepted", "refused"], str, str, Mapping[str, Any]]  # Status, code, detail, data.
 
@@ -130,7 +132,7 @@ class Decider:
 
     def unlearn(self, plan: Plan) -> None:
         """Go back to the states before a plan that was not stored and never will be. Of several, the latest first."""
-        for stream in plan.view.entries.keys() - plan.view.loaded.keys():
+        for stream in (plan.view.entries.keys() | plan.view.begun.keys()) - plan.view.loaded.keys():
             self._cache.drop(stream)
         self._cache.put_all(plan.view.loaded)
         self._with_history.clear()
@@ -167,23 +169,15 @@ class Decider:
             assumed_now=self._last_now if ahead else None,
         )
         pending = {} if after is None else {each.ticket.key: each for each in after.verdicts if each.is_new}
-        logged = self._look(batch, tickets, pending)
+        rushes = [list(rush) for _, rush in groupby(tickets, self._alike)]
+        logged = self._look(batch, rushes, pending)
         self._last_now = batch.store_now
         verdicts: list[Verdict] = []
-        undecided: Sequence[Ticket] = ()
-        for place, ticket in enumerate(tickets):
-            if len(batch.events) >= self._batch_events_max:
-                undecided = tickets[place:]
-                break
-            if (known := logged.get(ticket.key)) is not None:
-                verdict = Verdict(ticket, _replay(ticket, known))
-            elif (first := pending.get(ticket.key)) is not None:
-                verdict = Verdict(ticket, error=first.error, first=first)
-            else:
-                verdict = pending[ticket.key] = self._verdict(batch, ticket)
-            verdicts.append(verdict)
-        plan = Plan(batch, verdicts, self._batch_of(batch, verdicts), undecided)
+        for rush in rushes:
+            verdicts += self._together(batch, rush, logged, pending) or self._each(batch, rush, logged, pending)
+        plan = Plan(batch, verdicts, self._batch_of(batch, verdicts), tickets[len(verdicts) :])
         batch.conclude()
+        self._cache.put_all(batch.begun_by_each)
         self._cache.put_all(batch.entries)
         return plan
 
@@ -197,34 +191,102 @@ class Decider:
             batch = BatchView(view, None, self._formats, until=at)
         return self._handle(Decision(batch, envelope, lock_ttl_seconds=self._lock_ttl_seconds, at=at), envelope)
 
+    def _alike(self, ticket: Ticket) -> Hashable:
+        """Tickets next to each other that have equal keys are a rush; most have one of their own."""
+        command = ticket.envelope.command
+        rush = self._handlers[type(command)].rush
+        return ticket if rush is None else (type(command), ticket.envelope.realm, rush.alike(command))
+
     def _look(
-        self, view: BatchView, tickets: Sequence[Ticket], pending: Mapping[CommandKey, Verdict]
+        self, view: BatchView, rushes: Sequence[Sequence[Ticket]], pending: Mapping[CommandKey, Verdict]
     ) -> Mapping[CommandKey, LoggedAnswer]:
         """One round trip when all states are known, two when not: counters to look for depend on states."""
-        targets = [clock_of(realm) for realm in {ticket.envelope.realm for ticket in tickets}]
-        ready: list[Ticket] = []
-        waiting: list[Ticket] = []
-        for ticket in tickets:
-            command = ticket.envelope.command
-            touched = targets_of(ticket.envelope.realm, self._handlers[type(command)].touches(command))
+        targets = [clock_of(realm) for realm in {rush[0].envelope.realm for rush in rushes}]
+        ready: list[Sequence[Ticket]] = []
+        waiting: list[Sequence[Ticket]] = []
+        for rush in rushes:
+            envelope = rush[0].envelope
+            touched = targets_of(envelope.realm, self._handler(envelope).touches(envelope.command))
             missing = view.unknown(touched)
             targets += touched if missing else ()
-            (waiting if missing else ready).append(ticket)
-        keys = [ticket.key for ticket in tickets if ticket.key not in pending]
+            (waiting if missing else ready).append(rush)
+        keys = [ticket.key for rush in rushes for ticket in rush if ticket.key not in pending]
         logged = view.look(targets, keys, self._count_keys(view, ready))
         if waiting and (counted := self._count_keys(view, waiting)):
             view.look((), (), counted)
         return logged
 
-    def _count_keys(self, view: BatchView, tickets: Sequence[Ticket]) -> list[str]:
+    def _count_keys(self, view: BatchView, rushes: Sequence[Sequence[Ticket]]) -> list[str]:
         keys: list[str] = []
-        for ticket in tickets:
-            handler = self._handler(ticket.envelope)
-            if handler.counts is not None:  # Most commands count nothing.
-                decision = self._decision(view, ticket.envelope)
-                with suppress(Refusal):  # A hint about something unknown: the handler will say so itself.
-                    keys += decision.count_keys(handler.counts(decision, ticket.envelope.command))
+        for rush in rushes:
+            envelope = rush[0].envelope
+            handler = self._handler(envelope)
+            if handler.counts is None:  # Most commands count nothing.
+                continue
+            decision = self._decision(view, envelope)
+            with suppress(Refusal):  # A hint about something unknown: the handler will say so itself.
+                if handler.rush is not None and len(rush) > 1:
+                    counted = handler.rush.counts(decision, [ticket.envelope.command for ticket in rush])
+                else:
+                    counted = handler.counts(decision, envelope.command)
+                keys += decision.count_keys(counted)
         return keys
+
+    def _each(
+        self,
+        view: BatchView,
+        tickets: Sequence[Ticket],
+        logged: Mapping[CommandKey, LoggedAnswer],
+        pending: dict[CommandKey, Verdict],
+    ) -> list[Verdict]:
+        """One after the other; of fewer than all when the batch has become too large."""
+        verdicts: list[Verdict] = []
+        for ticket in tickets:
+            if len(view.events) >= self._batch_events_max:
+                break
+            if (known := logged.get(ticket.key)) is not None:
+                verdict = Verdict(ticket, _replay(ticket, known))
+            elif (first := pending.get(ticket.key)) is not None:
+                verdict = Verdict(ticket, error=first.error, first=first)
+            else:
+                verdict = pending[ticket.key] = self._verdict(view, ticket)
+            verdicts.append(verdict)
+        return verdicts
+
+    def _together(
+        self,
+        view: BatchView,
+        tickets: Sequence[Ticket],
+        logged: Mapping[CommandKey, LoggedAnswer],
+        pending: dict[CommandKey, Verdict],
+    ) -> list[Verdict]:
+        """A rush, all of it accepted in one go; none of it when that cannot be, and nothing is kept then."""
+        handler = self._handler(tickets[0].envelope)
+        if handler.rush is None or len(tickets) < RUSH_COMMANDS_MIN:
+            return []
+        keys = {ticket.key for ticket in tickets}
+        all_new = len(keys) == len(tickets) and logged.keys().isdisjoint(keys) and pending.keys().isdisjoint(keys)
+        if not all_new or len(view.events) + len(tickets) > self._batch_events_max:
+            return []
+        envelopes = [ticket.envelope for ticket in tickets]
+        decision = Decision(view, envelopes[0], lock_ttl_seconds=self._lock_ttl_seconds, rush=envelopes)
+        try:
+            told = handler.rush.handle(decision, [envelope.command for envelope in envelopes])
+        except (StoreUnavailable, StreamConflict):
+            raise
+        except Exception:  # noqa: BLE001 - refused, or our defect: each by itself will show which.
+            told = None
+        if told is None:
+            return []
+        self._note_history(decision)
+        decision.keep()
+        first_event = len(view.events) - len(tickets)
+        verdicts = [
+            Verdict(ticket, _accepted(ticket, data), last_event=place)
+            for place, (ticket, data) in enumerate(zip(tickets, told, strict=True), first_event)
+        ]
+        pending.update(zip([ticket.key for ticket in tickets], verdicts, strict=True))
+        return verdicts
 
     def _verdict(self, view: BatchView, ticket: Ticket) -> Verdict:
         envelope = ticket.envelope
@@ -279,6 +341,10 @@ class Decider:
         except Exception as failure:
             logger.exception("handler_failed", extra={"command_type": envelope.command.type})
             raise HandlerFailed(f"{envelope.command.type} failed: {type(failure).__name__}") from failure
+
+
+def _accepted(ticket: Ticket, data: Mapping[str, Any]) -> LoggedAnswer:
+    return LoggedAnswer(ticket.key, ticket.envelope.command.type, ticket.content_hash, "accepted", "ok", "", data)
 
 
 def _replay(ticket: Ticket, known: LoggedAnswer) -> LoggedAnswer:

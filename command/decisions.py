@@ -18,7 +18,7 @@ from command.ports import (
     StreamHistory,
     Wanted,
 )
-from command.states import Entry, SnapshotFormats, StateCache, fold
+from command.states import Begun, Entry, SnapshotFormats, StateCache, fold
 from command.unit_of_work import Kind
 from contracts.envelope import CommandEnvelope, Metadata
 from contracts.events import Event
@@ -36,18 +36,6 @@ class Target(NamedTuple):
 
     stream: str
     kind: Kind[Any]
-
-
-class Begun(NamedTuple):
-    """New streams with nothing but their first event."""
-
-    kind: Kind[Any]
-    series: NewSeries
-
-    def entry(self, stream: str) -> Entry:
-        """The state of one, now that somebody asks."""
-        event = self.series.events[self.series.streams.index(stream)]
-        return Entry(self.kind, self.kind.evolve(self.kind.initial, event), 1)
 
 
 class BatchView:
@@ -78,6 +66,7 @@ class BatchView:
         self.entries: dict[str, Entry] = {}
         self.loaded: dict[str, Entry] = {}  # As they were before this batch; what it created is absent.
         self.begun: dict[str, Begun] = {}  # Streams of one event, whose states nobody has asked for.
+        self.begun_by_each: dict[str, Begun] = {}  # Those of them that commands of their own began.
         self.counts: dict[str, int] = {}
         self._changed_counts: set[str] = set()
         self._absent_counts: set[str] = set()  # Those that the store was asked for and does not have.
@@ -189,13 +178,14 @@ class BatchView:
     def keep(
         self,
         entries: Mapping[str, Entry],
-        begun: "Mapping[str, Begun]",
+        begun: Mapping[str, Begun],
         counts: Mapping[str, int],
         events: Sequence[NewEvent | NewSeries],
     ) -> None:
-        """Take over what one accepted command decided."""
+        """Take over what one accepted command decided, or a rush of them."""
         self.entries.update(entries)
         self.begun.update(begun)
+        self.begun_by_each.update({stream: each for stream, each in begun.items() if each.series.causes})
         for stream in begun.keys() & self.entries.keys():  # Somebody had looked before there was anything.
             self.entries[stream] = begun[stream].entry(stream)
         self.counts.update(counts)
@@ -246,15 +236,24 @@ class BatchView:
 
 
 class Decision:
-    """One command's unit of work: an overlay on the batch that is kept only when the handler returns."""
+    """One command's unit of work: an overlay on the batch that is kept only when the handler returns.
+
+    Or that of a ``rush``, whose first command is the ``envelope``.
+    """
 
     __slots__ = (
         "_about", "_batch", "_begun", "_counts", "_entries", "_envelope", "_events", "_inside_series",
-        "_lock_ttl_seconds", "_now", "_prefix",
+        "_lock_ttl_seconds", "_now", "_prefix", "_rush",
     )  # fmt: skip
 
     def __init__(
-        self, batch: BatchView, envelope: CommandEnvelope, *, lock_ttl_seconds: int, at: datetime | None
+        self,
+        batch: BatchView,
+        envelope: CommandEnvelope,
+        *,
+        lock_ttl_seconds: int,
+        at: datetime | None = None,
+        rush: Sequence[CommandEnvelope] = (),
     ) -> None:
         self._batch = batch
         self._envelope = envelope
@@ -267,6 +266,7 @@ class Decision:
         self._events: list[NewEvent | NewSeries] = []
         self._inside_series = 0  # Events beyond the first of each series.
         self._about: tuple[Any, ...] | None = None
+        self._rush = rush
 
     @property
     def realm(self) -> Realm:
@@ -311,13 +311,26 @@ class Decision:
         return state
 
     def create_each(self, kind: Kind[S], keys: Sequence[str], events: EventSeries) -> None:
-        if not keys:
-            return
-        first, start, seed = self.recorded, f"{self._prefix}{kind.name}/", _event_seed(self._envelope)
+        if keys:
+            seed, first = _event_seed(self._envelope), self.recorded
+            self._begin(kind, keys, events, [_event_id(seed, first + index) for index in range(len(keys))])
+
+    def create_by_each(self, kind: Kind[S], keys: Sequence[str], events: EventSeries) -> None:
+        index = self.recorded  # What was recorded so far is each command's own, or has become one with others'.
+        event_ids = [event_id_of(envelope, index) for envelope in self._rush]
+        self._begin(kind, keys, events, event_ids, self._rush)
+
+    def _begin(
+        self,
+        kind: Kind[Any],
+        keys: Sequence[str],
+        events: EventSeries,
+        event_ids: Sequence[str],
+        causes: Sequence[CommandEnvelope] = (),
+    ) -> None:
+        start = f"{self._prefix}{kind.name}/"
         streams = [start + key for key in (keys if are_plain(keys) else map(escape, keys))]
-        numbers = range(first, first + len(keys))
-        event_ids = [blake2b(f"{seed}{index}".encode(), digest_size=16).hexdigest() for index in numbers]
-        series = NewSeries(streams, events, event_ids, Metadata("", *(self._about or self._describe())))
+        series = NewSeries(streams, events, event_ids, Metadata("", *(self._about or self._describe())), causes)
         self._events.append(series)
         self._inside_series += len(series) - 1
         self._begun.update(dict.fromkeys(streams, Begun(kind, series)))
@@ -375,16 +388,7 @@ class Decision:
 
     def _describe(self) -> tuple[Any, ...]:
         """What all events of one command have in common: their metadata, without the event's own id."""
-        envelope = self._envelope
-        self._about = (
-            self.now,
-            self._batch.store_now,
-            envelope.actor,
-            envelope.command_id,
-            envelope.correlation_id,
-            envelope.causation_id,
-            envelope.traceparent,
-        )
+        self._about = (self.now, self._batch.store_now, *self._envelope.described())
         return self._about
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import repeat
 from typing import Any, Literal, NamedTuple, Protocol
 
-from contracts.envelope import Metadata, Recorded
+from contracts.envelope import CommandEnvelope, Metadata, Recorded
 from contracts.events import Event
 from contracts.events.series import EventSeries
 from contracts.identity import Realm
@@ -43,20 +44,25 @@ class NewEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NewSeries:
-    """The first events of many new streams, as columns: none of them is an object before somebody asks."""
+    """The first events of many new streams, as columns: none of them is an object before somebody asks.
+
+    ``causes``: the command of each event; none when all are one command's, whose metadata they have.
+    """
 
     streams: Sequence[str]
     events: EventSeries
     event_ids: Sequence[str]
-    metadata: Metadata  # Of all of them, but for the event's own id.
+    metadata: Metadata  # Of all of them, but for the event's own id and what its cause says.
+    causes: Sequence[CommandEnvelope] = ()
 
     def __len__(self) -> int:
         return len(self.streams)
 
     def __iter__(self) -> Iterator[NewEvent]:
-        about = self.metadata[1:]
-        for stream, event, event_id in zip(self.streams, self.events, self.event_ids, strict=True):
-            yield NewEvent(stream, 1, event, Metadata(event_id, *about))
+        about, times = self.metadata[1:], (self.metadata.occurred_at, self.metadata.recorded_at)
+        abouts = [(*times, *cause.described()) for cause in self.causes] or repeat(about, len(self))
+        for stream, event, event_id, each in zip(self.streams, self.events, self.event_ids, abouts, strict=True):
+            yield NewEvent(stream, 1, event, Metadata(event_id, *each))
 
 
 class NewEvents(Collection[NewEvent]):

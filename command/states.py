@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
 
-from command.ports import Snapshot, StreamHistory
+from command.ports import NewSeries, Snapshot, StreamHistory
 from command.unit_of_work import Kind
 from contracts.envelope import Recorded
 
@@ -19,6 +19,18 @@ class Entry(NamedTuple):
     state: Any
     version: int
     snapshot_version: int = 0
+
+
+class Begun(NamedTuple):
+    """New streams with nothing but their first event."""
+
+    kind: Kind[Any]
+    series: NewSeries
+
+    def entry(self, stream: str) -> Entry:
+        """The state of one, now that somebody asks."""
+        event = self.series.events[self.series.streams.index(stream)]
+        return Entry(self.kind, self.kind.evolve(self.kind.initial, event), 1)
 
 
 class SnapshotFormat:
@@ -71,10 +83,13 @@ def fold(kind: Kind[Any], history: StreamHistory | None, formats: SnapshotFormat
 
 
 class StateCache:
-    """The latest states of the most recently used streams. Not thread-safe: the committer's own."""
+    """The latest states of the most recently used streams. Not thread-safe: the committer's own.
+
+    Those of streams that just began are worked out when they are asked for first: most are not, before they have to go.
+    """
 
     def __init__(self, entries_max: int) -> None:
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._entries: OrderedDict[str, Entry | Begun] = OrderedDict()
         self._entries_max = entries_max
 
     def __len__(self) -> int:
@@ -85,11 +100,14 @@ class StateCache:
 
     def get(self, stream: str) -> Entry | None:
         """The state, if it is known."""
-        if (entry := self._entries.get(stream)) is not None:
-            self._entries.move_to_end(stream)
-        return entry
+        if (known := self._entries.get(stream)) is None:
+            return None
+        if isinstance(known, Begun):
+            known = self._entries[stream] = known.entry(stream)
+        self._entries.move_to_end(stream)
+        return known
 
-    def put_all(self, entries: Mapping[str, Entry]) -> None:
+    def put_all(self, entries: Mapping[str, Entry] | Mapping[str, Begun]) -> None:
         """Remember states, forgetting the least recently used ones beyond the bound."""
         for stream, entry in entries.items():
             self._entries[stream] = entry
@@ -103,7 +121,7 @@ class StateCache:
 
     def follow(self, recorded: Recorded) -> None:
         """Take in an event that another process appended. A gap drops the state: it is folded anew when needed."""
-        entry = self._entries.get(recorded.stream)
+        entry = self.get(recorded.stream)
         if entry is None or recorded.version <= entry.version:
             return
         if recorded.version == entry.version + 1:

@@ -86,6 +86,10 @@ class UnitOfWork(Protocol):
         """Begin thousands of streams whose keys are new, with one event each: no state is made before somebody asks."""
         ...
 
+    def create_by_each(self, kind: Kind[S], keys: Sequence[str], events: EventSeries) -> None:
+        """Begin a stream with one event for each command of a rush, in their order."""
+        ...
+
     def count(self, key: str) -> int:
         """A guard counter of this realm (how many coupons of a template a user has claimed …)."""
         ...

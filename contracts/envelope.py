@@ -23,6 +23,10 @@ class CommandEnvelope(NamedTuple):
     causation_id: str | None = None
     traceparent: str | None = None
 
+    def described(self) -> tuple[str, str, str, str | None, str | None]:
+        """What the metadata of its events says of it: actor, command, correlation, cause and trace."""
+        return self.actor, self.command_id, self.correlation_id, self.causation_id, self.traceparent
+
     def content(self) -> bytes:
         """What is asked, and nothing of who asks or when."""
         return f"{self.command.type}\n{self.command.model_dump_json()}".encode()

@@ -92,6 +92,10 @@ class InMemoryUnitOfWork:
         for key, event in zip(keys, events, strict=True):
             self.create(kind, key, (event,))
 
+    def create_by_each(self, kind: Kind[S], keys: Sequence[str], events: EventSeries) -> None:
+        """Start a stream for each command of a rush."""
+        self.create_each(kind, keys, events)
+
     def count(self, key: str) -> int:
         """A guard counter."""
         return self._counts.get(key, 0)

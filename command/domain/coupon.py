@@ -133,7 +133,7 @@ def claim(
         user_id=user_id,
         currency=terms.currency,
     )
-    valid_from, valid_until = _validity(terms, now)
+    valid_from, valid_until = validity(terms, now)
     claimed = CouponClaimed(
         coupon_id=coupon_id,
         about=about,
@@ -334,8 +334,9 @@ def _expired(coupon: Coupon, expired_at: datetime) -> CouponExpired:
     return CouponExpired(coupon_id=coupon.coupon_id, about=coupon.about, expired_at=expired_at)
 
 
-def _validity(terms: Terms, now: datetime) -> tuple[datetime, datetime]:
-    validity = terms.validity
-    if isinstance(validity, FixedValidity):
-        return validity.valid_from, validity.valid_until
-    return now, now + timedelta(seconds=validity.duration_seconds)
+def validity(terms: Terms, now: datetime) -> tuple[datetime, datetime]:
+    """From when until when a coupon that is claimed now can be used."""
+    stated = terms.validity
+    if isinstance(stated, FixedValidity):
+        return stated.valid_from, stated.valid_until
+    return now, now + timedelta(seconds=stated.duration_seconds)

@@ -49,6 +49,8 @@ from contracts.terms import FixedValidity, Terms
 RESERVATIONS_OPEN_MAX: Final = 10_000
 TERMS_VERSIONS_MAX: Final = 1_000
 
+_Issued = TemplateCouponIssued | TemplateCouponsIssued
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
@@ -136,19 +138,29 @@ def evolve(template: Template, event: Event) -> Template:  # noqa: C901, PLR0911
 
 def merge(first: Event, second: Event) -> Event | None:
     """Coupons that were taken out of the stock in one batch are one event, however many claims a rush brings."""
-    if not isinstance(second, TemplateCouponIssued) or second.reservation_id is not None:
+    before, more = _claims_in(first), _claims_in(second)
+    if not before or not more:
         return None
-    match first:
-        case TemplateCouponsIssued(distribution_id=None) if first.terms_version == second.terms_version:
-            return first.but(quantity=first.quantity + 1, claimed=second.claimed)
-        case TemplateCouponIssued(reservation_id=None) if first.terms_version == second.terms_version:
-            return TemplateCouponsIssued(
-                template_id=second.template_id,
-                terms_version=second.terms_version,
-                quantity=2,
-                claimed=second.claimed,
-            )
-    return None
+    assert isinstance(first, _Issued)
+    assert isinstance(second, _Issued)
+    if first.terms_version != second.terms_version:
+        return None
+    return TemplateCouponsIssued(
+        template_id=second.template_id,
+        terms_version=second.terms_version,
+        quantity=before + more,
+        claimed=second.claimed,
+    )
+
+
+def _claims_in(event: Event) -> int:
+    """How many claims took their coupons out of the stock; those of reservations and distributions do not count."""
+    match event:
+        case TemplateCouponIssued(reservation_id=None):
+            return 1
+        case TemplateCouponsIssued(distribution_id=None):
+            return event.quantity
+    return 0
 
 
 def _size(template: Template) -> int:
@@ -341,8 +353,8 @@ def issue(template: Template, coupon_id: str, user_id: str, reservation_id: str 
     )
 
 
-def issue_many(template: Template, quantity: int, distribution_id: str) -> tuple[Event, ...]:
-    """Take many coupons out of the stock in one go."""
+def issue_many(template: Template, quantity: int, distribution_id: str | None = None) -> tuple[Event, ...]:
+    """Take many coupons out of the stock in one go: of a distribution, or of a rush."""
     return (
         TemplateCouponsIssued(
             template_id=template.template_id,

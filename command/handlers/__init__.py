@@ -30,7 +30,7 @@ from command.handlers import (
     templates,
     upstream,
 )
-from command.handlers.handler import Handler, Handlers, Touches
+from command.handlers.handler import Handler, Handlers, Rush, Touches
 from command.unit_of_work import Kind
 from contracts import commands as c
 from contracts.codes import code_key_of
@@ -94,7 +94,9 @@ HANDLERS: Final[Handlers] = {
     c.ConfirmTemplateReservation: Handler(templates.confirm, _template),
     c.CancelTemplateReservation: Handler(templates.cancel, _template),
     # Coupon: claimed -> locked -> redeemed, released, expired, revoked
-    c.ClaimCoupon: Handler(claims.claim, _template, claims.counters),
+    c.ClaimCoupon: Handler(
+        claims.claim, _template, claims.counters, Rush(claims.offer_of, claims.claim_together, claims.rush_counters)
+    ),
     c.LockCoupon: Handler(coupons.lock, _coupon),
     c.RedeemCoupon: Handler(coupons.redeem, _coupon),
     c.ReleaseCoupon: Handler(coupons.release, _coupon),

@@ -1,14 +1,17 @@
 """Claims: counting what a user has of a template, and giving out the next coupon."""
 
+from collections.abc import Sequence
+
 from command.domain import coupon as coupons
 from command.domain import template as templates
 from command.domain.coupon import COUPON, Origin
 from command.domain.ids import coupon_id as nth_coupon_id
-from command.domain.ids import guard_key
+from command.domain.ids import coupon_ids, guard_key, guard_keys
 from command.domain.template import TEMPLATE, Taken, Template
 from command.handlers.handler import Data
 from command.unit_of_work import UnitOfWork
 from contracts.commands import ClaimCoupon, ReserveTemplateStock
+from contracts.commands.coupon import ClaimChannel
 from contracts.events import CouponClaimed
 
 
@@ -50,6 +53,53 @@ def claim_counters(uow: UnitOfWork, template_id: str, user_id: str) -> list[str]
     if period := templates.limit_period(template, now):
         keys.append(guard_key("claims", template_id, user_id, period))
     return keys
+
+
+def offer_of(command: ClaimCoupon) -> tuple[str, ClaimChannel, str | None]:
+    """Claims of the same offer may be decided together."""
+    return command.template_id, command.channel, command.reference
+
+
+def claim_together(uow: UnitOfWork, commands: Sequence[ClaimCoupon]) -> list[Data] | None:
+    """Claims of one offer, when everybody gets a coupon and only the limit in all has to be looked at.
+
+    One event of the template, as :func:`command.domain.template.merge` would make of one for each.
+    """
+    template_id, channel, reference = offer_of(commands[0])
+    user_ids = [command.user_id for command in commands]
+    template, now = uow.load(TEMPLATE, template_id), uow.now
+    templates.require_claimable(template, now=now)
+    if template.reserved or templates.limit_period(template, now) or len(set(user_ids)) < len(user_ids):
+        return None
+    keys = guard_keys("claims", template_id, user_ids)
+    before = uow.counts(keys)
+    templates.require_stock(template, len(commands))
+    templates.require_within_limits(template, Taken(max(before), 0))
+    claims = [(user_id, taken + 1) for user_id, taken in zip(user_ids, before, strict=True)]
+    ids = coupon_ids(uow.realm, template_id, claims)
+    events = coupons.claim_each(template, ids, claims, Origin(channel, reference), now=now)
+    uow.record(TEMPLATE, template_id, templates.issue_many(template, len(claims)))
+    uow.create_by_each(COUPON, ids, events)
+    uow.add_one_each(keys)
+    valid_from, valid_until = (each.isoformat() for each in coupons.validity(template.current, now))
+    return [
+        {
+            "coupon_id": coupon_id,
+            "template_id": template_id,
+            "user_id": user_id,
+            "valid_from": valid_from,
+            "valid_until": valid_until,
+        }
+        for coupon_id, user_id in zip(ids, user_ids, strict=True)
+    ]
+
+
+def rush_counters(uow: UnitOfWork, commands: Sequence[ClaimCoupon]) -> list[str]:
+    """As :func:`counters`, of all of them."""
+    first = claim_counters(uow, commands[0].template_id, commands[0].user_id)
+    if len(first) != 1:  # None, or more than the claims in all.
+        return [*first, *(key for command in commands[1:] for key in counters(uow, command))]
+    return guard_keys("claims", commands[0].template_id, [command.user_id for command in commands])
 
 
 def issue_coupon(

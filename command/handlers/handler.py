@@ -1,6 +1,6 @@
 """What the engine needs to know of a command: how it is handled and which streams it surely touches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -15,17 +15,32 @@ Touches = Sequence[tuple[Kind[Any], str]]
 
 
 @dataclass(frozen=True, slots=True)
+class Rush(Generic[C]):
+    """How commands are decided together that are ``alike`` (of one realm, the same key) and next to each other.
+
+    ``handle`` returns each one's answer, in order, and leaves the log, the answers and the counters as deciding one
+    after the other would. Where it cannot (somebody would be refused, say) it returns None or raises a Refusal, and
+    each is decided by itself. It records with :meth:`UnitOfWork.create_by_each` last: that event is a command's latest.
+    """
+
+    alike: Callable[[C], Hashable]
+    handle: Callable[[UnitOfWork, Sequence[C]], list[Data] | None]
+    counts: Callable[[UnitOfWork, Sequence[C]], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Handler(Generic[C]):
     """``handle`` loads, decides and records; it returns the answer's JSON data, or raises a Refusal.
 
     ``touches`` names the first streams that it will load, ``counts`` the guard counters (it runs once those streams are
     there, and must not record): a batch fetches each in one round trip. Both are hints: what they forget is fetched
-    when it is asked for.
+    when it is asked for. Commands that are alike in the sense of ``rush`` touch the same streams.
     """
 
     handle: Callable[[UnitOfWork, C], Data]
     touches: Callable[[C], Touches]
     counts: Callable[[UnitOfWork, C], Sequence[str]] | None = None
+    rush: Rush[C] | None = None
 
 
 Handlers = Mapping[type[Command], Handler[Any]]

@@ -9,7 +9,7 @@ from contracts.events.base import Event
 from contracts.values import Value
 
 Path = tuple[str, ...]  # Names of fields, from the event inwards.
-Column = Sequence[str] | Sequence[int]
+Column = Sequence[str] | Sequence[str | None] | Sequence[int]
 
 _MARK: Final = "field"
 
@@ -69,10 +69,11 @@ class EventSeries:
 
 def blank_for(column: Column) -> tuple[str, Sequence[object]]:
     """What stands for a column's values in a text of JSON, and the values to fill in."""
-    if not isinstance(column[0], str):
+    if isinstance(column[0], int):
         return "%s", column
     together = "".join(map(str, column))
-    if together.isascii() and together.isprintable() and '"' not in together and "\\" not in together:
+    is_plain = together.isascii() and together.isprintable() and '"' not in together and "\\" not in together
+    if is_plain and None not in column:
         return '"%s"', column  # Nothing to escape in any of them, as a rule.
     return "%s", [orjson.dumps(value).decode() for value in column]
 

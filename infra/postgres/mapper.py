@@ -17,7 +17,7 @@ from eventsourcing.persistence import JSONTranscoder, Mapper, Notification, Stor
 
 from command.ports import NewEvent, NewSeries, parts_of
 from contracts.envelope import Metadata, Recorded
-from contracts.events.series import blank_for
+from contracts.events.series import Form, blank_for
 from contracts.identity import unescape
 from contracts.registry import EVENTS, EventRegistry, UnknownEventType
 
@@ -98,7 +98,11 @@ _UTC = orjson.OPT_UTC_Z  # `Z`, as pydantic writes it, instead of `+00:00`.
 
 
 def _common(tenant: str, app: str, metadata: Metadata) -> str:
-    members = {
+    return orjson.dumps(_members(tenant, app, metadata), None, _UTC)[1:-1].decode()
+
+
+def _members(tenant: str, app: str, metadata: Metadata) -> dict[str, Any]:
+    return {
         "at": metadata.occurred_at,
         "rec": metadata.recorded_at,
         "by": metadata.actor,
@@ -109,17 +113,35 @@ def _common(tenant: str, app: str, metadata: Metadata) -> str:
         "tenant": unescape(tenant),
         "app": unescape(app),
     }
-    return orjson.dumps(members, None, _UTC)[1:-1].decode()
+
+
+_OF_CAUSE = ("by", "cmd", "corr", "cause", "trace")  # As CommandEnvelope.described has them.
 
 
 def _states_of(series: NewSeries) -> list[bytes]:
     """The states of a series: one text, and what differs filled in."""
-    tenant, app, _ = series.streams[0].split("/", 2)
     payload, columns = series.events.form()
-    common = _common(tenant, app, series.metadata).replace("%", "%%")
+    common, of_causes = _common_form(series)
     blank, event_ids = blank_for(series.event_ids)
     text = f'{{"id":{blank},{common},"data":{payload}}}'
-    return [(text % values).encode() for values in zip(event_ids, *columns, strict=True)]
+    return [(text % values).encode() for values in zip(event_ids, *of_causes, *columns, strict=True)]
+
+
+def _common_form(series: NewSeries) -> Form:
+    """What is common to all of a series, with blanks for what is not when each event has a cause of its own."""
+    tenant, app, _ = series.streams[0].split("/", 2)
+    members = _members(tenant, app, series.metadata)
+    told = dict(zip(_OF_CAUSE, zip(*(cause.described() for cause in series.causes), strict=True), strict=False))
+    texts, columns = [], []
+    for name, value in members.items():
+        column = told.get(name, (value,))
+        if all(each == column[0] for each in column):
+            texts.append(orjson.dumps({name: column[0]}, None, _UTC)[1:-1].decode().replace("%", "%%"))
+        else:
+            blank, filled = blank_for(column)
+            texts.append(f'"{name}":{blank}')
+            columns.append(filled)
+    return Form(",".join(texts), columns)
 
 
 def _metadata(state: dict[str, Any]) -> Metadata:
