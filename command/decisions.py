@@ -184,17 +184,22 @@ class BatchView:
     ) -> None:
         """Take over what one accepted command decided, or a rush of them."""
         self.entries.update(entries)
-        self.begun.update(begun)
-        self.begun_by_each.update({stream: each for stream, each in begun.items() if each.series.causes})
-        for stream in begun.keys() & self.entries.keys():  # Somebody had looked before there was anything.
-            self.entries[stream] = begun[stream].entry(stream)
-        self.counts.update(counts)
-        self._changed_counts.update(counts)
+        if begun:
+            self._keep_begun(begun)
+        if counts:
+            self.counts.update(counts)
+            self._changed_counts.update(counts)
         for event in events:
             if isinstance(event, NewSeries) or (merge := entries[event.stream].kind.merge) is None:
                 self.events.append(event)
             else:
                 self._keep_or_merge(event, merge)
+
+    def _keep_begun(self, begun: Mapping[str, Begun]) -> None:
+        self.begun.update(begun)
+        self.begun_by_each.update({stream: each for stream, each in begun.items() if each.series.causes})
+        for stream in begun.keys() & self.entries.keys():  # Somebody had looked before there was anything.
+            self.entries[stream] = begun[stream].entry(stream)
 
     def _keep_or_merge(self, event: NewEvent, merge: Merge) -> None:
         """Append an event, or make it part of the latest one of its stream in this batch."""
@@ -225,13 +230,14 @@ class BatchView:
     def due_snapshots(self, every: int) -> list[Snapshot]:
         """Snapshots of the streams that grew by ``every`` events since their last one; marks them as taken."""
         snapshots = []
-        single = [part.stream for part in self.events.parts if isinstance(part, NewEvent)]
-        for stream in dict.fromkeys(single):  # A series is too young.
-            entry = self.entries[stream]
-            grown = entry.version - entry.snapshot_version
-            if grown >= every and grown >= entry.kind.size(entry.state):
-                snapshots.append(self._formats.of(entry.kind).write(stream, entry))
-                self.entries[stream] = Entry(entry.kind, entry.state, entry.version, entry.version)
+        for part in self.events.parts:
+            if isinstance(part, NewSeries):  # Too young.
+                continue
+            kind, state, version, snapshot_version = entry = self.entries[part.stream]
+            grown = version - snapshot_version
+            if grown >= every and grown >= kind.size(state):
+                snapshots.append(self._formats.of(kind).write(part.stream, entry))
+                self.entries[part.stream] = Entry(kind, state, version, version)
         return snapshots
 
 
@@ -243,7 +249,7 @@ class Decision:
 
     __slots__ = (
         "_about", "_batch", "_begun", "_counts", "_entries", "_envelope", "_events", "_inside_series",
-        "_lock_ttl_seconds", "_now", "_prefix", "_rush",
+        "_lock_ttl_seconds", "_now", "_prefix", "_rush", "_seed",
     )  # fmt: skip
 
     def __init__(
@@ -260,6 +266,7 @@ class Decision:
         self._lock_ttl_seconds = lock_ttl_seconds
         self._now = at  # The realm's, once somebody asks.
         self._prefix = envelope.realm.key + "/"
+        self._seed = ""  # Of the ids of its events, once it is described.
         self._entries: dict[str, Entry] = {}
         self._begun: dict[str, Begun] = {}
         self._counts: dict[str, int] = {}
@@ -381,13 +388,14 @@ class Decision:
         for event in events:
             version += 1
             state = kind.evolve(state, event)
-            event_id = event_id_of(self._envelope, len(self._events) + self._inside_series)
+            event_id = _event_id(self._seed, len(self._events) + self._inside_series)
             self._events.append(NewEvent(stream, version, event, Metadata(event_id, *about)))
         self._entries[stream] = Entry(kind, state, version, snapshot_version)
         return state
 
     def _describe(self) -> tuple[Any, ...]:
         """What all events of one command have in common: their metadata, without the event's own id."""
+        self._seed = _event_seed(self._envelope)
         self._about = (self.now, self._batch.store_now, *self._envelope.described())
         return self._about
 

@@ -29,7 +29,7 @@ class CommandEnvelope(NamedTuple):
 
     def content(self) -> bytes:
         """What is asked, and nothing of who asks or when."""
-        return f"{self.command.type}\n{self.command.model_dump_json()}".encode()
+        return b"%s\n%s" % (self.command.type.encode(), self.command.to_json())
 
     def content_hash(self) -> str:
         """A digest of what is asked: the same id with another digest is refused."""

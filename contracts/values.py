@@ -18,7 +18,15 @@ BUSINESS_TIME_FROM: Final = datetime(1970, 1, 1, tzinfo=UTC)
 BUSINESS_TIME_UNTIL: Final = datetime(2149, 6, 6, tzinfo=UTC)
 
 
-class Value(BaseModel):
+class _Encoded(BaseModel):
+    """What encodes itself: as ``model_dump_json`` does, without making a text of it in between."""
+
+    def to_json(self) -> bytes:
+        """Its JSON, in UTF-8."""
+        return self.__pydantic_serializer__.to_json(self)
+
+
+class Value(_Encoded):
     """An immutable value. Consumers ignore fields that they do not know: an event may gain optional ones."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -36,7 +44,7 @@ class Value(BaseModel):
         return copy
 
 
-class StrictValue(BaseModel):
+class StrictValue(_Encoded):
     """An immutable value from outside: unknown fields and loose types are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -33,7 +33,11 @@ class PackedIntegers(bytes):
 
 def texts(values: Iterable[str]) -> PackedTexts:
     """A column of texts, none of them null."""
-    return PackedTexts(_packed([value.encode() for value in values], TEXT_OID))
+    column = values if isinstance(values, list) else list(values)
+    if column and column.count(column[0]) == len(column):  # Tenants, types and codes mostly are all the same.
+        text = column[0].encode()
+        return PackedTexts(_HEAD(1, 0, TEXT_OID, len(column), 1) + (_LENGTH(len(text)) + text) * len(column))
+    return PackedTexts(_packed([value.encode() for value in column], TEXT_OID))
 
 
 def encoded_texts(values: Sequence[bytes]) -> PackedTexts:

@@ -52,7 +52,7 @@ class EventMapper(Mapper[Any]):
         """The states to store. What a command's events have in common is encoded once, as they follow each other."""
         states: list[bytes] = []
         last: tuple[Any, ...] = ()
-        common = ""
+        common = b""
         for part in parts_of(events):
             if isinstance(part, NewSeries):
                 states += _states_of(part)
@@ -62,8 +62,8 @@ class EventMapper(Mapper[Any]):
             about = (tenant, app, *metadata[1:])
             if about != last:
                 last, common = about, _common(tenant, app, metadata)
-            head = orjson.dumps(metadata.event_id).decode()
-            states.append(f'{{"id":{head},{common},"data":{event.model_dump_json()}}}'.encode())
+            head = orjson.dumps(metadata.event_id)
+            states.append(b'{"id":%s,%s,"data":%s}' % (head, common, event.to_json()))
         return states
 
     def to_domain_event(self, stored_event: StoredEvent) -> Recorded:  # type: ignore[override]
@@ -97,8 +97,8 @@ _PAYLOAD = b',"data":'  # Within a text its quotes would be escaped, and no memb
 _UTC = orjson.OPT_UTC_Z  # `Z`, as pydantic writes it, instead of `+00:00`.
 
 
-def _common(tenant: str, app: str, metadata: Metadata) -> str:
-    return orjson.dumps(_members(tenant, app, metadata), None, _UTC)[1:-1].decode()
+def _common(tenant: str, app: str, metadata: Metadata) -> bytes:
+    return orjson.dumps(_members(tenant, app, metadata), None, _UTC)[1:-1]
 
 
 def _members(tenant: str, app: str, metadata: Metadata) -> dict[str, Any]:
