@@ -197,6 +197,47 @@ def test_a_topic_that_lacks_or_repeats_any_event_makes_no_difference(world: Worl
     assert world.fact_rows() == oracle.row_counts(log)
 
 
+def test_a_rebuild_under_load_beside_followers_of_topics_ends_with_the_same_bytes(
+    world: World, settings: Settings
+) -> None:
+    day = busy_day()
+    create_topics(settings)
+    world.service._kafka = settings
+    begin(world.service, world.redis_url, world.feed.epoch())
+
+    def write() -> None:
+        for start in range(0, len(day), BATCH):
+            world.append(day[start : start + BATCH])
+
+    load = Thread(target=write, name="writer")
+    with Running(world.service), relaying(settings):
+        load.start()
+        wait_for(lambda: min(each or 0 for each in offsets(world.service)) > 0)  # Over topics.
+        for name in ("wallet", "facts"):
+            assert world.service.rebuild(name).to_version == 2
+        load.join()
+        wait_for(lambda: offsets(world.service) == {world.feed.head()})
+    log = world.stored()
+    assert {state.active for state in world.service.states() if state.name in {"wallet", "facts"}} == {2}
+    assert world.service.checksums(list(READ_MODELS)) == oracle.checksums(log)
+    assert world.fact_rows() == oracle.row_counts(log)
+    followed = bytes_of(world.redis_url, "wallet:v2:")
+    assert not world.service.rebuild("wallet").changed
+    assert bytes_of(world.redis_url, "wallet:v3:") == followed
+
+
+def bytes_of(redis_url: str, version: str) -> dict[str, dict[Any, Any]]:
+    """Every bucket of one version of a model, without where it stands."""
+    client = connect(redis_url)
+    return {
+        key.decode().removeprefix(version): {
+            name: value for name, value in client.hgetall(key).items() if name != b"_pos"
+        }
+        for key in client.scan_iter(f"{version}*")
+        if client.type(key) == b"hash"
+    }
+
+
 def test_missing_topics_stop_a_worker_and_name_the_command_that_makes_them(world: World, settings: Settings) -> None:
     world.service._kafka = settings
     with pytest.raises(Halt, match=r"no topics .*coupon-event-topic.* run `tessera migrate`"), Failing(world.service):
