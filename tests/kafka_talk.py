@@ -120,8 +120,10 @@ class _Reader:
     async def __aenter__(self) -> "_Reader":
         await self._consumer.start()
         partitions = self._consumer.partitions_for_topic(self._name) or set()
-        if not partitions:
+        until = monotonic() + WAIT_SECONDS
+        while not partitions and monotonic() < until:  # A starved broker may not tell at once.
             await self._consumer._client.add_topic(self._name)
+            await self._consumer._client.force_metadata_update()
             partitions = self._consumer.partitions_for_topic(self._name) or set()
         self._partitions = [TopicPartition(self._name, each) for each in partitions]
         assert self._partitions, f"there is no topic {self._name}"
