@@ -8,8 +8,8 @@ import orjson
 
 from command.handlers import KINDS
 from command.ports import CommandKey
+from command.states import Begun, SnapshotFormats, fold
 from command.states import Entry as State
-from command.states import SnapshotFormats, fold
 from contracts.envelope import Recorded
 from contracts.events import SagaHeard
 from contracts.identity import parse_stream
@@ -143,8 +143,9 @@ class LogChecks:
             if (engine.engine._seen_epoch, engine.engine._seen_offset) != (store.epoch, store.last_offset):
                 continue  # It will hear of the rest before it decides again.
             for stream, remembered in engine.engine._decider._cache._entries.items():
-                replayed = fold(remembered.kind, histories.get(stream), self._formats)
-                yield from self._same(engine.name, stream, remembered, replayed)
+                entry = remembered.entry(stream) if isinstance(remembered, Begun) else remembered
+                replayed = fold(entry.kind, histories.get(stream), self._formats)
+                yield from self._same(engine.name, stream, entry, replayed)
 
     def _sagas(self) -> Iterator[Violation]:
         """I6: sagas heard every fact once, in order, and remember what one that hears them all in one go would."""
