@@ -118,7 +118,8 @@ class Run:
 
     def go(self) -> int:
         """Simulate, tell, and keep the file up. Returns the exit code."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for asked in (signal.SIGINT, signal.SIGTERM):  # Also where a shell had this one ignore Ctrl-C.
+            signal.signal(asked, signal.default_int_handler)
         ledger = Ledger(self.file, tree=_tree(), seeds=_shortened(self.plans), commands=self.plans[0].commands)
         interrupted = False
         told_at = self.began

@@ -1,7 +1,7 @@
 """What must hold whenever the world is quiet: I1 to I12, by books that share nothing with what they check."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -206,14 +206,9 @@ class LogChecks:
                     if entry is not None:
                         self._documents[model.name, place] = entry
                         changed.add((model.name, place))
-        stores, head = self._world.read_stores, self._world.store.last_offset
-        versions: dict[str, int] = {}
-        for name in READ_MODELS:
-            at = stores.models[name]
-            versions[name] = at.active or 0
-            position = at.checkpoints.get(versions[name])
-            if position is None or (position.epoch, position.offset) != (self._world.store.epoch, head):
-                yield Violation("I6", name, f"stands at {position}, and the log ends at {head}")
+        stores = self._world.read_stores
+        versions = {name: stores.models[name].active or 0 for name in READ_MODELS}
+        yield from self._standing_of_models(versions)
         for name, place in sorted(changed, key=str):
             bucket = stores.buckets.get(bucket_key(name, versions[name], place.realm, place.key))
             stored = None if bucket is None else bucket.documents.get(place)
@@ -224,6 +219,18 @@ class LogChecks:
         held = sum(len(bucket.documents) for key, bucket in stores.buckets.items() if key.startswith(live))
         if held != len(self._documents):
             yield Violation("I8", "read models", "documents that no event made")
+
+    def _standing_of_models(self, versions: Mapping[str, int]) -> Iterator[Violation]:
+        """I6: what readers use is at the end of the log, and nothing of it waits any more."""
+        end = (self._world.store.epoch, self._world.store.last_offset)
+        for name, version in versions.items():
+            position = self._world.read_stores.models[name].checkpoints.get(version)
+            if position is None or (position.epoch, position.offset) != end:
+                yield Violation("I6", name, f"stands at {position}, and the log ends at {end}")
+        labels = {f"{name}:v{version}" for name, version in versions.items()}
+        for label, stream, version in self._world.parked:
+            if label in labels:
+                yield Violation("I6", f"{stream}@{version}", f"is still parked by {label}")
 
     def _facts(self) -> Iterator[Violation]:
         """I6, I8: the rows are those of all events, each once."""

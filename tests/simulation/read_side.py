@@ -8,7 +8,8 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, cast
 
 from command.ports import StoreUnavailable
 from contracts.envelope import Recorded
@@ -29,7 +30,7 @@ from infra.redis.models import CheckpointLost, Control, ModelStore, Seen, decode
 from infra.redis.models import Checksum as ModelChecksum
 from projections.catalog import READ_MODELS
 from projections.facts import TABLES, Row
-from projections.model import Entry, Place, ReadModel
+from projections.model import Document, Entry, Place, ReadModel
 from tests.simulation.bus import LANES, PARTITIONS, Bus, Member
 from tests.simulation.processes import Process
 from tests.simulation.store import SimulatedLog
@@ -38,6 +39,21 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 FollowerKind = Literal["models", "facts"]
+
+
+# One event in this many cannot be digested, for a while: until whoever reads it is mended.
+ONE_IS_INDIGESTIBLE_IN: Final = 150
+
+
+class Indigestible(ValueError):
+    """A defect of a read model that nobody has mended yet."""
+
+
+class Parked(NamedTuple):
+    """A parked event, by its place in the log; whether an operator wants it tried again."""
+
+    offset: int
+    is_requeued: bool = False
 
 
 class Bucket:
@@ -301,6 +317,20 @@ class SimulatedFacts:
             live.rows[name], shadow.rows[name] = shadow.rows[name], live.rows[name]
 
 
+def models_of(world: "World") -> Mapping[str, ReadModel]:
+    """The read models, as the processes of a world have them: with a defect, as long as it is not mended."""
+    return {name: _with_a_defect(model, world) for name, model in READ_MODELS.items()}
+
+
+def _with_a_defect(model: ReadModel, world: "World") -> ReadModel:
+    def fold(document: Document | None, recorded: Recorded) -> Document:
+        if world.has_defect and int(recorded.metadata.event_id[:8], 16) % ONE_IS_INDIGESTIBLE_IN == 0:
+            raise Indigestible(model.name)
+        return model.fold(document, recorded)
+
+    return replace(model, fold=fold)
+
+
 def bucket_prefix(model: str, version: int) -> str:
     """What the keys of all buckets of one version begin with."""
     return f"{model}:v{version}:"
@@ -311,7 +341,7 @@ def _serial(checkpoint: FactsCheckpoint) -> tuple[int, int]:
 
 
 class SimulatedCoordination:
-    """The projection's lock and the store's own count; nothing is ever parked here."""
+    """The projection's lock, the store's own count, and what is parked: what followers have in PostgreSQL."""
 
     def __init__(self, stores: ReadStores, process: Process) -> None:
         self._stores = stores
@@ -355,37 +385,70 @@ class SimulatedCoordination:
         return mark_of(store.events[at]) if at >= 0 and store.offsets[at] == offset else None
 
     def parked_streams(self, follower: str) -> frozenset[str]:
-        """None."""
-        return frozenset()
+        """Streams of which something is parked."""
+        self._process.misfortune("a look at what is parked")
+        return frozenset(stream for label, stream, _ in self._parked if label == follower)
 
     def parked_count(self, followers: Sequence[str]) -> int:
-        """None."""
-        return 0
+        """How many events these have parked."""
+        return sum(label in followers for label, _, _ in self._parked)
 
     def park(self, follower: str, recorded: Recorded, *, reason: str, attempts: int, detail: str) -> None:
-        """What commands wrote, followers can read."""
-        self._process.world.violation("I6", f"{recorded.stream}@{recorded.version}", f"parked by {follower}: {reason}")
+        """Park what failed; what is parked behind it is not tried any more until somebody asks for it."""
+        self._process.misfortune("parking")
+        if not reason.startswith(Indigestible.__name__):
+            self._process.world.violation(
+                "I6", f"{recorded.stream}@{recorded.version}", f"parked by {follower}: {reason}"
+            )
+        self._process.world.happened["parked"] += 1
+        for (label, stream, version), event in list(self._parked.items()):
+            if (label, stream) == (follower, recorded.stream) and version > recorded.version:
+                self._parked[label, stream, version] = event._replace(is_requeued=False)
+        self._parked[follower, recorded.stream, recorded.version] = Parked(recorded.offset)
 
     def park_behind(self, follower: str, events: Sequence[Recorded]) -> None:
-        """Never."""
+        """Park what follows in the same streams."""
+        self._process.misfortune("parking behind")
+        for event in events:
+            self._process.world.happened["parked behind"] += 1
+            self._parked.setdefault((follower, event.stream, event.version), Parked(event.offset))
 
     def dropped_versions(self, follower: str) -> Mapping[str, Collection[int]]:
-        """None."""
+        """None: nobody gives anything up."""
         return {}
 
     def requeued_streams(self, follower: str, limit: int) -> Sequence[str]:
-        """None."""
-        return ()
+        """What an operator wants tried again."""
+        self._process.misfortune("a look at what is requeued")
+        wanted = [(event.offset, key[1]) for key, event in self._parked.items() if key[0] == follower]
+        requeued = {key[1] for key, event in self._parked.items() if key[0] == follower and event.is_requeued}
+        return [stream for stream in dict.fromkeys(stream for _, stream in sorted(wanted)) if stream in requeued][
+            :limit
+        ]
 
     def parked(self, follower: str, stream: str, limit: int) -> Sequence[ParkedEvent]:
-        """None."""
-        return ()
+        """What is parked of one stream, in order."""
+        rows = [
+            ParkedEvent(name, version, event.offset)
+            for (label, name, version), event in self._parked.items()
+            if (label, name) == (follower, stream)
+        ]
+        return sorted(rows, key=lambda row: row.offset)[:limit]
 
     def remove(self, follower: str, events: Sequence[ParkedEvent]) -> None:
-        """Nothing."""
+        """Forget what was applied after all."""
+        self._process.misfortune("forgetting what was parked")
+        for event in events:
+            self._parked.pop((follower, event.stream, event.version), None)
 
     def forget(self, follower: str) -> None:
-        """Nothing."""
+        """Forget all that is parked under a name."""
+        for key in [key for key in self._parked if key[0] == follower]:
+            del self._parked[key]
+
+    @property
+    def _parked(self) -> dict[tuple[str, str, int], Parked]:
+        return self._process.world.parked
 
     def report(self, status: FollowerStatus, epoch: str) -> None:
         """Nobody reads it."""
@@ -428,7 +491,7 @@ class FollowerProcess(Process):
         limits = FollowerLimits(batch_events_max=world.chance.one_of((3, 40, 500)), tend_seconds=0.0)
         targets: list[RedisTarget | FactsTarget]
         if kind == "models":
-            models = [cast(ModelStore, SimulatedModels(stores, model, self)) for model in READ_MODELS.values()]
+            models = [cast(ModelStore, SimulatedModels(stores, model, self)) for model in models_of(world).values()]
             targets = [
                 RedisTarget(
                     each,

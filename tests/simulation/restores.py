@@ -15,7 +15,14 @@ from infra.redis.models import CheckpointLost, ModelStore
 from projections.catalog import READ_MODELS
 from tests.saga_fakes import SagaTables
 from tests.simulation.processes import Process
-from tests.simulation.read_side import LogFeed, SimulatedCoordination, SimulatedFacts, SimulatedModels
+from tests.simulation.read_side import (
+    LogFeed,
+    Parked,
+    SimulatedCoordination,
+    SimulatedFacts,
+    SimulatedModels,
+    models_of,
+)
 from tests.simulation.store import Backup, SimulatedLog
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ class Saved:
 
     store: Backup
     tables: SagaTables
+    parked: dict[tuple[str, str, int], Parked]
     relayed: int
     last_of_lane: dict[Lane, int]
 
@@ -87,7 +95,7 @@ class Restores:
         world = self._world
         bus = world.bus
         relayed, lanes = (0, {}) if bus is None else (bus.relayed, dict(bus.last_of_lane))
-        self._saved = Saved(world.store.back_up(), deepcopy(world.saga_tables), relayed, lanes)
+        self._saved = Saved(world.store.back_up(), deepcopy(world.saga_tables), dict(world.parked), relayed, lanes)
         world.note(f"backed up at {world.store.last_offset}")
 
     def _restore(self, saved: Saved) -> None:
@@ -101,6 +109,8 @@ class Restores:
         lost = world.store.restore(saved.store)
         for each in fields(SagaTables):
             setattr(world.saga_tables, each.name, getattr(saved.tables, each.name))
+        world.parked.clear()
+        world.parked.update(saved.parked)
         if world.bus is not None:
             world.bus.relayed, world.bus.last_of_lane = saved.relayed, saved.last_of_lane
         self.count += 1
@@ -142,5 +152,5 @@ class Operator(Process):
         if name == FACTS:
             facts = cast(FactsStore, SimulatedFacts(stores, self))
             return RebuildableFacts(facts, self._coordination, shard=0, lock="facts")
-        model = cast(ModelStore, SimulatedModels(stores, READ_MODELS[name], self))
+        model = cast(ModelStore, SimulatedModels(stores, models_of(self.world)[name], self))
         return RebuildableModel(model, self._coordination, shard=0, lock="models")

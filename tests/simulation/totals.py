@@ -53,20 +53,17 @@ class Totals:
 
 
 class Ledger:
-    """A file of runs, each with its tree and its figures; or no file. One run at a time may write to it."""
+    """A file of runs, each with its tree and its figures; or no file."""
 
     def __init__(self, file: Path | None, *, tree: str, seeds: str, commands: int) -> None:
         self._file = file
-        self._before: list[dict[str, Any]] = []
-        if file is not None and file.exists():
-            self._before = json.loads(file.read_text())["runs"]
-        began = datetime.now(UTC).isoformat(timespec="seconds")
+        began = datetime.now(UTC).isoformat(timespec="microseconds")
         self._run: dict[str, Any] = {"began": began, "tree": tree, "asked_seeds": seeds, "commands_per_seed": commands}
 
     @property
     def runs(self) -> int:
         """How many there are, this one included."""
-        return len(self._before) + 1
+        return len(self._others()) + 1
 
     def keep(self, totals: Totals) -> None:
         """Write how far this run is; whoever reads sees the old file or the new one, never half of it."""
@@ -74,9 +71,15 @@ class Ledger:
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             beside = self._file.with_suffix(".new")
-            beside.write_text(json.dumps({"runs": [*self._before, self._run]}, indent=1) + "\n")
+            beside.write_text(json.dumps({"runs": [*self._others(), self._run]}, indent=1) + "\n")
             os.replace(beside, self._file)
 
     def sum(self) -> Totals:
         """All runs of the file together."""
-        return Totals.of(Totals(**run["totals"]) for run in [*self._before, self._run])
+        return Totals.of(Totals(**run["totals"]) for run in [*self._others(), self._run])
+
+    def _others(self) -> list[dict[str, Any]]:
+        """Read anew each time: another run may be going on."""
+        if self._file is None or not self._file.exists():
+            return []
+        return [run for run in json.loads(self._file.read_text())["runs"] if run["began"] != self._run["began"]]

@@ -17,7 +17,7 @@ from tests.simulation.chance import Chance, Trace
 from tests.simulation.checks import LogChecks
 from tests.simulation.clients import Asked, Clients, Request
 from tests.simulation.processes import QUIET, ROUGH, EngineProcess, Odds, Process
-from tests.simulation.read_side import FollowerKind, FollowerProcess, ReadStores
+from tests.simulation.read_side import FollowerKind, FollowerProcess, Parked, ReadStores
 from tests.simulation.restores import Operator, Restores
 from tests.simulation.saga_processes import SagaProcess
 from tests.simulation.store import Store
@@ -68,6 +68,11 @@ class Plan:
         """Whether the store goes back to earlier states: three of eight seeds, of every kind."""
         return self.seed % 8 in {3, 4, 5}
 
+    @property
+    def parks(self) -> bool:
+        """Whether read models have a defect, so that events are parked until it is mended: half of the seeds."""
+        return self.seed % 8 in {1, 2, 4, 7}
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -110,6 +115,7 @@ class World:
         self.checks = LogChecks(self)
         self.engines = [self._new_engine(f"engine{number}") for number in range(plan.engines)]
         self.saga_tables = SagaTables()
+        self.parked: dict[tuple[str, str, int], Parked] = {}  # By projection and version, stream, and its version.
         self.bus = Bus() if plan.over_kafka else None
         self.sagas = [self._new_saga_process(kind, place) for place, kind in enumerate(SAGA_PROCESSES)]
         self.read_stores = ReadStores()
@@ -138,6 +144,11 @@ class World:
             self.happened,
             Counter(told.code for told in self.clients.told.values()),
         )
+
+    @property
+    def has_defect(self) -> bool:
+        """Whether some events cannot be digested now."""
+        return self.plan.parks and not self.calm
 
     def clock(self) -> datetime:
         """The database machine's clock: it may be set back, and nobody may notice."""
@@ -282,6 +293,9 @@ class World:
         if self.bus is not None and self.chance.happens(0.04):
             self.bus.groups[self.chance.one_of(list(self.bus.groups))].rebalance()
             self.happened["rebalanced"] += 1
+        elif self.parked and self.chance.happens(0.05):
+            self._requeue()
+            self.happened["requeued"] += 1
         elif self.restores.to_rebuild and self.chance.happens(0.3):
             self._somebody_works([self.operator])
         elif self.relay is not None and self.chance.happens(0.3):
@@ -340,7 +354,13 @@ class World:
     def _followers_catch_up(self) -> bool:
         relayed = self._relay_catches_up() or bool(self.operator.step())
         worked = [bool(follower.step()) for follower in self.followers]
-        return relayed or any(worked)
+        return relayed or any(worked) or self._requeue()
+
+    def _requeue(self) -> bool:
+        """What an operator does when a defect is mended, or is believed to be; whether there was anything."""
+        for key, event in self.parked.items():
+            self.parked[key] = event._replace(is_requeued=True)
+        return bool(self.parked)
 
     def _relay_catches_up(self) -> bool:
         if self.relay is None or self.relay.step():
