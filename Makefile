@@ -114,11 +114,12 @@ mutants: setup ## Plant each kept defect in a copy of the tree; its test must fa
 	@$(BIN)/python -m tests.mutants.run
 
 # A failing seed is seen again with the same SEEDS and COMMANDS; TRACE=file writes down everything that happened in it.
+# TOTALS=file adds the run's figures to those of other runs, also when it is interrupted.
 SEEDS ?= 1..40
 COMMANDS ?= 5000
 simulate: setup ## Seeded days with crashes, lost answers and reordering; all invariants checked (SEEDS=1..200 COMMANDS=5000)
 	@echo "==> Simulation"
-	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --commands $(COMMANDS) --processes $(WORKERS) $(if $(TRACE),--trace $(TRACE))
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --commands $(COMMANDS) --processes $(WORKERS) $(if $(TRACE),--trace $(TRACE)) $(if $(TOTALS),--totals $(TOTALS))
 
 chaos: setup ## Kill, freeze and cut off every process under load, again and again (CHAOS="--cycles 1000 --kinds kill --for 60"; minutes)
 	@echo "==> Chaos"
