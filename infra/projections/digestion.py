@@ -71,10 +71,14 @@ class Digestion:
             self._look()
         patience = _Patience(self._pause)
         for stream in filter(mine, streams):
-            for parked in self._coordination.parked(self.label, stream, REPLAY_MAX):
-                if not parked.is_dropped and not self._try(_fetch(feed, parked), attempt, patience):
-                    break
-                succeeded.append(parked)
+            try:
+                for parked in self._coordination.parked(self.label, stream, REPLAY_MAX):
+                    if not parked.is_dropped and not self._try(_fetch(feed, parked), attempt, patience):
+                        break
+                    succeeded.append(parked)
+            except GapInStream as gap:
+                # It was parked, and whoever did died before the rest of its batch was written. That batch comes again.
+                _log.warning("parked_event_waits_for_its_batch", follower=self.label, stream=stream, reason=str(gap))
         return succeeded
 
     def settle(self, succeeded: Sequence[ParkedEvent]) -> None:

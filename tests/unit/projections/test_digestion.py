@@ -9,6 +9,7 @@ from contracts.envelope import Recorded
 from infra.projections.digestion import ATTEMPTS_MAX, PAUSE_SECONDS_MAX, Digestion
 from infra.projections.ports import ParkedEvent
 from infra.redis.connection import RedisUnavailable
+from projections.model import GapInStream
 from tests.unit.projections.stories import Story, about, claimed, locked
 
 
@@ -29,7 +30,8 @@ class Coordination:
         return sorted(self.parked_streams(follower))[:limit]
 
     def parked(self, follower: str, stream: str, limit: int) -> list[ParkedEvent]:
-        return [ParkedEvent(one.stream, one.version, one.offset) for one, *_ in self.parked_events][:limit]
+        found = [one for one, *_ in self.parked_events if one.stream == stream]
+        return [ParkedEvent(one.stream, one.version, one.offset) for one in found[:limit]]
 
     def park(self, follower: str, recorded: Recorded, *, reason: str, attempts: int, detail: str) -> None:
         self.parked_events.append((recorded, reason, attempts, detail))
@@ -96,6 +98,20 @@ def test_a_batch_full_of_failures_waits_no_longer_than_a_few() -> None:
     digestion(coordination, pauses).digest(told(100), failing(OSError("away"), ATTEMPTS_MAX))
     assert len(coordination.parked_events) == 100
     assert sum(pauses) == pytest.approx(PAUSE_SECONDS_MAX)
+
+
+def test_what_was_parked_by_a_batch_that_was_never_written_waits_for_that_batch_and_no_other_stream_does() -> None:
+    coordination, events = Coordination(), told(coupons=2)
+    for event in (events[1], events[2]):  # Of the first coupon's stream only what is not its first event.
+        coordination.park("wallet:v1", event, reason="", attempts=1, detail="")
+
+    def attempt(recorded: Recorded) -> None:
+        if recorded.version > 1:
+            raise GapInStream("wallet", recorded, 1)
+
+    replayed = digestion(coordination, []).replay(Log(events), attempt)  # type: ignore[arg-type]
+    assert [parked.stream for parked in replayed] == [events[2].stream]
+    assert len(coordination.parked_events) == 2
 
 
 def test_a_store_that_is_away_is_no_events_fault() -> None:
