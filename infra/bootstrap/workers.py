@@ -95,17 +95,15 @@ def _lanes_of_sagas(settings: Settings, stop: threading.Event) -> "LaneConsumer"
 
     Raises WorkerHalted and WrongPartitions; KafkaUnavailable when Kafka does not come up.
     """
-    from infra.kafka.admin import require_partitions, topic_states
+    from infra.kafka.admin import TopicsMissing, require_topics
     from infra.kafka.consumer import LaneConsumer
     from infra.sagas.lane_runner import TOPICS
     from infra.sagas.ports import FOLLOWER
 
-    states = once_kafka_is_there(lambda: topic_states(settings, TOPICS), stop)
-    if missing := [state.name for state in states if not state.partitions]:
-        raise WorkerHalted(
-            f"Kafka at {settings.kafka_bootstrap} has no topic {', '.join(missing)}: run `tessera migrate`"
-        )
-    require_partitions(settings, states)
+    try:
+        once_kafka_is_there(lambda: require_topics(settings, TOPICS), stop)
+    except TopicsMissing as error:
+        raise WorkerHalted(str(error)) from error
     return LaneConsumer(settings, f"{FOLLOWER}-{settings.shard}", TOPICS)
 
 

@@ -195,11 +195,11 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
     if settings.kafka_bootstrap is None:
         return
     from infra.intake.service import routed
-    from infra.kafka.admin import differences, missing_of, require_partitions, topic_states
+    from infra.kafka.admin import differences, missing_of, not_made, require_partitions, topic_states
     from infra.kafka.groups import group_lags
 
     states = topic_states(settings)
-    missing = [state.name for state in states if not state.partitions]
+    missing = not_made(states)
     idle = [state.name for state in states if state.partitions and not state.serving]
     if missing:
         yield Finding("Kafka", "problem", f"topics are missing: {', '.join(missing)}", "Run `tessera migrate`.")

@@ -45,7 +45,7 @@ _TRANSLATIONS: Final = (
     _Translation("redis.exceptions.ConnectionError", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
     _Translation("redis.exceptions.TimeoutError", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
     _Translation("clickhouse_connect.driver.exceptions.OperationalError", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
-    _Translation("infra.intake.service.TopicsMissing", ExitCode.ERROR, "`tessera migrate` makes them."),
+    _Translation("infra.kafka.admin.TopicsMissing", ExitCode.ERROR, ""),
     _Translation(
         "infra.intake.service.RoutedTopicsMissing",
         ExitCode.ERROR,

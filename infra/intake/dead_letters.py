@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple, Self
 
-from infra.intake.decoding import Record
 from infra.intake.messages import VALUE_BYTES_MAX, Outgoing
+from infra.kafka.messages import Record
 
 Settled = Literal["requeued", "dropped"]
 

@@ -13,7 +13,8 @@ Tenant and app come from the headers ``tenant`` and ``app``, else from the insta
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from functools import lru_cache
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,12 +22,13 @@ from command.upstream_names import UPSTREAM_EVENTS
 from contracts.access import ROLES, Caller, Scope
 from contracts.commands import Command
 from contracts.envelope import CommandEnvelope
-from contracts.identity import Realm
+from contracts.identity import REALMS_REMEMBERED_MAX, Realm
 from contracts.values import ID_LENGTH_MAX, Id
 from infra.entry.bodies import malformed, object_at, parse_json, text_at
 from infra.entry.commands import command_of, reported_event, require_scope
 from infra.entry.ids import callers_id
 from infra.entry.problems import FieldError
+from infra.kafka.messages import Record
 
 # Whom a topic's ACLs let write to it may do what order systems and merchants may do; nobody's process, no operator.
 COMMAND_SCOPES: Final = ROLES["order_system"] | ROLES["merchant"]
@@ -35,23 +37,6 @@ DEFAULT_CURRENCY: Final = "USD"
 
 _NAME: Final = TypeAdapter(Id)
 _CORRELATION: Final = re.compile(r"[A-Za-z0-9._:-]{1,100}")
-
-
-class Record(Protocol):
-    """What a Kafka client hands over."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +92,15 @@ class _Headers:
 
 
 def _realm(headers: _Headers, door: Door) -> Realm:
-    told = {name: headers.text(name) for name in ("tenant", "app")}
-    if told["tenant"] is None and told["app"] is None and door.default_realm is not None:
+    tenant, app = headers.text("tenant"), headers.text("app")
+    if tenant is None and app is None and door.default_realm is not None:
         return door.default_realm
-    return Realm(*(_realm_part(name, value) for name, value in told.items()))
+    return _realm_of(tenant, app)
+
+
+@lru_cache(REALMS_REMEMBERED_MAX)  # Those that are none raise, and are looked at each time.
+def _realm_of(tenant: str | None, app: str | None) -> Realm:
+    return Realm(_realm_part("tenant", tenant), _realm_part("app", app))
 
 
 def _realm_part(name: str, value: str | None) -> str:

@@ -18,10 +18,11 @@ from infra.entry.failures import problem_for
 from infra.entry.first_steps import FirstStep, no_first_step, queued
 from infra.entry.problems import Problem
 from infra.intake.dead_letters import dead_letter
-from infra.intake.decoding import Door, Record, decode
+from infra.intake.decoding import Door, decode
 from infra.intake.messages import Outgoing
 from infra.intake.publisher import NotPublished
 from infra.intake.replies import reply
+from infra.kafka.messages import Record
 from infra.telemetry.tracing import Tracing
 
 logger = structlog.get_logger(__name__)

@@ -11,10 +11,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from contracts.topics import TAKEN_IN, dead_letters_of, named
 from infra.intake.dead_letters import Letter, Origin, Settled, letters_in, mark, original
-from infra.intake.decoding import Record
 from infra.intake.messages import Outgoing
 from infra.intake.publisher import NotPublished, Publisher
 from infra.kafka.client import KafkaUnavailable, connection, translated
+from infra.kafka.messages import Record
 from infra.settings import Settings
 
 logger = structlog.get_logger(__name__)

@@ -9,12 +9,15 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from infra.intake.messages import VALUE_BYTES_MAX, Outgoing
+from infra.kafka.partition import partition_of_key
+from infra.kafka.sending import Keyed, send_to
 
 logger = structlog.get_logger(__name__)
 
 ACK_SECONDS: Final = 30.0
 CLOSE_SECONDS: Final = 5.0
-LINGER_MS: Final = 2
+# Of what goes to one partition at once. A larger message is a batch by itself.
+BATCH_BYTES_MAX: Final = 512 * 1_024
 
 
 class NotPublished(Exception):
@@ -37,13 +40,8 @@ class Publisher:
         try:
             async with asyncio.timeout(self._ack_seconds):
                 producer = await self._connected()
-                acks = [
-                    await producer.send(
-                        each.topic, each.value, key=each.key, partition=each.partition, headers=list(each.headers)
-                    )
-                    for each in messages
-                ]
-                await asyncio.gather(*acks)
+                lanes = await _by_lane(producer, messages)
+                await asyncio.gather(*(send_to(producer, *lane, parcel) for lane, parcel in lanes.items()))
         except (TimeoutError, KafkaTimeoutError) as error:
             # The producer goes on trying: what it holds is bounded, and is in nobody's way when it arrives late.
             raise NotPublished(f"no acknowledgement within {self._ack_seconds:.0f} s") from error
@@ -64,7 +62,7 @@ class Publisher:
                     **self._connection,
                     acks="all",
                     enable_idempotence=True,
-                    linger_ms=LINGER_MS,
+                    max_batch_size=BATCH_BYTES_MAX,
                     max_request_size=2 * VALUE_BYTES_MAX,
                 )
                 try:
@@ -74,6 +72,16 @@ class Publisher:
                     raise
                 self._producer = producer
             return self._producer
+
+
+async def _by_lane(producer: AIOKafkaProducer, messages: Sequence[Outgoing]) -> dict[tuple[str, int], list[Keyed]]:
+    """Messages by topic and partition, in their order. One without a key goes where the empty key does."""
+    partitions = {topic: len(await producer.partitions_for(topic)) for topic in {each.topic for each in messages}}
+    lanes: dict[tuple[str, int], list[Keyed]] = {}
+    for topic, key, value, headers, partition in messages:
+        where = partition_of_key(key or b"", partitions[topic]) if partition is None else partition
+        lanes.setdefault((topic, where), []).append((key, value, headers))
+    return lanes
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

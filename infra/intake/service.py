@@ -18,7 +18,7 @@ from infra.intake.intake import Intake, Observer, Publishes, Way
 from infra.intake.publisher import Publisher
 from infra.intake.stepping_over import SteppingOver
 from infra.intake.subscriber import TopicSubscriber
-from infra.kafka.admin import missing_of, topic_states
+from infra.kafka.admin import missing_of, require_topics
 from infra.settings import Settings
 from infra.telemetry.tracing import Tracing
 
@@ -27,10 +27,6 @@ logger = structlog.get_logger(__name__)
 POLL_SECONDS: Final = 0.1
 # What a batch under way may take to be finished once the process is asked to stop.
 GRACEFUL_SECONDS: Final = 20.0
-
-
-class TopicsMissing(RuntimeError):
-    """Topics that the intake reads or writes do not exist; the message names them and says what to do."""
 
 
 class RoutedTopicsMissing(RuntimeError):
@@ -52,10 +48,7 @@ class IntakeService:
 
     def require_topics(self) -> None:
         """Raises TopicsMissing, RoutedTopicsMissing, and KafkaUnavailable. Blocks."""
-        wanted = (*TAKEN_IN, *map(dead_letters_of, TAKEN_IN), REPLIES)
-        missing = [state.name for state in topic_states(self._settings, wanted) if not state.partitions]
-        if missing:
-            raise TopicsMissing(f"these topics do not exist: {', '.join(missing)}")
+        require_topics(self._settings, (*TAKEN_IN, *map(dead_letters_of, TAKEN_IN), REPLIES))
         if missing := missing_of(self._settings, routed(self._settings)):
             raise RoutedTopicsMissing(missing)
 

@@ -31,6 +31,13 @@ class WrongPartitions(Exception):
         self.found = dict(found)
 
 
+class TopicsMissing(Exception):
+    """Topics that somebody has to read or write do not exist; the message names them and says what to do."""
+
+    def __init__(self, settings: Settings, names: Sequence[str]) -> None:
+        super().__init__(f"Kafka at {settings.kafka_bootstrap} has no topic {', '.join(names)}: run `tessera migrate`")
+
+
 class TopicRefused(Exception):
     """The broker did not make a topic; the message names it and says why."""
 
@@ -81,6 +88,22 @@ def missing_of(settings: Settings, names: Sequence[str]) -> list[str]:
     """Those of these topics, by their whole names, that do not exist. Errors: NoKafka, KafkaUnavailable."""
     with translated(settings):
         return asyncio.run(_missing(settings, names)) if names else []
+
+
+def require_topics(settings: Settings, topics: Sequence[Topic]) -> None:
+    """Raise unless all of these topics are there, and those of events as they are set. Blocks.
+
+    Errors: TopicsMissing, WrongPartitions, NoKafka, KafkaUnavailable.
+    """
+    states = topic_states(settings, topics)
+    if missing := not_made(states):
+        raise TopicsMissing(settings, missing)
+    require_partitions(settings, states)
+
+
+def not_made(states: Iterable[TopicState]) -> list[str]:
+    """The names of the topics that do not exist."""
+    return [state.name for state in states if not state.partitions]
 
 
 def require_partitions(settings: Settings, states: Iterable[TopicState]) -> None:

@@ -10,7 +10,12 @@ _WORD: Final = 0xFFFFFFFF
 
 def partition_of(stream: str, partitions: int) -> int:
     """The partition of a stream's events: murmur2 of its id in UTF-8, without the sign, modulo their number."""
-    return (murmur2(stream.encode()) & 0x7FFFFFFF) % partitions
+    return partition_of_key(stream.encode(), partitions)
+
+
+def partition_of_key(key: bytes, partitions: int) -> int:
+    """The partition of any key."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 def murmur2(data: bytes) -> int:

@@ -183,12 +183,12 @@ class ProjectionService:
         """Raises Halt when topics are missing, WrongPartitions when streams lie elsewhere than is set."""
         if self._kafka is None:
             return
-        from infra.kafka.admin import require_partitions, topic_states
+        from infra.kafka.admin import TopicsMissing, require_topics
 
-        states = topic_states(self._kafka, EVENT_TOPICS)
-        require_partitions(self._kafka, states)
-        if missing := [state.name for state in states if not state.partitions]:
-            raise Halt(f"followers are to read Kafka, but it has no topics {', '.join(missing)}: run `tessera migrate`")
+        try:
+            require_topics(self._kafka, EVENT_TOPICS)
+        except TopicsMissing as error:
+            raise Halt(f"followers are to read Kafka: {error}") from error
 
     def statuses(self) -> Sequence[FollowerStatus]:
         """How the followers of this process are."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,10 +23,11 @@ from aiokafka.errors import (
 )
 
 from contracts.topics import EVENT_TOPICS, named
-from infra.kafka.admin import require_partitions, topic_states
+from infra.kafka.admin import require_topics
 from infra.kafka.client import KafkaUnavailable, connection
 from infra.kafka.lanes import Lane, lanes_of
 from infra.kafka.messages import Message
+from infra.kafka.sending import send_to
 from infra.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -48,13 +49,6 @@ LASTING: Final = (
 
 class KafkaRefuses(Exception):
     """Kafka answers, and will not take what is sent, now or later."""
-
-
-class TopicsMissing(Exception):
-    """Nobody made the topics that the log is published to."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        super().__init__(f"Kafka has no topic {', '.join(sorted(names))}: run `tessera migrate`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +91,7 @@ class KafkaPublisher:
         """
         try:
             if self._producer is None:
-                self._require_topics()
+                require_topics(self._settings, EVENT_TOPICS)  # Else events would go where nobody looks for them.
             self._runner = self._runner or asyncio.Runner()
             self._runner.run(self._publish(parcels, beat))
         except LASTING as error:
@@ -126,7 +120,11 @@ class KafkaPublisher:
         async with asyncio.timeout(self._limits.open_seconds):
             producer = self._producer or await self._open()
         async with asyncio.timeout(self._limits.publish_seconds):
-            sending = {asyncio.create_task(self._send(producer, lane, messages)) for lane, messages in parcels.items()}
+            prefix = self._settings.kafka_prefix
+            sending = {
+                asyncio.create_task(send_to(producer, prefix + lane.topic, lane.partition, messages))
+                for lane, messages in parcels.items()
+            }
             try:
                 await self._all_of(sending, beat)
             finally:
@@ -143,22 +141,6 @@ class KafkaPublisher:
             if sending:
                 beat()
 
-    async def _send(self, producer: AIOKafkaProducer, lane: Lane, messages: Sequence[Message]) -> None:
-        """One lane's messages. A second batch waits for the first: should that fail, nothing may have overtaken it."""
-        batch = producer.create_batch()
-        for key, value, headers in messages:
-            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
-                await self._deliver(producer, lane, batch)
-                batch = producer.create_batch()
-                batch.append(key=key, value=value, timestamp=None, headers=headers)
-        await self._deliver(producer, lane, batch)
-
-    async def _deliver(self, producer: AIOKafkaProducer, lane: Lane, batch: Any) -> None:
-        acknowledged = await producer.send_batch(
-            batch, self._settings.kafka_prefix + lane.topic, partition=lane.partition
-        )
-        await acknowledged
-
     async def _open(self) -> AIOKafkaProducer:
         asyncio.get_running_loop().set_exception_handler(_note)
         producer = self._producer = AIOKafkaProducer(
@@ -171,13 +153,6 @@ class KafkaPublisher:
         for topic in EVENT_TOPICS:
             await producer.partitions_for(named(self._settings.kafka_prefix, topic))  # Learned before it sends.
         return producer
-
-    def _require_topics(self) -> None:
-        """As many partitions as were declared: else events would go where nobody looks for them."""
-        states = topic_states(self._settings, EVENT_TOPICS)
-        if missing := [state.name for state in states if not state.partitions]:
-            raise TopicsMissing(missing)
-        require_partitions(self._settings, states)
 
     async def _stop(self, producer: AIOKafkaProducer) -> None:
         """Without the patience of ``stop``, which would go on trying to send what nobody waits for any more."""

@@ -12,8 +12,7 @@ from contracts.topics import Topic
 from infra.bootstrap import processes
 from infra.bootstrap.processes import KAFKA_LOOKS_MAX, once_kafka_is_there
 from infra.bootstrap.workers import WorkerHalted, _lanes_of_sagas, run_intake, run_relay
-from infra.intake.service import TopicsMissing
-from infra.kafka.admin import TopicState
+from infra.kafka.admin import TopicsMissing, TopicState
 from infra.kafka.errors import KafkaUnavailable
 from infra.relay.relay import Relay
 from infra.settings import Settings
@@ -95,7 +94,6 @@ def test_sagas_and_the_intake_wait_for_kafka_at_their_start(monkeypatch: pytest.
         return [TopicState(topic, topic.name, partitions=0, serving=False) for topic in topics]
 
     monkeypatch.setattr("infra.kafka.admin.topic_states", states)
-    monkeypatch.setattr("infra.intake.service.topic_states", states)
     with pytest.raises(WorkerHalted, match="tessera migrate"):
         _lanes_of_sagas(SETTINGS, Event())
     coming.looks = 0

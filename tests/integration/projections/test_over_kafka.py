@@ -240,7 +240,7 @@ def bytes_of(redis_url: str, version: str) -> dict[str, dict[Any, Any]]:
 
 def test_missing_topics_stop_a_worker_and_name_the_command_that_makes_them(world: World, settings: Settings) -> None:
     world.service._kafka = settings
-    with pytest.raises(Halt, match=r"no topics .*coupon-event-topic.* run `tessera migrate`"), Failing(world.service):
+    with pytest.raises(Halt, match=r"no topic .*coupon-event-topic.* run `tessera migrate`"), Failing(world.service):
         pass
 
 

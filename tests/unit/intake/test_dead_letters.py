@@ -6,8 +6,8 @@ import pytest
 
 from contracts.topics import WRITTEN_BYTES_MAX
 from infra.intake.dead_letters import Letter, Origin, dead_letter, letters_in, mark, original
-from infra.intake.decoding import Record
 from infra.intake.messages import VALUE_BYTES_MAX, Outgoing
+from infra.kafka.messages import Record
 from tests.unit.intake.world import FakeRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

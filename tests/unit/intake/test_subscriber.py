@@ -9,9 +9,9 @@ from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from infra.intake.broker import IntakeBroker
-from infra.intake.decoding import Record
 from infra.intake.intake import MustWait, Way
 from infra.intake.subscriber import TopicSubscriber
+from infra.kafka.messages import Record
 from tests.unit.intake.world import COMMANDS, FakeRecord
 
 FIRST, SECOND = TopicPartition("t", 0), TopicPartition("t", 1)
