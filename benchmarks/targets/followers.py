@@ -30,9 +30,7 @@ def run(bench: Bench) -> Outcome:
             bench.say("storing claims")
             ours.closed("claims_hot", HOT_CLIENTS, 4 * bench.effort.seconds)
         bench.say("starting Redis and ClickHouse")
-        redis, clickhouse = (
-            stack.enter_context(_running(kind(folder))) for kind in (EmbeddedRedis, EmbeddedClickHouse)
-        )
+        redis, clickhouse = (stack.enter_context(running(kind(folder))) for kind in (EmbeddedRedis, EmbeddedClickHouse))
         settings = Settings.load(
             postgres_dsn=dsn,
             redis_url=redis.address,
@@ -44,7 +42,7 @@ def run(bench: Bench) -> Outcome:
         assert redis.child is not None
         assert clickhouse.child is not None
         servers = {"Redis": redis.child.pid, "ClickHouse": clickhouse.child.pid, "PostgreSQL": bench.postgres.pid}
-        figure = _catch_up(bench, settings, servers)
+        figure = catch_up(bench, settings, servers)
         side = Side("events projected into Redis and ClickHouse", "events/s", [figure])
         outcome = Outcome(figure.value, side.values, [side])
         micros: dict[str, float] = figure.details["micros_each"]
@@ -52,7 +50,8 @@ def run(bench: Bench) -> Outcome:
         return outcome
 
 
-def _catch_up(bench: Bench, settings: Settings, servers: dict[str, int]) -> Figure:
+def catch_up(bench: Bench, settings: Settings, servers: dict[str, int], name: str = "projections") -> Figure:
+    """Run the projections' worker from its start until all is projected; its own processor time goes by ``name``."""
     assert settings.follower_metrics_port is not None
     argv = ["infra.cli", "worker", "projections"]
     meter, started = Meter(servers), perf_counter()
@@ -61,7 +60,7 @@ def _catch_up(bench: Bench, settings: Settings, servers: dict[str, int]) -> Figu
         if not wait_until(lambda: _caught_up(settings), timeout_seconds=CAUGHT_UP_SECONDS, every_seconds=0.2):
             raise TimeoutError(f"the projections were not done within {CAUGHT_UP_SECONDS:.0f} s")
         seconds = perf_counter() - started
-        own = Meter({"projections": pid}, since_birth=True)
+        own = Meter({name: pid}, since_birth=True)
         used = own.used() | meter.used()
     events = max(each.offset or 0 for each in _projections(settings))
     return Figure(events / seconds, {"events": events, "micros_each": micros_each(used, events)})
@@ -77,7 +76,8 @@ def _projections(settings: Settings) -> list[operations.FollowerStanding]:
 
 
 @contextmanager
-def _running(engine: Engine) -> Iterator[Any]:
+def running(engine: Engine) -> Iterator[Any]:
+    """An engine, as long as the block."""
     engine.start()
     try:
         yield engine

@@ -4,25 +4,36 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
 from itertools import chain, count
+from pathlib import Path
 from statistics import median
-from time import perf_counter
+from tempfile import TemporaryDirectory
+from time import perf_counter, sleep
 from typing import Any, Final, NamedTuple
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from benchmarks.bench import Bench, Figure, Outcome, Side, Target, in_turn, ratio
+from benchmarks.kafka_intake import IntakeRig
 from benchmarks.parts import HOT_CLIENTS, engines
 from benchmarks.processor import Meter, micros_each
+from benchmarks.targets.followers import catch_up, running
 from contracts.position import Position
 from contracts.topics import EVENT_TOPICS, named
+from infra import memory
+from infra.bootstrap import stores
+from infra.embedded.clickhouse import EmbeddedClickHouse
 from infra.embedded.kafka import EmbeddedKafka
+from infra.embedded.redis import EmbeddedRedis
 from infra.kafka.admin import create_topics
 from infra.kafka.client import connection
 from infra.kafka.lanes import Lane
 from infra.kafka.messages import Message, decode, encode_watermark
 from infra.postgres.feed import StoreFeed
+from infra.processes import free_port
 from infra.relay.checkpoint import Checkpoint, Standing
 from infra.relay.publisher import KafkaPublisher, PublisherLimits
 from infra.relay.relay import Relay, RelayLimits, lay_out
@@ -35,6 +46,10 @@ FETCH_SECONDS_MAX: Final = 60.0
 NOTHING: Final = encode_watermark(Position(0, "none", 0), previous=0)  # Before the clock runs: leaders are known then.
 RELAY, PRODUCER = "relay: from the log to acknowledged topics", "plain producer of the same messages"
 READER, CONSUMER = "records read and understood", "plain consumer of the same records"
+INTAKE, COMMANDS_ONLY = "intake: from a command's record to its acknowledged reply", "plain consumer of those commands"
+OVER_KAFKA, OVER_STORE = "projections over Kafka, start included", "projections over the store, start included"
+COMMANDS_PER_SECOND: Final = 2_500  # How many are prepared for each second of measuring.
+FOLLOWER_ROUNDS_MAX: Final = 3
 
 
 class Addressed(NamedTuple):
@@ -58,7 +73,7 @@ class Rig:
             log_level="warning",
         )
         assert kafka.child is not None
-        self._servers = {"here": os.getpid(), "Kafka": kafka.child.pid, "PostgreSQL": bench.postgres.pid}
+        self.servers = {"here": os.getpid(), "Kafka": kafka.child.pid, "PostgreSQL": bench.postgres.pid}
         self.messages = self._all_messages()
         self._published = ""  # The prefix of topics that hold all of them.
 
@@ -72,7 +87,10 @@ class Rig:
         checkpoint = Checkpoint(self._dsn, 0, lead_seconds=limits.lead_seconds)
         with closing(StoreFeed(self._dsn)) as feed, closing(KafkaPublisher(settings)) as publisher:
             publisher.publish({lane: [NOTHING] for lane in publisher.lanes})
-            figure = self._timed(lambda: _drained(Relay(feed, checkpoint, publisher, shard=0, limits=limits)))
+            relay = Relay(feed, checkpoint, publisher, shard=0, limits=limits)
+            figure = self._timed(lambda: _drained(relay))
+            sleep(limits.watermark_seconds)
+            relay.step()  # Followers have to hear that their lanes are complete.
         checkpoint.release()
         self._published = settings.kafka_prefix
         return figure
@@ -94,8 +112,24 @@ class Rig:
         """Fetched only."""
         return self._timed(lambda: asyncio.run(_read_all(self._topics_with_all(), understand=False)))
 
+    def intake(self, commands: int) -> IntakeRig:
+        """Commands beside the log that is there."""
+        return IntakeRig(self._settings, self.servers, commands)
+
+    def projections(self, bench: Bench, feed: str) -> Figure:
+        """A worker of its own, on an empty Redis and an empty ClickHouse, from its start until it has caught up."""
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(TemporaryDirectory(dir=bench.postgres.folder)))
+            redis = stack.enter_context(running(EmbeddedRedis(folder)))
+            clickhouse = stack.enter_context(running(EmbeddedClickHouse(folder)))
+            here = {"redis_url": redis.address, "clickhouse_url": clickhouse.address, "follower_feed": feed}
+            settings = self._topics_with_all().model_copy(update={**here, "follower_metrics_port": free_port()})
+            stores.migrate(settings)
+            servers = {name: pid for name, pid in self.servers.items() if name != "here"}
+            return catch_up(bench, settings, servers, "here")
+
     def _timed(self, work: Callable[[], int]) -> Figure:
-        meter, began = Meter(self._servers), perf_counter()
+        meter, began = Meter(self.servers), perf_counter()
         handled = work()
         seconds = perf_counter() - began
         if handled < len(self.messages):
@@ -135,9 +169,15 @@ def run(bench: Bench) -> Outcome:
         stack.callback(kafka.stop)
         kafka.start()
         rig = Rig(bench, dsn, kafka)
+        memory.settle()  # As every process of ours does: else the relay pays for looking through our own messages.
         out = in_turn(bench, {RELAY: rig.relay, PRODUCER: rig.producer}, unit="events/s")
         into = in_turn(bench, {READER: rig.reader, CONSUMER: rig.consumer}, unit="records/s")
-    sides = [*out, *into]
+        few = replace(bench, effort=replace(bench.effort, rounds=min(bench.effort.rounds, FOLLOWER_ROUNDS_MAX)))
+        feeds = {OVER_KAFKA: "kafka", OVER_STORE: "store"}
+        followed = in_turn(few, {name: partial(rig.projections, few, feed) for name, feed in feeds.items()})
+        told = rig.intake(round(COMMANDS_PER_SECOND * bench.effort.seconds))
+        taken = in_turn(few, {INTAKE: told.intake, COMMANDS_ONLY: told.consumer}, unit="commands/s", alternate=False)
+    sides = [*out, *into, *taken, *followed]
     outcome = ratio(sides, rows=[_row(side) for side in sides])
     outcome.notes.append(f"{len(rig.messages):,} events of claims, {_bytes_each(rig.messages):.0f} bytes a message")
     outcome.notes.append(f"{load:.1f} processes wanted {os.cpu_count()} cores before it began")
@@ -217,7 +257,8 @@ TARGET = Target(
     key="kafka",
     title="events/s relayed to Kafka ÷ a plain producer of the same messages",
     how="the relay reads, encodes, publishes and moves its checkpoint, 2,000 events at a time; aiokafka's producer, "
-    "set up alike, sends ready messages one by one, as many at a time; then both kinds of readers",
+    "set up alike, sends ready messages one by one, as many at a time; then both kinds of readers; projections from "
+    "nothing over topics and over the store; the intake over prepared topics, beside a consumer of the same records",
     run=run,
     by_default=False,
 )
