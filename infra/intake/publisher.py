@@ -80,7 +80,7 @@ async def _by_lane(producer: AIOKafkaProducer, messages: Sequence[Outgoing]) -> 
     lanes: dict[tuple[str, int], list[Keyed]] = {}
     for topic, key, value, headers, partition in messages:
         where = partition_of_key(key or b"", partitions[topic]) if partition is None else partition
-        lanes.setdefault((topic, where), []).append((key, value, headers))
+        lanes.setdefault((topic, where), []).append((key, value, list(headers)))
     return lanes
 
 

@@ -1,11 +1,13 @@
 """How messages go to one partition: in batches of our own making, each acknowledged before the next is sent."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-Keyed = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]  # Key, value, headers.
+Keyed = tuple[
+    bytes | None, bytes | None, list[tuple[str, bytes]]
+]  # Key, value, and headers as a list, no other sequence.
 
 
 async def send_to(producer: AIOKafkaProducer, topic: str, partition: int, messages: Iterable[Keyed]) -> None:
