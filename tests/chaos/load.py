@@ -160,7 +160,9 @@ class Load:
         """When the first answer came to something sent after an instant (by one server, or any). Raises Unanswered."""
 
         def first() -> float | None:
-            heard = [each.heard_at for each in self._recent if each.sent_at > since and server in {None, each.server}]
+            with self._changed:
+                answers = list(self._recent)
+            heard = [each.heard_at for each in answers if each.sent_at > since and server in {None, each.server}]
             return min(heard, default=None)
 
         who = server or "anybody"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -141,25 +142,33 @@ def _obey() -> None:
         import_module(name)
     gc.collect()
     gc.freeze()  # A collection in a child would copy every page that we share.
-    libc = ctypes.CDLL(None)
+    die_with_us = _death_signal()
     while line := sys.stdin.readline():  # Its end is ours, and our children's.
         order = json.loads(line)
         if order["do"] == "spawn":
             sys.stderr.flush()
             answer = os.fork()
             if answer == 0:
-                _become(libc, order)
+                _become(die_with_us, order)
         else:
             answer = os.waitstatus_to_exitcode(os.waitpid(order["pid"], 0)[1])
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
 
 
-def _become(libc: ctypes.CDLL, order: dict[str, Any]) -> NoReturn:
+def _death_signal() -> Callable[[], object]:
+    """What a child calls to be ended with us. Elsewhere than on Linux only its stack ends it."""
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+def _become(die_with_us: Callable[[], object], order: dict[str, Any]) -> NoReturn:
     """In the child: what an exec would have made of it."""
     code = 1
     try:
-        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        die_with_us()
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -23,7 +23,7 @@ def chaos() -> Iterator[tuple[Stack, Run]]:
     """The whole stack, with callers who wait to be let in. (Not in pytest's folder: that is closed to other users.)"""
     with (
         tempfile.TemporaryDirectory(prefix="tessera-test-", ignore_cleanup_errors=True) as folder,
-        running(Path(folder), 1, callers=CALLERS) as (stack, run),
+        running(Path(folder), 1, forked=True, callers=CALLERS) as (stack, run),
     ):
         Path(folder).chmod(0o755)
         yield stack, run
