@@ -19,6 +19,7 @@ from infra.intake.publisher import Publisher
 from infra.intake.stepping_over import SteppingOver
 from infra.intake.subscriber import TopicSubscriber
 from infra.kafka.admin import missing_of, require_topics
+from infra.kafka.client import translated
 from infra.settings import Settings
 from infra.telemetry.tracing import Tracing
 
@@ -53,14 +54,18 @@ class IntakeService:
             raise RoutedTopicsMissing(missing)
 
     async def run(self, queue: CommandQueue, first_step: FirstStep, stop: threading.Event) -> None:
-        """Take in until ``stop``; then finish the batches under way, commit, and leave the groups."""
+        """Take in until ``stop``; then finish the batches under way, commit, and leave the groups.
+
+        Raises KafkaUnavailable when Kafka goes away before all of it has begun; later it is waited for.
+        """
         publisher = Publisher(self._connection)
         step_over = SteppingOver(self._settings.postgres_dsn, publisher, letter_topics(self._settings), self._observer)
         broker = IntakeBroker(self._connection, graceful_seconds=GRACEFUL_SECONDS, step_over=step_over)
         intake = self._intake(queue, first_step, publisher)
         self._subscribers = [self._subscriber(broker, intake, topic) for topic in TAKEN_IN]
         try:
-            await broker.start()
+            with translated(self._settings):
+                await broker.start()
             logger.info("intake_started", topics=[topic.name for topic in TAKEN_IN])
             while not stop.is_set():  # noqa: ASYNC110 - a signal handler sets it: it must not touch a loop's event.
                 await asyncio.sleep(POLL_SECONDS)
