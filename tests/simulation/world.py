@@ -357,10 +357,14 @@ class World:
         return relayed or any(worked) or self._requeue()
 
     def _requeue(self) -> bool:
-        """What an operator does when a defect is mended, or is believed to be; whether there was anything."""
-        for key, event in self.parked.items():
-            self.parked[key] = event._replace(is_requeued=True)
-        return bool(self.parked)
+        """What an operator does when a defect is mended, or is believed to be; whether that is news.
+
+        What versions have parked that nobody uses any more stays where it is.
+        """
+        news = [key for key, event in self.parked.items() if not event.is_requeued]
+        for key in news:
+            self.parked[key] = self.parked[key]._replace(is_requeued=True)
+        return bool(news)
 
     def _relay_catches_up(self) -> bool:
         if self.relay is None or self.relay.step():
