@@ -65,7 +65,8 @@ class RedisTarget:
             version, position = self._begin(max(control.newest, self.version) + 1, epoch, head)
         if position.epoch != epoch:
             self._refuse(position, epoch, control)
-        if version != self.version or self._digestion is None:
+        # Whoever moved it may have parked something: what follows in that stream must not overtake it.
+        if version != self.version or self._digestion is None or position != self.position:
             self.version = version
             self._refresh()
         self.position, self._at = position, dict(control.lanes.get(version, {}))

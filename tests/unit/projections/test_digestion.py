@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 
 from contracts.envelope import Recorded
+from contracts.position import Position
 from infra.projections.digestion import ATTEMPTS_MAX, PAUSE_SECONDS_MAX, Digestion
 from infra.projections.ports import ParkedEvent
+from infra.projections.redis_target import RedisTarget
 from infra.redis.connection import RedisUnavailable
+from infra.redis.models import Control, Seen
+from projections.catalog import READ_MODELS
 from projections.model import GapInStream
 from tests.unit.projections.stories import Story, about, claimed, locked
 
@@ -112,6 +116,36 @@ def test_what_was_parked_by_a_batch_that_was_never_written_waits_for_that_batch_
     replayed = digestion(coordination, []).replay(Log(events), attempt)  # type: ignore[arg-type]
     assert [parked.stream for parked in replayed] == [events[2].stream]
     assert len(coordination.parked_events) == 2
+
+
+class Moving:
+    """A read model in Redis that others move, too."""
+
+    model = READ_MODELS["coupon"]
+    position = Position(0, "e1", 0)
+
+    def control(self) -> Control:
+        return Control(1, 0, {1: self.position})
+
+    def load(self, *_: Any) -> Seen:
+        return Seen()
+
+    def write(self, *_: Any) -> bool:
+        return True
+
+    def advance(self, *_: Any) -> None:
+        """Moved."""
+
+
+def test_what_another_process_parked_meanwhile_is_not_overtaken() -> None:
+    coordination, store, (first, second) = Coordination(), Moving(), told()
+    target = RedisTarget(store, coordination, shard=0)  # type: ignore[arg-type]
+    target.load("e1", first.offset)
+    coordination.park("coupon:v1", first, reason="", attempts=1, detail="")
+    store.position = Position(0, "e1", first.offset)
+    target.load("e1", second.offset)
+    target.apply([second])
+    assert coordination.behind == [second]
 
 
 def test_a_store_that_is_away_is_no_events_fault() -> None:
