@@ -72,13 +72,18 @@ def _payment(status: str) -> Callable[[Data, str], Command]:
                 "payment_id": _id(data, "payment_id", "transaction_id", "id"),
                 "order_id": _id(data, "order_id"),
                 "status": status,
-                "amount_minor": _minor(data, currency, "amount") if "amount" in data else 0,
+                "amount_minor": 0 if _may_lack_amount(status, data) else _minor(data, currency, "amount"),
                 "currency": currency,
                 "reason": _text(data, "reason"),
             }
         )
 
     return report
+
+
+def _may_lack_amount(status: str, data: Data) -> bool:
+    """Money that came has an amount: to take a missing one for nothing would complete an order that nobody paid."""
+    return status != "succeeded" and "amount" not in data
 
 
 def _refund(data: Data, currency: str) -> Command:

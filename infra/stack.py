@@ -213,17 +213,18 @@ class LocalStack:
 
         A stack that is gone in a minute takes any: two that start at once would both find the usual one free.
         """
-        if self._port is not None:
-            return self._port
         if self._ephemeral:
-            return free_port()
+            return self._port if self._port is not None else free_port()
+        port = self._port if self._port is not None else self._usual_port()
+        (self.data_dir / "http-port.json").write_text(f"{port}\n")
+        return port
+
+    def _usual_port(self) -> int:
         try:
             last = int(json.loads((self.data_dir / "http-port.json").read_text()))
         except (OSError, ValueError, TypeError):
             last = 8080
-        port = last if port_is_free(last) else free_port()
-        (self.data_dir / "http-port.json").write_text(f"{port}\n")
-        return port
+        return last if port_is_free(last) else free_port()
 
     def _migrate(self) -> None:
         from infra.bootstrap import stores

@@ -57,9 +57,10 @@ class Output:
             said = {"error": {"what": error.what, "next_step": error.next_step, "exit_code": int(error.code)}}
             sys.stderr.write(to_json(said) + "\n")
             return
-        self.stderr.print(Text("✗ ", style="bold red") + Text(error.what))
+        # Not folded: what is copied from it, paths and last words of a log, is whole however narrow the terminal.
+        self.stderr.print(Text("✗ ", style="bold red") + Text(error.what), soft_wrap=True)
         if error.next_step:
-            self.stderr.print(Text("  → " + error.next_step, style="dim"))
+            self.stderr.print(Text("  → " + error.next_step, style="dim"), soft_wrap=True)
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask before something is destroyed. Raises CliError when the answer is no, or nobody is there to ask."""
@@ -71,7 +72,11 @@ class Output:
                 next_step="Add --yes if you mean it.",
                 code=ExitCode.USAGE,
             )
-        if not typer.confirm(question, default=False, err=True):
+        try:
+            agreed = typer.confirm(question, default=False, err=True)
+        except typer.Abort:  # Ctrl-C or Ctrl-D at the question.
+            raise CliError("nothing was changed", code=ExitCode.INTERRUPTED) from None
+        if not agreed:
             raise CliError("nothing was changed")
 
     @contextmanager

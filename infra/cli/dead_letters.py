@@ -62,7 +62,7 @@ def _list(
         "last_failed_at",
         "requeued_at",
     )
-    shown = table("Dead letters", rows, told, right=("shard", "version", "attempts"))
+    shown = table("Dead letters", rows, told, right=("shard", "version", "attempts"), whole=("stream",))
     session.out.show({"dead_letters": rows, "count_by_follower": dict(counts)}, shown)
     waiting = [row for row in rows if row["follower"] != intake_letters.INTAKE or row["requeued_at"] is None]
     return ExitCode.FINDINGS if waiting else ExitCode.OK

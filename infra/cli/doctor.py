@@ -216,6 +216,19 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
     require_partitions(settings, states)
     for group, lag in sorted(group_lags(settings).items()):
         yield Finding(f"Kafka group {group}", "ok", f"{lag:,} messages behind" if lag else "has read everything")
+    if not missing and not idle:
+        yield _letters(settings)
+
+
+def _letters(settings: Settings) -> Finding:
+    """Records that could not be taken in: an upstream's order or payment that is nowhere else."""
+    from infra.intake.letter_box import LetterBox
+
+    waiting = sum(letter.settled is None for letter in LetterBox(settings).letters())
+    if not waiting:
+        return Finding("Kafka dead letters", "ok", "none")
+    step = "`tessera dead-letters list --follower intake` says why."
+    return Finding("Kafka dead letters", "problem", f"{waiting:,} of the intake", step)
 
 
 def _followers(settings: Settings) -> Iterator[Finding]:

@@ -59,14 +59,24 @@ def requeue(session: Session, name: str | None) -> ExitCode:
     if name is not None and stay:
         (why,) = stay.values()
         raise CliError(f"it cannot be sent again: {why}", next_step="Have its sender send it again.")
-    told = f"{len(sent)} records are on their topics again." if sent else "Nothing was sent again."
-    text = Text(told)
+    text = Text(_sent(sent, letters if name is not None else ()))
     for origin, why in stay.items():
         text.append(f"\n{origin} cannot be sent again: {why}. Have its sender send it again, and drop it.", style="red")
     shown = {"requeued": len(sent), "names": [str(each.origin) for each in sent]}
     cannot = [{"name": str(origin), "reason": why} for origin, why in stay.items()]
     session.out.show(shown | ({"cannot_be_sent": cannot} if cannot else {}), text)
     return ExitCode.FINDINGS if stay else ExitCode.OK
+
+
+def _sent(sent: Sequence["Letter"], named: Sequence["Letter"]) -> str:
+    """What became of it, in words; of one that was named and settled before, when that was."""
+    if sent:
+        return f"{len(sent):,} {'record is on its topic' if len(sent) == 1 else 'records are on their topics'} again."
+    if settled := [letter for letter in named if letter.settled]:
+        (letter, *_) = settled
+        again = " If it failed again, that is a letter of its own." if letter.settled == "requeued" else ""
+        return f"Nothing was sent again: {letter.origin} was {letter.settled} at {letter.settled_at}.{again}"
+    return "Nothing was sent again."
 
 
 def drop(session: Session, name: str, *, reason: str, yes: bool) -> None:

@@ -63,9 +63,13 @@ def sagas_of(session: Session, order_id: str, tenant: str | None, app: str | Non
             found = sagas(cursor, step=None, key=order_id, limit=SAGAS_MAX)
         rows += [{"settings": settings} | row for row in found if _is_of(row, tenant, app)]
     realms = {(row["tenant_id"], row["app_id"]) for row in rows}
-    if len(realms) != 1:
-        known = ", ".join(sorted("/".join(realm) for realm in realms)) or "nobody"
-        raise CliError(f"of order {order_id!r} heard: {known}", next_step="Name one with --tenant and --app.")
+    if not realms:
+        where = "/".join(filter(None, (tenant, app)))
+        told = f"no saga{f' of {where}' if where else ''} heard of order {order_id!r}"
+        raise CliError(told, next_step="`tessera sagas list` shows them.")
+    if len(realms) > 1:
+        known = ", ".join(sorted("/".join(realm) for realm in realms))
+        raise CliError(f"order {order_id!r} is one of each of {known}", next_step="Name one with --tenant and --app.")
     return rows
 
 

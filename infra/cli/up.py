@@ -61,7 +61,9 @@ def _up(
         raise CliError(str(error), next_step=f"Whole logs: {session.data_dir}/logs/") from error
     if ending is not None:
         raise CliError(
-            str(ending), next_step=f"Its whole log is in {session.data_dir}/logs/; `tessera up` starts again."
+            str(ending),
+            next_step=f"Its whole log is in {session.data_dir}/logs/. Nothing is lost: run `tessera up` again, "
+            "with the options of this time.",
         )
     out.note("Stopped. Data stays in " + str(session.data_dir))
     return ExitCode.OK

@@ -161,6 +161,7 @@ def test_data_survives_a_restart_and_ctrl_c_leaves_nothing_running(tmp_path: Pat
             publish(api, "kept")
             coupon_id = api.post("/v1/templates/kept/claims", json={"user_id": "eve"}).json()["data"]["coupon_id"]
         key, pids = first.token, first.pids
+        assert first.url.endswith(":" + (tmp_path / "http-port.json").read_text().strip()), "the port for the next time"
         assert first.interrupt() == 0
     assert not [pid for pid in pids if is_running(pid)]
     assert not (tmp_path / "endpoints.json").exists()

@@ -91,3 +91,9 @@ def test_of_an_operator_that_retries_and_one_that_ends_one_comes_too_late(paid_i
     assert resolve(paid_in_euros)["is_new"]
     with transaction(world.store.dsn, name="operator") as cursor:
         assert outbox.retry(cursor, world.realm, "checkout:o") == (0, 0)
+
+
+def test_an_order_that_nobody_knows_is_named_with_where_to_look(business: Business) -> None:
+    told = resolve(business, "o-999", code=ExitCode.ERROR)["error"]
+    assert "heard of order 'o-999'" in told["what"]
+    assert "sagas list" in told["next_step"]

@@ -29,6 +29,10 @@ class Operator:
         told: dict[str, Any] = json.loads(done.stdout)
         return told
 
+    def say(self, *words: str) -> str:
+        """What it prints for people, on one line."""
+        return " ".join(CliRunner().invoke(app, ["dead-letters", *words], env=self._env).stdout.split())
+
 
 @pytest.fixture
 def settings(postgres_dsn: str, kafka_bootstrap: str, kafka_prefix: str) -> Settings:
@@ -52,6 +56,7 @@ def test_a_dead_letter_is_shown_sent_again_once_and_given_up(settings: Settings,
 
     assert operator.run("requeue", "intake", first) == {"requeued": 1, "names": [first]}
     assert operator.run("requeue", "intake", first) == {"requeued": 0, "names": []}
+    assert f"Nothing was sent again: {first} was requeued at" in operator.say("requeue", "intake", first)
     operator.run("drop", "intake", second, "--reason", "test data", "--yes")
     (row,) = operator.run("list")["dead_letters"]
     assert (row["stream"], row["requeued_at"] is not None) == (first, True)

@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from typer.testing import CliRunner, Result
 
-from contracts.topics import ALL_TOPICS, COMMANDS, named
+from contracts.topics import ALL_TOPICS, COMMANDS, DEAD_LETTERS, named
 from infra.cli import app
 from infra.cli.errors import ExitCode, explain
 from infra.intake.service import IntakeService, RoutedTopicsMissing
@@ -20,6 +20,8 @@ from infra.processes import free_port
 from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
 from infra.telemetry.tracing import Tracing
+from tests.integration.intake.world import taking_in
+from tests.kafka_talk import Sent, Talk
 
 
 @pytest.fixture
@@ -126,3 +128,14 @@ def test_the_doctor_tells_how_far_our_groups_are_behind(settings: Settings) -> N
     asyncio.run(_send_three_and_commit_one(settings, f"somebody-elses-{group}"))
     groups = {thing: each["detail"] for thing, each in found(tessera(settings, "doctor")).items() if "group" in thing}
     assert groups == {f"Kafka group {group}": "5 messages behind"}
+
+
+def test_the_doctor_names_what_the_intake_could_not_take_in(settings: Settings) -> None:
+    assert tessera(settings, "migrate").exit_code == ExitCode.OK
+    assert found(tessera(settings, "doctor"))["Kafka dead letters"]["level"] == "ok"
+    talk = Talk(settings)
+    talk.send(COMMANDS, [Sent(b"\xff", b"k", ())])
+    with taking_in(settings):
+        talk.read(DEAD_LETTERS[0], lambda letters: len(letters) == 1)
+    told = found(tessera(settings, "doctor"))["Kafka dead letters"]
+    assert (told["level"], told["detail"]) == ("problem", "1 of the intake")

@@ -347,6 +347,7 @@ async def test_upstream_events_are_taken_under_their_own_names(
         ("order.created", {"order_id": 1, "total_amount": 1, "currency": "???"}, "unknown_currency", "/data/currency"),
         ("order.created", {"order_id": 1, "total_amount": -1}, "invalid", "/data"),
         ("order.created", {"order_id": [1], "total_amount": 1}, "wrong_type", "/data/order_id"),
+        ("payment.completed", {"payment_id": 1, "order_id": 7, "amount_minor": 500}, "missing", "/data/amount"),
     ],
 )
 async def test_an_upstream_event_that_cannot_be_read_says_where(
