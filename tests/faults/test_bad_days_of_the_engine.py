@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -57,26 +57,35 @@ def told(pairs: dict[str, Answer]) -> list[Acknowledged]:
 # Poison.
 
 
-def breaks(_uow: UnitOfWork, _command: ClaimCoupon) -> dict[str, Any]:
+def breaks(_answer: dict[str, Any]) -> dict[str, Any]:
     """A defect."""
     raise ZeroDivisionError
 
 
-def cannot_be_stored(uow: UnitOfWork, command: ClaimCoupon) -> dict[str, Any]:
+def cannot_be_stored(answer: dict[str, Any]) -> dict[str, Any]:
     """A defect that shows only when its batch is stored."""
-    return {**HANDLERS[ClaimCoupon].handle(uow, command), "note": "\0"}
+    return {**answer, "note": "\0"}
 
 
 @pytest.mark.parametrize("defect", [breaks, cannot_be_stored])
 def test_a_poisoned_command_fails_alone_and_the_rest_of_its_batch_is_stored(shop: str, defect: Any) -> None:
-    sound = HANDLERS[ClaimCoupon]
-    poisoned = f"u{POISONED}"
+    sound, poisoned = HANDLERS[ClaimCoupon], f"u{POISONED}"
+    rush = sound.rush
+    assert rush is not None
 
     def handle(uow: UnitOfWork, command: ClaimCoupon) -> dict[str, Any]:
-        return defect(uow, command) if command.user_id == poisoned else sound.handle(uow, command)
+        answer = sound.handle(uow, command)
+        return defect(answer) if command.user_id == poisoned else answer
+
+    def together(uow: UnitOfWork, commands: Sequence[ClaimCoupon]) -> list[dict[str, Any]] | None:
+        answers = rush.handle(uow, commands)
+        if answers is None:
+            return None
+        pairs = zip(commands, answers, strict=True)
+        return [defect(answer) if command.user_id == poisoned else answer for command, answer in pairs]
 
     batch = claims(BATCH)
-    handlers: Handlers = {**HANDLERS, ClaimCoupon: replace(sound, handle=handle)}
+    handlers: Handlers = {**HANDLERS, ClaimCoupon: replace(sound, handle=handle, rush=replace(rush, handle=together))}
     with engine_on(shop, handlers=handlers) as engine:
         futures = engine.submit_many(batch)
         with pytest.raises(HandlerFailed):
