@@ -2,11 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 import psycopg
+from psycopg import sql
 
 from infra.postgres.connections import BY_KEY, DEFAULT_TIMEOUTS, BoundedConnection, Timeouts, connect, translated
+
+# What the server would not notice by itself: a client that stopped between the questions of one exchange. It is neither
+# idle nor does a statement run, so that no other limit ends it, and whatever it locked stays locked. (PostgreSQL 17+.)
+_LIMIT_TRANSACTIONS: Final = sql.SQL(
+    "SELECT set_config('transaction_timeout', %s, false) WHERE current_setting('transaction_timeout', true) IS NOT NULL"
+)
 
 
 class Session:
@@ -34,12 +41,17 @@ class Session:
     def _open(self) -> Iterator[BoundedConnection]:
         with translated():
             if self._connection is None:
-                self._connection = connect(self._dsn, self._timeouts, name=self._name, autocommit=True, settings=BY_KEY)
+                self._connection = self._connect()
             try:
                 yield self._connection
             except (psycopg.OperationalError, psycopg.InterfaceError):
                 self.close()
                 raise
+
+    def _connect(self) -> BoundedConnection:
+        connection = connect(self._dsn, self._timeouts, name=self._name, autocommit=True, settings=BY_KEY)
+        connection.execute(_LIMIT_TRANSACTIONS, (f"{int(self._timeouts.answer_seconds * 1_000)}ms",))
+        return connection
 
     def close(self) -> None:
         """Give the connection back; the next transaction opens another one."""
