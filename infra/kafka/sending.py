@@ -5,9 +5,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-Keyed = tuple[
-    bytes | None, bytes | None, list[tuple[str, bytes]]
-]  # Key, value, and headers as a list, no other sequence.
+# Key, value, and headers: as a list, since the client's batches take no other sequence.
+Keyed = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 async def send_to(producer: AIOKafkaProducer, topic: str, partition: int, messages: Iterable[Keyed]) -> None:

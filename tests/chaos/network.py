@@ -17,19 +17,15 @@ import random
 import signal
 import socket
 import struct
-import subprocess
 import sys
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Literal, get_args
 
-ROOT: Final = Path(__file__).parents[2]
+from tests.chaos.obedient import Obedient
+
 LOOPBACK: Final = "127.0.0.1"
 CHUNK_BYTES: Final = 65_536
-ORDER_SECONDS_MAX: Final = 10.0
 LATENCY_SECONDS: Final = 0.05
 CUT_AFTER_SECONDS_MAX: Final = 0.3
 # So long after a line fell silent a keep-alive of the operating system would have noticed at the latest.
@@ -182,32 +178,10 @@ async def _obey_the_parent() -> None:
         sys.stdout.flush()
 
 
-class Network:
+class Network(Obedient):
     """The proxies, from outside. Safe for several threads. Errors: RuntimeError when their process has ended."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.network"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.kill()
-        self._process.wait(ORDER_SECONDS_MAX)
-        self._process.stdin.close()
-        self._process.stdout.close()
+    module = "tests.chaos.network"
 
     def open(self, link: str, target: Address, port: int = 0) -> int:
         """Listen for a link; returns the port (``port`` if one is named)."""
@@ -224,18 +198,6 @@ class Network:
     def heal(self, link: str) -> None:
         """End every fault of a link; half-open lines stay silent for good."""
         self._order({"do": "heal", "link": link})
-
-    def _order(self, order: dict[str, Any]) -> dict[str, Any]:
-        with self._lock:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"the proxies' process ended ({self._process.poll()}) when it was told {order}")
-        told: dict[str, Any] = json.loads(answer)
-        return told
 
 
 if __name__ == "__main__":

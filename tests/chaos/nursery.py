@@ -10,22 +10,18 @@ import gc
 import json
 import os
 import signal
-import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn
 
 from infra.processes import ChildSpec, Ending, wait_until
+from tests.chaos.obedient import STOP_SECONDS_MAX, Obedient
 from tests.chaos.services import is_running
 
-ROOT: Final = Path(__file__).parents[2]
-STOP_SECONDS_MAX: Final = 15.0
 LOG_TAIL_BYTES: Final = 4_000
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -58,54 +54,21 @@ _MODULES: Final = (
 )
 
 
-class Nursery:
+class Nursery(Obedient):
     """From outside: hands out processes. They end when it does. Safe for several threads."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.nursery"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.kill()
-        self._process.wait(STOP_SECONDS_MAX)
-        self._process.stdin.close()
-        self._process.stdout.close()
+    module = "tests.chaos.nursery"
 
     def spawn(self, spec: ChildSpec) -> "Forked":
         """One more. ``spec.argv`` ends with the call behind ``-m infra.cli``."""
         assert spec.log_path is not None
         call = list(spec.argv[spec.argv.index("infra.cli") + 1 :])
         order = {"do": "spawn", "call": call, "env": dict(spec.env or {}), "log": str(spec.log_path)}
-        return Forked(spec.name, self._order(order), spec.log_path, self)
+        return Forked(spec.name, int(self._order(order)), spec.log_path, self)
 
     def exit_code(self, pid: int) -> int:
         """Of one that has ended."""
-        return self._order({"do": "reap", "pid": pid})
-
-    def _order(self, order: dict[str, Any]) -> int:
-        with self._lock:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"the nursery ended ({self._process.poll()}) when it was told {order['do']}")
-        return int(answer)
+        return int(self._order({"do": "reap", "pid": pid}))
 
 
 @dataclass
