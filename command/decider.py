@@ -124,6 +124,7 @@ class Decider:
         self._cache = StateCache(cached_streams_max)
         self._with_history: set[Realm] = set()
         self._last_now: datetime | None = None
+        self._epoch: str | None = None  # Of the view that is decided on.
 
     def forget(self) -> None:
         """Drop every state; they are read again when they are needed."""
@@ -153,14 +154,23 @@ class Decider:
         return True
 
     def decide(
-        self, view: ReadView, tickets: Sequence[Ticket], *, ahead: bool = False, after: Plan | None = None
+        self,
+        view: ReadView,
+        tickets: Sequence[Ticket],
+        *,
+        epoch: str | None,
+        ahead: bool = False,
+        after: Plan | None = None,
     ) -> Plan:
         """Decide tickets in order. ``after``: the plan that is being stored meanwhile and counts as stored.
+
+        ``epoch`` is the view's; whoever asked in another one has to look again before it asks.
 
         ``ahead``: the view has not looked yet and does not know the time; guesses are made with that of the last one.
 
         Raises StoreUnavailable, or whatever the store raises; what a handler raises is its ticket's verdict.
         """
+        self._epoch = epoch
         batch = BatchView(
             view,
             self._cache,
@@ -195,7 +205,11 @@ class Decider:
         """Tickets next to each other that have equal keys are a rush; most have one of their own."""
         command = ticket.envelope.command
         rush = self._handlers[type(command)].rush
-        return ticket if rush is None else (type(command), ticket.envelope.realm, rush.alike(command))
+        return (
+            ticket
+            if rush is None or ticket.envelope.asked_in is not None
+            else (type(command), ticket.envelope.realm, rush.alike(command))
+        )
 
     def _look(
         self, view: BatchView, rushes: Sequence[Sequence[Ticket]], pending: Mapping[CommandKey, Verdict]
@@ -290,6 +304,8 @@ class Decider:
 
     def _verdict(self, view: BatchView, ticket: Ticket) -> Verdict:
         envelope = ticket.envelope
+        if envelope.asked_in not in (None, self._epoch):
+            return Verdict(ticket, error=NotYet(f"asked in epoch {envelope.asked_in}; the log's is {self._epoch}"))
         decision = self._decision(view, envelope)
         try:
             status, code, detail, data = self._handle(decision, envelope)

@@ -240,7 +240,9 @@ class Engine(Submitting):
         if self._log.epoch != self._seen_epoch:
             return None
         try:
-            plan = self._decider.decide(self._log.glancing(), tickets, ahead=True, after=self._writer.plan)
+            plan = self._decider.decide(
+                self._log.glancing(), tickets, epoch=self._seen_epoch, ahead=True, after=self._writer.plan
+            )
         except Exception as failure:
             logger.debug("not_decided_ahead", exc_info=failure)
             self._decide_from_scratch()
@@ -305,7 +307,7 @@ class Engine(Submitting):
         with self._log.appending() as transaction:
             self._notice_restore()
             others_appended = self._decider.follow(transaction, self._seen_offset)
-            plan = self._decider.decide(transaction, tickets)
+            plan = self._decider.decide(transaction, tickets, epoch=self._seen_epoch)
             offsets: Sequence[int] = transaction.append(plan.batch) if plan.stores_something else ()
             last_offset = transaction.last_offset
         self._seen_offset = last_offset

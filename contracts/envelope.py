@@ -13,7 +13,11 @@ from contracts.position import Position
 
 
 class CommandEnvelope(NamedTuple):
-    """One command on its way in. ``command_id`` is unique within the realm; ``actor`` is a key or principal."""
+    """One command on its way in. ``command_id`` is unique within the realm; ``actor`` is a key or principal.
+
+    ``asked_in``: the epoch of the log that its asker drew its conclusions from, if it drew any: a saga's hold follows
+    from a fact. It is not decided in another one, where that fact may be missing or be told again.
+    """
 
     realm: Realm
     command_id: str
@@ -22,6 +26,7 @@ class CommandEnvelope(NamedTuple):
     correlation_id: str
     causation_id: str | None = None
     traceparent: str | None = None
+    asked_in: str | None = None
 
     def described(self) -> tuple[str, str, str, str | None, str | None]:
         """What the metadata of its events says of it: actor, command, correlation, cause and trace."""

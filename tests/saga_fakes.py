@@ -12,7 +12,7 @@ from infra.postgres.dead_letters import BEHIND, ParkedEvent
 from infra.postgres.outbox import PendingCommand
 from infra.postgres.positions import EpochChanged, PositionMoved
 from infra.sagas.hearing import Hearing, Standing, TimerKey
-from infra.sagas.ports import FOLLOWER, FactFeed, LanePlaces, Move, Owed, Place, Retry, SagaStore
+from infra.sagas.ports import FOLLOWER, FactFeed, Found, LanePlaces, Move, Owed, Place, Retry, SagaStore
 from sagas.lending import LETTERS
 from sagas.timers import ClearTimer, DueTimer
 from tests.fakes import InMemoryEventLog
@@ -174,7 +174,7 @@ class InMemorySagaStore:
     def _parked_in_order(self) -> list[ParkedEvent]:
         return sorted(self.tables.parked.values(), key=lambda event: event.offset)
 
-    def next_commands(self, limit: int, *, letters: bool = False) -> Sequence[Owed]:
+    def next_commands(self, limit: int, *, letters: bool = False) -> Found[Owed]:
         """The first pending command of each saga, oldest first."""
         now, heads, seen = self._log.now(), list[Owed](), set[tuple[Realm, str]]()
         for number, debt in self.tables.outbox.items():
@@ -184,10 +184,11 @@ class InMemorySagaStore:
             seen.add((command.realm, command.saga_key))
             if command.saga_key.startswith(LETTERS) == letters and _is_ready(debt.retry_at, now):
                 heads.append(Owed(number, debt.attempts, command))
-        return heads[:limit]
+        return Found(self.epoch, heads[:limit])
 
     def settle_commands(
         self,
+        epoch: str,
         *,
         accepted: Collection[int],
         refused: Mapping[int, tuple[str, str]],
@@ -197,6 +198,8 @@ class InMemorySagaStore:
         """Note what became of commands. Another process may have settled them before."""
 
         def write() -> None:
+            if epoch != self.epoch:
+                return
             outbox, now = self.tables.outbox, self._log.now()
             for number in accepted:
                 outbox.pop(number, None)
@@ -209,7 +212,7 @@ class InMemorySagaStore:
         with self._log.appending() as transaction:
             transaction.effects.append(write)
 
-    def due_timers(self, limit: int, realms_max: int) -> Sequence[DueTimer]:
+    def due_timers(self, limit: int, realms_max: int) -> Found[DueTimer]:
         """Timers whose time has come, realm by realm, the one that waits longest first."""
         now, due = self._log.now(), defaultdict[Realm, list[DueTimer]](list)
         for alarm in self.tables.timers.values():
@@ -220,14 +223,16 @@ class InMemorySagaStore:
             timers.sort(key=lambda timer: (timer.due_at, timer.kind, timer.key))
         first = sorted(due.values(), key=lambda timers: (timers[0].due_at, timers[0].realm))[:realms_max]
         share = max(1, limit // max(1, len(first)))
-        return [timer for timers in first for timer in timers[:share]][:limit]
+        return Found(self.epoch, [timer for timers in first for timer in timers[:share]][:limit])
 
     def settle_timers(
-        self, *, fired: Sequence[DueTimer], unanswered: Sequence[tuple[DueTimer, str]], retry: Retry
+        self, epoch: str, *, fired: Sequence[DueTimer], unanswered: Sequence[tuple[DueTimer, str]], retry: Retry
     ) -> None:
         """Note what became of timers."""
 
         def write() -> None:
+            if epoch != self.epoch:
+                return
             timers, now = self.tables.timers, self._log.now()
             for timer in fired:
                 if self._is_still_set(timer):

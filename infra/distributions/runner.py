@@ -17,6 +17,7 @@ from command.domain.distribution import DISTRIBUTION, Distribution
 from command.engine import Busy, EngineStopped
 from command.ports import EventLog, StoreUnavailable
 from command.states import SnapshotFormats, fold
+from command.unit_of_work import NotYet
 from contracts.commands import Command, IssueDistributionChunk, PauseDistribution
 from contracts.envelope import Answer, CommandEnvelope
 from infra.postgres import distributions
@@ -48,6 +49,14 @@ class _Failing(NamedTuple):
     until: float
     next_rest_seconds: float
     is_told: bool = False
+
+
+class Work(NamedTuple):
+    """A distribution as it was when its turn began, and in which history of the log that was so."""
+
+    job: Job
+    state: Distribution
+    epoch: str
 
 
 class CommandSink(Protocol):
@@ -140,24 +149,26 @@ class DistributionRunner:
             if job.status != "running":
                 distributions.finish(self._cursor(), job)
                 return 0
+            epoch = self._log.epoch  # First: the state is of this history, or of a later one that sends us back.
             state = self._state_of(job)  # Under the lock: whoever had it before us may have moved on meanwhile.
-            after = self._send_chunks(job, state)
+            after = self._send_chunks(Work(job, state, epoch))
             return after - state.next_row
 
-    def _send_chunks(self, job: Job, state: Distribution) -> int:
+    def _send_chunks(self, work: Work) -> int:
         """Send the next chunks in order, several ahead of their answers; returns which row is next then."""
+        job, state, _ = work
         next_row = state.next_row
         rows = distributions.chunks(self._cursor(), job, next_row, self._settings.chunks_per_turn)
         if state.status != "running":
             return next_row
         if not rows or rows[0][0] != next_row:
-            self._give_up(job, state)
+            self._give_up(work)
             return next_row
         under_way: deque[Future[Answer]] = deque()
         waiting = deque(takewhile(_Follows(next_row), rows))
         while waiting or under_way:
             while waiting and len(under_way) < self._settings.chunks_ahead and not self._loop.is_stopping:
-                under_way.append(self._send(job, state, *waiting.popleft()))
+                under_way.append(self._send(work, *waiting.popleft()))
             if not under_way:
                 break
             answer = _answer(under_way.popleft())
@@ -167,25 +178,28 @@ class DistributionRunner:
                 waiting.clear()
         return next_row
 
-    def _send(self, job: Job, state: Distribution, first_row: int, user_ids: Sequence[str]) -> Future[Answer]:
+    def _send(self, work: Work, first_row: int, user_ids: Sequence[str]) -> Future[Answer]:
+        job, state, _ = work
         command = IssueDistributionChunk(
             distribution_id=job.distribution_id, first_row=first_row, user_ids=tuple(user_ids)
         )
         # A pause refuses chunks for good; each run asks anew. So does whoever was out of turn once, by the row it
         # thinks is next: the row itself, unless chunks before it were lost on the way.
         name = f"{state.runs}:{first_row}" if first_row != state.next_row else f"{state.runs}:{first_row}:next"
-        (future,) = self._engine.submit_many([self._envelope(job, name, command)])
+        (future,) = self._engine.submit_many([self._envelope(work, name, command)])
         return future
 
-    def _give_up(self, job: Job, state: Distribution) -> None:
+    def _give_up(self, work: Work) -> None:
         """Without its list nothing can go on: whoever looks is told, and may cancel it and start the rest anew."""
+        job, state, _ = work
         reason = f"the list of users is missing from row {state.next_row} on; cancel, and distribute the rest anew"
         logger.error("distribution_list_missing", extra={"stream": job.stream, "row": state.next_row})
         command = PauseDistribution(distribution_id=job.distribution_id, reason=reason)
-        (future,) = self._engine.submit_many([self._envelope(job, f"{state.runs}:{state.next_row}:missing", command)])
+        (future,) = self._engine.submit_many([self._envelope(work, f"{state.runs}:{state.next_row}:missing", command)])
         _answer(future)
 
-    def _envelope(self, job: Job, name: str, command: Command) -> CommandEnvelope:
+    def _envelope(self, work: Work, name: str, command: Command) -> CommandEnvelope:
+        job = work.job
         return CommandEnvelope(
             realm=job.realm,
             command_id=f"{PREFIX}:{job.distribution_id}:{name}",
@@ -193,6 +207,7 @@ class DistributionRunner:
             actor=job.actor,
             correlation_id=job.correlation_id,
             traceparent=job.traceparent,
+            asked_in=work.epoch,
         )
 
     def _state_of(self, job: Job) -> Distribution:
@@ -237,3 +252,5 @@ def _answer(future: Future[Answer]) -> Answer:
         return future.result(ANSWER_SECONDS_MAX)
     except FutureTimeout:
         raise StoreUnavailable(f"no answer within {ANSWER_SECONDS_MAX:.0f} s; the log will tell") from None
+    except NotYet as restored:
+        raise StoreUnavailable(str(restored)) from None

@@ -9,7 +9,7 @@ from contracts.envelope import Answer, CommandEnvelope
 from contracts.registry import UnknownCommandType, command_class
 from infra.postgres.outbox import PendingCommand
 from infra.sagas.checkpoints import At, Checkpoint, pass_by
-from infra.sagas.ports import Owed, SagaStore
+from infra.sagas.ports import Found, Owed, SagaStore
 from infra.sagas.sending import Outcome, Submits, describe, send
 from infra.sagas.settings import SagaSettings
 
@@ -41,22 +41,23 @@ class Dispatcher:
         Raises Busy and StoreUnavailable, after which it may be called again, and EngineStopped.
         """
         owed = self._store.next_commands(self._settings.commands_max, letters=self._letters)
-        if not owed:
+        if not owed.items:
             return 0
         self._checkpoint(At.COMMANDS_READ)
-        outcomes = self._send([each.command for each in owed])
+        outcomes = self._send(owed)
         self._checkpoint(At.COMMANDS_ANSWERED)
         self._settle(owed, outcomes)
         self._checkpoint(At.COMMANDS_SETTLED)
-        return len(owed)
+        return len(owed.items)
 
     def close(self) -> None:
         """Give the store's connection back."""
         self._store.close()
 
-    def _send(self, pending: Sequence[PendingCommand]) -> list[Outcome]:
+    def _send(self, owed: Found[Owed]) -> list[Outcome]:
         """The outcome of each; what cannot even be read is an outcome of its own and hinders no other."""
-        readable = [_envelope(command) for command in pending]
+        asked_in = None if self._letters else owed.epoch  # A letter's shard has a history of its own.
+        readable = [_envelope(each.command, asked_in) for each in owed.items]
         envelopes = [envelope for envelope in readable if isinstance(envelope, CommandEnvelope)]
         answered = iter(
             send(
@@ -69,11 +70,11 @@ class Dispatcher:
         )
         return [next(answered) if isinstance(each, CommandEnvelope) else each for each in readable]
 
-    def _settle(self, owed: Sequence[Owed], outcomes: Sequence[Outcome]) -> None:
+    def _settle(self, owed: Found[Owed], outcomes: Sequence[Outcome]) -> None:
         accepted: list[int] = []
         refused: dict[int, tuple[str, str]] = {}
         unanswered: dict[int, str] = {}
-        for each, outcome in zip(owed, outcomes, strict=True):
+        for each, outcome in zip(owed.items, outcomes, strict=True):
             if not isinstance(outcome, Answer):
                 unanswered[each.id] = describe(outcome)
                 self._log_unanswered(each, outcome)
@@ -83,7 +84,7 @@ class Dispatcher:
                 refused[each.id] = (outcome.code, outcome.detail)
                 logger.error("saga_command_refused", extra={**_about(each), "code": outcome.code})
         self._store.settle_commands(
-            accepted=accepted, refused=refused, unanswered=unanswered, retry=self._settings.retry
+            owed.epoch, accepted=accepted, refused=refused, unanswered=unanswered, retry=self._settings.retry
         )
 
     def _log_unanswered(self, owed: Owed, error: Exception) -> None:
@@ -92,7 +93,7 @@ class Dispatcher:
         logger.log(level, event, extra={**_about(owed), "error": describe(error)})
 
 
-def _envelope(pending: PendingCommand) -> CommandEnvelope | Exception:
+def _envelope(pending: PendingCommand, asked_in: str | None) -> CommandEnvelope | Exception:
     try:
         # Commands are strict: instants and tuples are read from JSON text, never from the values it stands for.
         command = command_class(pending.command_type).model_validate_json(orjson.dumps(pending.payload))
@@ -106,6 +107,7 @@ def _envelope(pending: PendingCommand) -> CommandEnvelope | Exception:
         correlation_id=pending.correlation_id,
         causation_id=pending.causation_id,
         traceparent=pending.traceparent,
+        asked_in=asked_in,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from command.ports import StreamHistory
 from contracts.envelope import Recorded
@@ -12,6 +12,8 @@ from infra.postgres.dead_letters import ParkedEvent
 from infra.postgres.outbox import PendingCommand
 from infra.sagas.hearing import Hearing
 from sagas.timers import DueTimer
+
+T = TypeVar("T")
 
 FOLLOWER: Final = "sagas"  # The ear's name, wherever followers have names.
 
@@ -30,6 +32,13 @@ class Owed:
     id: int
     attempts: int
     command: PendingCommand
+
+
+class Found(NamedTuple, Generic[T]):
+    """What one look into the tables found, and in which history: what becomes of it counts in that one only."""
+
+    epoch: str
+    items: Sequence[T]
 
 
 class Move(NamedTuple):
@@ -112,7 +121,7 @@ class SagaStore(Protocol):
 
     # The voice.
 
-    def next_commands(self, limit: int, *, letters: bool = False) -> Sequence[Owed]:
+    def next_commands(self, limit: int, *, letters: bool = False) -> Found[Owed]:
         """The first pending command of each saga that is not waiting for its retry, oldest first.
 
         ``letters``: those between shards instead, whose shard may be away without hindering what stays here.
@@ -122,22 +131,24 @@ class SagaStore(Protocol):
 
     def settle_commands(
         self,
+        epoch: str,
         *,
         accepted: Collection[int],
         refused: Mapping[int, tuple[str, str]],
         unanswered: Mapping[int, str],
         retry: Retry,
     ) -> None:
-        """Note what became of commands, by their places in the outbox.
+        """Note what became of commands, by their places in the outbox of an epoch; nothing when it is over.
 
-        Accepted ones are forgotten; refused ones (code, detail) are kept for an operator, never sent again; those
-        without an answer (why) are tried again later, ever less often.
+        A restored outbox gives the same places to others, and what was answered before is to be asked again. Accepted
+        ones are forgotten; refused ones (code, detail) are kept for an operator, never sent again; those without an
+        answer (why) are tried again later, ever less often.
         """
         ...
 
     # The clock.
 
-    def due_timers(self, limit: int, realms_max: int) -> Sequence[DueTimer]:
+    def due_timers(self, limit: int, realms_max: int) -> Found[DueTimer]:
         """Timers whose time has come in their realm, at most ``limit``, shared among the realms that have any.
 
         A realm on a business clock is judged by what that clock shows, all others by the store's.
@@ -145,9 +156,12 @@ class SagaStore(Protocol):
         ...
 
     def settle_timers(
-        self, *, fired: Sequence[DueTimer], unanswered: Sequence[tuple[DueTimer, str]], retry: Retry
+        self, epoch: str, *, fired: Sequence[DueTimer], unanswered: Sequence[tuple[DueTimer, str]], retry: Retry
     ) -> None:
-        """Forget timers that fired, unless they were set anew meanwhile; the others (why) are tried again later."""
+        """Forget timers that fired, unless they were set anew meanwhile; the others (why) are tried again later.
+
+        Nothing when the epoch in which they were found is over: they are due again.
+        """
         ...
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from infra.postgres.dead_letters import ParkedEvent
 from infra.postgres.log import PostgresEventLog
 from infra.sagas import tables
 from infra.sagas.hearing import Hearing
-from infra.sagas.ports import FOLLOWER, LanePlaces, Move, Owed, Place, Retry, SagaStore
+from infra.sagas.ports import FOLLOWER, Found, LanePlaces, Move, Owed, Place, Retry, SagaStore
 from infra.sagas.session import Session
 from infra.sagas.tables import Cursor
 from sagas.timers import DueTimer
@@ -96,13 +96,14 @@ class PostgresSagaStore:
         with self._session.looking() as cursor:
             return dead_letters.requeued(cursor, FOLLOWER, limit)
 
-    def next_commands(self, limit: int, *, letters: bool = False) -> Sequence[Owed]:
+    def next_commands(self, limit: int, *, letters: bool = False) -> Found[Owed]:
         """The first pending command of each saga, oldest first."""
         with self._session.looking() as cursor:
-            return tables.next_commands(cursor, limit, letters=letters)
+            return tables.next_commands(cursor, self._log.shard, limit, letters=letters)
 
     def settle_commands(
         self,
+        epoch: str,
         *,
         accepted: Collection[int],
         refused: Mapping[int, tuple[str, str]],
@@ -111,20 +112,24 @@ class PostgresSagaStore:
     ) -> None:
         """Note what became of commands."""
         with self._session.transaction() as cursor:
+            if not tables.is_epoch(cursor, self._log.shard, epoch):
+                return
             outbox.remove(cursor, list(accepted))
             tables.refuse_commands(cursor, refused)
             tables.delay_commands(cursor, unanswered, retry)
 
-    def due_timers(self, limit: int, realms_max: int) -> Sequence[DueTimer]:
+    def due_timers(self, limit: int, realms_max: int) -> Found[DueTimer]:
         """Timers whose time has come."""
         with self._session.looking() as cursor:
-            return tables.due_timers(cursor, limit, realms_max)
+            return tables.due_timers(cursor, self._log.shard, limit, realms_max)
 
     def settle_timers(
-        self, *, fired: Sequence[DueTimer], unanswered: Sequence[tuple[DueTimer, str]], retry: Retry
+        self, epoch: str, *, fired: Sequence[DueTimer], unanswered: Sequence[tuple[DueTimer, str]], retry: Retry
     ) -> None:
         """Note what became of timers."""
         with self._session.transaction() as cursor:
+            if not tables.is_epoch(cursor, self._log.shard, epoch):
+                return
             timers.remove(cursor, fired)
             tables.delay_timers(cursor, unanswered, retry)
 

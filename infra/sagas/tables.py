@@ -3,18 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
 from contracts.identity import Realm
+from infra.postgres.epoch import read_epoch
 from infra.postgres.outbox import PendingCommand
 from infra.sagas.hearing import Standing
-from infra.sagas.ports import Owed, Retry
+from infra.sagas.ports import Found, Owed, Retry
 from sagas.lending import LETTERS
 from sagas.timers import DueTimer
 
 Cursor = psycopg.Cursor[Any]
+
+NO_EPOCH: Final = ""  # Of nothing.
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,11 @@ def count_events(cursor: Cursor, after: int, upto: int) -> int:
     return int(row[0])
 
 
-def next_commands(cursor: Cursor, limit: int, *, letters: bool = False) -> list[Owed]:
+def next_commands(cursor: Cursor, shard: int, limit: int, *, letters: bool = False) -> Found[Owed]:
     """See :meth:`infra.sagas.ports.SagaStore.next_commands`."""
-    cursor.execute(_SELECT_HEADS, (LETTERS, letters, limit))
-    return [_owed(row) for row in cursor]
+    cursor.execute(_SELECT_HEADS, (shard, LETTERS, letters, limit))
+    rows = cursor.fetchall()
+    return Found(rows[0][0] if rows else NO_EPOCH, [_owed(row[1:]) for row in rows])
 
 
 def _owed(row: tuple[Any, ...]) -> Owed:
@@ -60,19 +64,26 @@ def delay_commands(cursor: Cursor, errors: Mapping[int, str], retry: Retry) -> N
         cursor.execute(_DELAY_COMMANDS, (*retry, list(errors), list(errors.values())))
 
 
-def due_timers(cursor: Cursor, limit: int, realms_max: int) -> list[DueTimer]:
+def is_epoch(cursor: Cursor, shard: int, epoch: str) -> bool:
+    """Whether the shard's history is still this one."""
+    return read_epoch(cursor, shard) == epoch
+
+
+def due_timers(cursor: Cursor, shard: int, limit: int, realms_max: int) -> Found[DueTimer]:
     """See :meth:`infra.sagas.ports.SagaStore.due_timers`."""
     cursor.execute(_SELECT_DUE_REALMS, (realms_max,))
     realms = cursor.fetchall()
     if not realms:
-        return []
+        return Found(NO_EPOCH, [])
     share = max(1, limit // len(realms))
     tenants, apps, nows = zip(*realms, strict=True)
-    cursor.execute(_SELECT_DUE, (list(tenants), list(apps), list(nows), share, limit))
-    return [
+    cursor.execute(_SELECT_DUE, (shard, list(tenants), list(apps), list(nows), share, limit))
+    rows = cursor.fetchall()
+    due = [
         DueTimer(Realm(tenant, app), kind, key, due_at.astimezone(UTC), set_by, data)
-        for tenant, app, kind, key, due_at, set_by, data in cursor
+        for _, tenant, app, kind, key, due_at, set_by, data in rows
     ]
+    return Found(rows[0][0] if rows else NO_EPOCH, due)
 
 
 def delay_timers(cursor: Cursor, errors: Sequence[tuple[DueTimer, str]], retry: Retry) -> None:
@@ -126,9 +137,10 @@ def business_now(cursor: Cursor, realm: Realm) -> datetime | None:
     return None if row is None else row[0].astimezone(UTC)
 
 
+# The epoch comes with each row, and so is that of the very rows.
 _SELECT_HEADS = """
-    SELECT id, attempts, saga_key, tenant_id, app_id, command_id, command_type, payload, actor,
-           correlation_id, causation_id, traceparent, created_offset
+    SELECT (SELECT epoch FROM store_epoch WHERE shard = %s), id, attempts, saga_key, tenant_id, app_id,
+           command_id, command_type, payload, actor, correlation_id, causation_id, traceparent, created_offset
     FROM saga_outbox AS head
     WHERE refused_code IS NULL AND starts_with(saga_key, %s) = %s
     AND (retry_at IS NULL OR retry_at <= clock_timestamp())
@@ -180,7 +192,8 @@ _SELECT_DUE_REALMS = """
 """
 
 _SELECT_DUE = """
-    SELECT t.tenant_id, t.app_id, t.kind, t.key, t.due_at, t.set_by, t.data
+    SELECT (SELECT epoch FROM store_epoch WHERE shard = %s),
+           t.tenant_id, t.app_id, t.kind, t.key, t.due_at, t.set_by, t.data
     FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS r (tenant_id, app_id, now)
     CROSS JOIN LATERAL (
         SELECT tenant_id, app_id, kind, key, due_at, set_by, data FROM timers

@@ -6,7 +6,7 @@ from typing import Final
 
 from contracts.envelope import Answer, CommandEnvelope
 from infra.sagas.checkpoints import At, Checkpoint, pass_by
-from infra.sagas.ports import SagaStore
+from infra.sagas.ports import Found, SagaStore
 from infra.sagas.sending import Outcome, Submits, describe, send
 from infra.sagas.settings import SagaSettings
 from sagas.timers import DueTimer, command_of
@@ -38,12 +38,12 @@ class TimerService:
         Raises Busy and StoreUnavailable, after which it may be called again, and EngineStopped.
         """
         due = self._store.due_timers(self._settings.timers_max, self._settings.realms_max)
-        if not due:
+        if not due.items:
             return 0
         self._checkpoint(At.TIMERS_READ)
         outcomes = send(
             self._engine,
-            [_envelope(timer) for timer in due],
+            [_envelope(timer, due.epoch) for timer in due.items],
             wait_seconds=self._settings.answer_wait_seconds,
             submitted=At.TIMERS_SUBMITTED,
             checkpoint=self._checkpoint,
@@ -51,16 +51,16 @@ class TimerService:
         self._checkpoint(At.TIMERS_ANSWERED)
         self._settle(due, outcomes)
         self._checkpoint(At.TIMERS_SETTLED)
-        return len(due)
+        return len(due.items)
 
     def close(self) -> None:
         """Give the store's connection back."""
         self._store.close()
 
-    def _settle(self, due: Sequence[DueTimer], outcomes: Sequence[Outcome]) -> None:
+    def _settle(self, due: Found[DueTimer], outcomes: Sequence[Outcome]) -> None:
         fired: list[DueTimer] = []
         unanswered: list[tuple[DueTimer, str]] = []
-        for timer, outcome in zip(due, outcomes, strict=True):
+        for timer, outcome in zip(due.items, outcomes, strict=True):
             if isinstance(outcome, Answer):
                 fired.append(timer)
                 if not outcome.accepted:
@@ -69,14 +69,15 @@ class TimerService:
             else:
                 unanswered.append((timer, describe(outcome)))
                 logger.warning("timer_unanswered", extra={"timer": timer.command_id, "error": describe(outcome)})
-        self._store.settle_timers(fired=fired, unanswered=unanswered, retry=self._settings.retry)
+        self._store.settle_timers(due.epoch, fired=fired, unanswered=unanswered, retry=self._settings.retry)
 
 
-def _envelope(timer: DueTimer) -> CommandEnvelope:
+def _envelope(timer: DueTimer, asked_in: str) -> CommandEnvelope:
     return CommandEnvelope(
         realm=timer.realm,
         command_id=timer.command_id,
         command=command_of(timer),
         actor=ACTOR,
         correlation_id=timer.command_id,
+        asked_in=asked_in,
     )

@@ -68,10 +68,10 @@ class Ears:
         self.hear_facts([Recorded(self.facts.offset, stream, self.facts.offset, ClockAdvanced(to=shows), about)])
 
     def owed(self) -> list[str]:
-        return [owed.command.command_type for owed in self.store.next_commands(FOR_ALL)]
+        return [owed.command.command_type for owed in self.store.next_commands(FOR_ALL).items]
 
     def due(self) -> list[tuple[str, str]]:
-        return [(timer.kind, timer.key) for timer in self.store.due_timers(FOR_ALL, FOR_ALL)]
+        return [(timer.kind, timer.key) for timer in self.store.due_timers(FOR_ALL, FOR_ALL).items]
 
 
 class SagaStoreContract:
@@ -87,12 +87,12 @@ class SagaStoreContract:
         ears.hear(PLACED, ready())
         heard = [event.event for event in ears.store.histories([SAGA])[SAGA].events]
         assert [entry.fact_type for entry in heard if isinstance(entry, SagaHeard)] == [PLACED.type, ready().type]
-        (owed,) = ears.store.next_commands(FOR_ALL)
+        (owed,) = ears.store.next_commands(FOR_ALL).items
         assert (owed.attempts, owed.command.command_type, owed.command.realm) == (0, "hold_for_order", REALM)
         assert owed.command.payload == {"order_id": ORDER, "attempt": 1}
         assert owed.command.created_offset == 1
         ears.clock(NOON + timedelta(days=1))
-        (timer,) = ears.store.due_timers(FOR_ALL, FOR_ALL)
+        (timer,) = ears.store.due_timers(FOR_ALL, FOR_ALL).items
         assert (timer.kind, timer.key, timer.set_by) == ("order_lock_end", ORDER, 1)
         assert timer.due_at == NOON + timedelta(minutes=15)
         assert ears.store.place() == Place(ears.at, frozenset())
@@ -171,56 +171,79 @@ class SagaStoreContract:
         other = PLACED.model_copy(update={"order_id": "o2"})
         ears.hear(other)
         assert ears.owed() == ["hold_for_order", "hold_for_order"]
-        first, second = ears.store.next_commands(FOR_ALL)
+        first, second = ears.store.next_commands(FOR_ALL).items
         assert [first.command.saga_key, second.command.saga_key] == [f"checkout:{ORDER}", "checkout:o2"]
-        assert ears.store.next_commands(1) == [first]
-        ears.store.settle_commands(accepted=[first.id], refused={}, unanswered={}, retry=AT_ONCE)
+        assert ears.store.next_commands(1).items == [first]
+        ears.store.settle_commands(ears.log.epoch, accepted=[first.id], refused={}, unanswered={}, retry=AT_ONCE)
         assert ears.owed() == ["redeem_for_order", "hold_for_order"]
-        assert ears.store.next_commands(FOR_ALL, letters=True) == []
+        assert ears.store.next_commands(FOR_ALL, letters=True).items == []
 
     def test_a_refused_command_is_not_sent_again_and_holds_up_nothing(self, ears: Ears) -> None:
         ears.hear(paid(), PLACED)
-        (first,) = ears.store.next_commands(FOR_ALL)
-        ears.store.settle_commands(accepted=[], refused={first.id: ("no", "")}, unanswered={}, retry=AT_ONCE)
+        (first,) = ears.store.next_commands(FOR_ALL).items
+        ears.store.settle_commands(
+            ears.log.epoch, accepted=[], refused={first.id: ("no", "")}, unanswered={}, retry=AT_ONCE
+        )
         assert ears.owed() == ["redeem_for_order"]
 
     def test_a_command_without_an_answer_waits_and_those_of_its_saga_behind_it(self, ears: Ears) -> None:
         ears.hear(paid(), PLACED)
-        (first,) = ears.store.next_commands(FOR_ALL)
-        ears.store.settle_commands(accepted=[], refused={}, unanswered={first.id: "busy"}, retry=AT_ONCE)
-        (again,) = ears.store.next_commands(FOR_ALL)
+        (first,) = ears.store.next_commands(FOR_ALL).items
+        ears.store.settle_commands(
+            ears.log.epoch, accepted=[], refused={}, unanswered={first.id: "busy"}, retry=AT_ONCE
+        )
+        (again,) = ears.store.next_commands(FOR_ALL).items
         assert (again.id, again.attempts) == (first.id, 1)
-        ears.store.settle_commands(accepted=[], refused={}, unanswered={first.id: "busy"}, retry=NEVER)
+        ears.store.settle_commands(ears.log.epoch, accepted=[], refused={}, unanswered={first.id: "busy"}, retry=NEVER)
         assert ears.owed() == []
 
     def test_what_another_process_settled_is_settled_once(self, ears: Ears) -> None:
         ears.hear(PLACED)
-        (first,) = ears.store.next_commands(FOR_ALL)
+        (first,) = ears.store.next_commands(FOR_ALL).items
         for _ in range(2):
-            ears.store.settle_commands(accepted=[first.id], refused={}, unanswered={}, retry=AT_ONCE)
+            ears.store.settle_commands(ears.log.epoch, accepted=[first.id], refused={}, unanswered={}, retry=AT_ONCE)
         ears.store.settle_commands(
-            accepted=[], refused={first.id: ("no", "")}, unanswered={first.id: "busy"}, retry=AT_ONCE
+            ears.log.epoch, accepted=[], refused={first.id: ("no", "")}, unanswered={first.id: "busy"}, retry=AT_ONCE
         )
         assert ears.owed() == []
+
+    def test_what_became_of_a_command_of_another_history_is_not_noted(self, ears: Ears) -> None:
+        ears.hear(paid(), PLACED)
+        found = ears.store.next_commands(FOR_ALL)
+        (first,) = found.items
+        assert found.epoch == ears.log.epoch
+        ears.store.settle_commands("another", accepted=[first.id], refused={}, unanswered={}, retry=AT_ONCE)
+        ears.store.settle_commands("another", accepted=[], refused={first.id: ("no", "")}, unanswered={}, retry=AT_ONCE)
+        ears.store.settle_commands("another", accepted=[], refused={}, unanswered={first.id: "busy"}, retry=NEVER)
+        assert ears.store.next_commands(FOR_ALL) == found
+
+    def test_what_became_of_a_timer_of_another_history_is_not_noted(self, ears: Ears) -> None:
+        ears.clock(NOON + timedelta(days=1))
+        ears.hear(PLACED, ready())
+        found = ears.store.due_timers(FOR_ALL, FOR_ALL)
+        assert found.epoch == ears.log.epoch
+        ears.store.settle_timers("another", fired=found.items, unanswered=[], retry=AT_ONCE)
+        ears.store.settle_timers("another", fired=[], unanswered=[(found.items[0], "busy")], retry=NEVER)
+        assert ears.store.due_timers(FOR_ALL, FOR_ALL) == found
 
     def test_a_timer_that_fired_is_gone_unless_it_was_set_anew(self, ears: Ears) -> None:
         ears.clock(NOON + timedelta(days=1))
         ears.hear(PLACED, ready())
-        (fired,) = ears.store.due_timers(FOR_ALL, FOR_ALL)
+        (fired,) = ears.store.due_timers(FOR_ALL, FOR_ALL).items
         ears.hear(released(), ready(attempt=2))
-        ears.store.settle_timers(fired=[fired], unanswered=[], retry=AT_ONCE)
-        (anew,) = ears.store.due_timers(FOR_ALL, FOR_ALL)
+        ears.store.settle_timers(ears.log.epoch, fired=[fired], unanswered=[], retry=AT_ONCE)
+        (anew,) = ears.store.due_timers(FOR_ALL, FOR_ALL).items
         assert anew.set_by == 3
-        ears.store.settle_timers(fired=[anew, anew], unanswered=[], retry=AT_ONCE)
+        ears.store.settle_timers(ears.log.epoch, fired=[anew, anew], unanswered=[], retry=AT_ONCE)
         assert ears.due() == []
 
     def test_a_timer_without_an_answer_waits_for_its_retry(self, ears: Ears) -> None:
         ears.clock(NOON + timedelta(days=1))
         ears.hear(PLACED, ready())
-        (fired,) = ears.store.due_timers(FOR_ALL, FOR_ALL)
-        ears.store.settle_timers(fired=[], unanswered=[(fired, "busy")], retry=AT_ONCE)
+        (fired,) = ears.store.due_timers(FOR_ALL, FOR_ALL).items
+        ears.store.settle_timers(ears.log.epoch, fired=[], unanswered=[(fired, "busy")], retry=AT_ONCE)
         assert ears.due() == [("order_lock_end", ORDER)]
-        ears.store.settle_timers(fired=[], unanswered=[(fired, "busy")], retry=NEVER)
+        ears.store.settle_timers(ears.log.epoch, fired=[], unanswered=[(fired, "busy")], retry=NEVER)
         assert ears.due() == []
 
     def test_a_timer_that_is_cleared_does_not_fire(self, ears: Ears) -> None:
@@ -246,7 +269,7 @@ class SagaStoreContract:
             )
             ears.hear(late)
         assert [key for _, key in ears.due()] == ["o4", "o3", "o2", "o1", "o0"]
-        assert [timer.key for timer in ears.store.due_timers(2, FOR_ALL)] == ["o4", "o3"]
+        assert [timer.key for timer in ears.store.due_timers(2, FOR_ALL).items] == ["o4", "o3"]
 
     def test_a_fact_that_failed_is_parked_with_those_behind_it_and_comes_back_in_order(self, ears: Ears) -> None:
         bad, behind = ears.facts_of(PLACED, CANCELLED)

@@ -167,6 +167,20 @@ def test_the_same_id_with_the_same_content_gets_the_first_answer_and_does_nothin
     assert glasses(log) == [1]
 
 
+def test_what_was_asked_in_another_history_is_not_decided_and_no_answer_stays(
+    engine: Engine, log: InMemoryEventLog
+) -> None:
+    lost = asks("1")._replace(asked_in="lost")
+    before = engine.submit_many([lost, asks("2")])
+    ahead = engine.submit_many([lost, asks("3")])  # The engine knows the log's end by now, and decides ahead.
+    assert [answers([futures[1]])[0].code for futures in (before, ahead)] == ["ok", "ok"]
+    for futures in (before, ahead):
+        with pytest.raises(NotYet, match="asked in epoch lost"):
+            futures[0].result(10)
+    assert engine.execute(asks("1")._replace(asked_in=log.epoch)).data == {"glass": 3}
+    assert engine.execute(lost).replayed, "what this history decided is its answer, whoever asks"
+
+
 def test_a_final_refusal_is_replayed_too(engine: Engine) -> None:
     answers(engine.submit_many([asks(str(n)) for n in range(4)]))
     again = engine.execute(asks("3"))

@@ -54,7 +54,7 @@ def decide(log: InMemoryEventLog, commands: Sequence[Command]) -> Plan:
     )
     with log.appending() as transaction:
         tickets = [Ticket(asks(command, number), lambda _: None) for number, command in enumerate(commands)]
-        plan = decider.decide(transaction, tickets)
+        plan = decider.decide(transaction, tickets, epoch=log.epoch)
         offsets = transaction.append(plan.batch)
         for verdict in plan.verdicts:
             verdict.locate(offsets, transaction.last_offset)

@@ -53,7 +53,9 @@ def decided(handlers: Handlers, commands: Sequence[Command], terms: Terms) -> tu
         handlers, cached_streams_max=100, snapshot_every_events=3, batch_events_max=60, lock_ttl_seconds=900
     )
     with log.appending() as transaction:
-        plan = decider.decide(transaction, [Ticket(asks(each, nth), print) for nth, each in enumerate(commands)])
+        plan = decider.decide(
+            transaction, [Ticket(asks(each, nth), print) for nth, each in enumerate(commands)], epoch=log.epoch
+        )
     return plan, decider, log
 
 
@@ -67,7 +69,9 @@ def told(handlers: Handlers, commands: Sequence[Command], terms: Terms) -> tuple
         answers = [(verdict.logged, verdict.offset, verdict.error) for verdict in plan.verdicts]
         coupons = [each.stream for each in plan.batch.events]
         locks: list[Command] = [LockCoupon(coupon_id=each.split("/")[3], order_id="o") for each in coupons]
-        later = decider.decide(transaction, [Ticket(asks(each, 100 + nth), print) for nth, each in enumerate(locks)])
+        later = decider.decide(
+            transaction, [Ticket(asks(each, 100 + nth), print) for nth, each in enumerate(locks)], epoch=log.epoch
+        )
     batch = replace(plan.batch, counts=dict(sorted(plan.batch.counts.items())))
     return BatchRows.of(batch, EventMapper()), answers, len(plan.undecided), list(later.batch.events)
 
@@ -143,7 +147,9 @@ def test_a_rush_is_remembered_until_it_turns_out_that_it_was_not_stored() -> Non
 
     def lock() -> Plan:
         with log.appending() as transaction:
-            return decider.decide(transaction, [Ticket(asks(LockCoupon(coupon_id=last, order_id="o"), 99), print)])
+            return decider.decide(
+                transaction, [Ticket(asks(LockCoupon(coupon_id=last, order_id="o"), 99), print)], epoch=log.epoch
+            )
 
     on_top = lock()
     decider.unlearn(on_top)

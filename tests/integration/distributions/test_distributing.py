@@ -16,6 +16,7 @@ import pytest
 from command.domain.ids import coupon_id
 from command.engine import Engine, EngineSettings, HandlerFailed
 from command.handlers import HANDLERS
+from command.ports import StoreUnavailable
 from contracts.commands import (
     CancelDistribution,
     ClaimCoupon,
@@ -27,9 +28,10 @@ from contracts.commands import (
 )
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.refusals import AlreadyExists
-from infra.distributions.runner import DistributionRunner, RunnerSettings
+from infra.distributions.runner import DistributionRunner, RunnerSettings, Work
 from infra.postgres import distributions
 from infra.postgres.connections import transaction
+from infra.postgres.epoch import bump_epoch
 from tests.integration.distributions.conftest import ACME, Shop
 
 ROOT = Path(__file__).parents[3]
@@ -114,7 +116,9 @@ def test_chunks_that_a_pause_refused_on_the_way_are_decided_after_the_resume(sho
     job = shop.job()
     stale = runner._state_of(job)
     assert shop.do(PauseDistribution(distribution_id="d1")).accepted
-    assert runner._send_chunks(job, stale) == 1  # Sent by a runner that has not heard of the pause.
+    assert (
+        runner._send_chunks(Work(job, stale, shop.log.epoch)) == 1
+    )  # Sent by a runner that has not heard of the pause.
     assert shop.do(ResumeDistribution(distribution_id="d1")).accepted
     shop.run_to_the_end()
     assert shop.holders() == users(3_000)
@@ -139,9 +143,12 @@ def test_two_runners_at_once_give_nobody_two(shop: Shop) -> None:
     shop.template(claims_per_user_max=None)
     shop.start(users(6_000))
     job, runners = shop.job(), [shop.runner(), shop.runner()]
-    state = runners[0]._state_of(job)
+    work = Work(job, runners[0]._state_of(job), shop.log.epoch)
     with ThreadPoolExecutor(2) as pool:  # Past the lock that keeps them apart.
-        assert list(pool.map(lambda runner: runner._send_chunks(job, state), runners)) == [6_001, 6_001]
+        assert list(pool.map(lambda runner: runner._send_chunks(work), runners)) == [
+            6_001,
+            6_001,
+        ]
     assert shop.holders() == users(6_000)
     assert shop.broken() == []
     for runner in runners:
@@ -353,4 +360,21 @@ def test_a_distribution_that_fails_is_left_alone_for_a_while(shop: Shop) -> None
     for _ in range(3):
         assert runner.run_once() == 0
     assert engine.asked == ["d1"]
+    runner.close()
+
+
+def test_a_chunk_sent_before_a_restore_is_decided_when_it_is_sent_after_it(shop: Shop) -> None:
+    class Restored(Sulking):
+        def submit_many(self, envelopes: Sequence[CommandEnvelope]) -> list[Future[Answer]]:
+            if not self.asked:
+                bump_epoch(shop.dsn, 0)
+            return super().submit_many(envelopes)
+
+    shop.template()
+    shop.start(users(10))
+    runner = DistributionRunner(shop.dsn, shop.log, Restored(shop.engine, set()), RunnerSettings())
+    with pytest.raises(StoreUnavailable, match="asked in epoch"):
+        runner.run_once()
+    assert shop.holders() == []
+    assert runner.run_once() == 10
     runner.close()

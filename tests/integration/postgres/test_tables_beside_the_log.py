@@ -151,11 +151,14 @@ def test_clearing_timers_looks_at_those_only_also_after_the_table_has_grown(post
 def test_looking_for_what_is_due_reads_no_more_than_that(postgres_dsn: str) -> None:
     with connect(postgres_dsn, name="test", settings=BY_KEY) as connection, connection.cursor() as cursor:
         for _ in range(10):
-            assert due_timers(cursor, 10, 10) == []
+            assert due_timers(cursor, 0, 10, 10).items == []
         timers.put(cursor, [timer(f"c{nth}", FAR + timedelta(seconds=nth)) for nth in range(3_000)])
         timers.put(cursor, [timer("due"), timer("due too", realm=BETA)])
         connection.commit()
-        assert {(due.realm, due.key) for due in due_timers(cursor, 10, 10)} == {(ACME, "due"), (BETA, "due too")}
+        assert {(due.realm, due.key) for due in due_timers(cursor, 0, 10, 10).items} == {
+            (ACME, "due"),
+            (BETA, "due too"),
+        }
         (looked_at,) = cursor.execute(_LOOKED_AT).fetchone() or (0,)
         assert looked_at <= 30
 

@@ -12,14 +12,15 @@ from command.unit_of_work import NotYet
 from contracts.envelope import Answer, CommandEnvelope
 from infra.postgres import outbox
 from infra.postgres.connections import transaction
+from infra.postgres.epoch import bump_epoch
 from infra.sagas import tables
+from infra.sagas.checkpoints import At
 from infra.sagas.dispatcher import Dispatcher
-from infra.sagas.runner import SagaRunner
 from infra.sagas.sending import Submits
 from infra.sagas.session import Session
 from infra.sagas.settings import SagaSettings
 from tests.engines import Corners
-from tests.integration.sagas.world import PATIENT, Store, World
+from tests.integration.sagas.world import PATIENT, Store, World, hear_all
 
 
 @pytest.fixture
@@ -50,13 +51,6 @@ class Scripted:
             return failed
         (future,) = self.engine.submit_many((envelope,))
         return future
-
-
-def hear_all(world: World) -> None:
-    runner = SagaRunner(world.store.sagas(), world.store.feed)
-    while runner.run_once():
-        pass
-    runner.close()
 
 
 def dispatcher(world: World, engine: Submits, settings: SagaSettings = PATIENT) -> Dispatcher:
@@ -105,6 +99,41 @@ def test_a_busy_engine_takes_nothing_and_costs_no_attempt(world: World) -> None:
     assert [row["attempts"] for row in world.owed()] == [0]
     dispatcher(world, world.store.engine).run_once()
     assert world.owed() == []
+
+
+def test_what_was_found_before_a_restore_is_decided_when_it_is_found_after_it(world: World) -> None:
+    world.template().claim().place()
+    hear_all(world)
+    decided: list[list[str]] = []
+
+    def restore(at: At) -> None:
+        if at is At.COMMANDS_READ and not decided:
+            bump_epoch(world.store.dsn, 0)
+        if at is At.COMMANDS_SETTLED:
+            decided.append(world.checkout())
+
+    sender = Dispatcher(world.store.sagas(), world.store.engine, PATIENT, checkpoint=restore)
+    sender.run_once()
+    assert [(row["command_type"], row["attempts"]) for row in world.owed()] == [("hold_for_order", 0)]
+    sender.run_once()
+    assert decided == [[], ["ready"]]
+    assert world.owed() == []
+
+
+def test_what_was_answered_before_a_restore_is_asked_again_after_it(world: World) -> None:
+    world.template().claim().place()
+    hear_all(world)
+    engine = Scripted(world.store.engine)
+
+    def restore(at: At) -> None:
+        if at is At.COMMANDS_ANSWERED and len(engine.sent) == 1:
+            bump_epoch(world.store.dsn, 0)
+
+    sender = Dispatcher(world.store.sagas(), engine, PATIENT, checkpoint=restore)
+    while sender.run_once():
+        pass
+    assert engine.sent == ["hold_for_order"] * 2
+    assert (world.checkout(), world.owed()) == (["ready"], [])
 
 
 def test_a_refused_command_is_not_sent_again_and_stays_to_be_seen(

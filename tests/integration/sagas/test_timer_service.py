@@ -10,10 +10,12 @@ from contracts.commands import ClaimCoupon, LockCoupon, ReleaseCoupon, RevokeCou
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
 from contracts.terms import FixedValidity, ValidityAfterClaim
+from infra.postgres.epoch import bump_epoch
+from infra.sagas.checkpoints import At
 from infra.sagas.settings import SagaSettings
 from infra.sagas.timer_service import TimerService
 from tests.engines import Corners
-from tests.integration.sagas.world import NOON, PATIENT, Lost, Store, World
+from tests.integration.sagas.world import NOON, PATIENT, Lost, Store, World, hear_all
 
 
 @pytest.fixture
@@ -48,6 +50,24 @@ def test_a_shortened_template_closes_earlier_and_once(world: World) -> None:
     world.later(hours=1).settle()
     world.later(days=60).settle()
     assert world.types("template", "ten-off").count("ended") == 1
+
+
+def test_a_timer_found_before_a_restore_fires_when_it_is_found_after_it(world: World) -> None:
+    world.template(claim_from=NOON + timedelta(hours=1)).settle()
+    world.later(hours=1)
+    hear_all(world)
+    fired: list[bool] = []
+
+    def restore(at: At) -> None:
+        if at is At.TIMERS_READ and not fired:
+            bump_epoch(world.store.dsn, 0)
+        if at is At.TIMERS_SETTLED:
+            fired.append(world.types("template", "ten-off")[-1] == "opened")
+
+    clock = TimerService(world.store.sagas(), world.store.engine, PATIENT, checkpoint=restore)
+    while clock.run_once():
+        pass
+    assert fired == [False, True]
 
 
 def test_a_claimed_coupon_expires_at_the_end_of_its_validity(world: World) -> None:

@@ -345,3 +345,11 @@ class Lossy:
         if first and self.mode == "never":
             return Lost()
         return self.engine.submit_many((envelope,))[0]
+
+
+def hear_all(world: World) -> None:
+    """Let an ear of its own hear whatever was told; nothing is sent, and nothing fires."""
+    runner = SagaRunner(world.store.sagas(), world.store.feed)
+    while runner.run_once():
+        pass
+    runner.close()
