@@ -13,6 +13,7 @@ from infra.clickhouse.connection import at_database, connect, database_of, quote
 from projections.facts import TABLES, Row
 
 POSITION_NAME = "facts"
+NOTED_NAME = "facts:noted"  # The row of what is about to be taken in, beside the one of where the facts stand.
 SHADOW_SUFFIX = "__shadow"
 SERIALS_PER_VERSION = 1 << 40  # Of positions: no log is that long.
 
@@ -22,11 +23,15 @@ _INSERT_SETTINGS = {"max_partitions_per_insert_block": 0}
 
 @dataclass(frozen=True, slots=True)
 class FactsCheckpoint:
-    """Where the facts stand. ``version`` counts rebuilds."""
+    """Where the facts stand. ``version`` counts rebuilds.
+
+    ``noted`` is how far rows may be there already, at or behind the position, and ``mark`` which event that is.
+    """
 
     version: int
     position: Position
-    mark: str = ""  # Which event stands at the position; "" when that was not noted.
+    noted: Position | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +59,17 @@ class FactsStore:
     def checkpoint(self) -> FactsCheckpoint | None:
         """Where the facts stand, or None when they have not begun. Raises FactsDamaged without the schema."""
         query = (
-            "SELECT version, shard, epoch, `offset`, mark FROM projection_positions FINAL WHERE name = {name:String}"
+            "SELECT name, version, shard, epoch, `offset`, mark FROM projection_positions FINAL"
+            " WHERE name IN ({stands:String}, {noted:String})"
         )
         with translated():
-            rows = self._client.query(query, parameters={"name": POSITION_NAME}).result_rows
-        if not rows:
+            parameters = {"stands": POSITION_NAME, "noted": NOTED_NAME}
+            found = {row[0]: row[1:] for row in self._client.query(query, parameters=parameters).result_rows}
+        if POSITION_NAME not in found:
             return None
-        version, shard, epoch, offset, mark = rows[0]
-        return FactsCheckpoint(version, Position(shard, epoch, offset), mark)
+        version, *position, _ = found[POSITION_NAME]
+        _, *noted, mark = found.get(NOTED_NAME, (0, ""))
+        return FactsCheckpoint(version, Position(*position), Position(*noted) if noted else None, mark)
 
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         """One insert of any number of rows; doing it again changes nothing. Raises FactsDamaged."""
@@ -78,16 +86,15 @@ class FactsStore:
 
         So whoever comes late, having lost its turn unawares, takes nothing back.
         """
-        position = checkpoint.position
-        row = (
-            POSITION_NAME,
-            checkpoint.version,
-            position.shard,
-            position.epoch,
-            position.offset,
-            checkpoint.version * SERIALS_PER_VERSION + position.offset,
-            checkpoint.mark,
-        )
+        self._put(POSITION_NAME, checkpoint.version, checkpoint.position)
+
+    def note(self, version: int, position: Position, mark: str) -> None:
+        """Note up to which event rows may be there from now on, before any of them is. The last of all wins."""
+        self._put(NOTED_NAME, version, position, mark)
+
+    def _put(self, name: str, version: int, position: Position, mark: str = "") -> None:
+        serial = version * SERIALS_PER_VERSION + position.offset
+        row = (name, version, *position, serial, mark)
         names = ["name", "version", "shard", "epoch", "offset", "serial", "mark"]
         types = ["LowCardinality(String)", "UInt32", "UInt16", "String", "UInt64", "UInt64", "String"]
         with translated():

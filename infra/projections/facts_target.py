@@ -35,7 +35,6 @@ class FactsTarget:
         self.version = version
         self.progress = Progress(lanes)
         self._left: dict[Lane, int] = {}  # Where each lane was when last seen by us as ours.
-        self._mark = ""
         self._noted: Mark | None = None
         self._store = store
         self._coordination = coordination
@@ -73,11 +72,12 @@ class FactsTarget:
         self.progress, self._left = progress, here
 
     def last(self) -> Mark | None:
-        """The event at its position, as its last checkpoint names it."""
-        return Mark(self.position, self._mark) if self._mark else None
+        """How far rows may be there already: behind its position, when somebody died in the middle of a batch."""
+        return self._noted
 
     def note(self, mark: Mark) -> None:
-        """Named by the checkpoint that comes to stand there."""
+        """Durable before any row is: a batch that is cut short leaves rows that a restored log may not know."""
+        self._store.note(self.version, *mark)
         self._noted = mark
 
     def apply(self, events: Sequence[Recorded]) -> None:
@@ -106,8 +106,7 @@ class FactsTarget:
         self._left |= moves
         overall = self.progress.overall()
         if overall > self.position.offset:
-            mark = self._coordination.mark_at(overall) or ""
-            self._checkpoint(self.position._replace(offset=overall), mark)
+            self._save(self.position._replace(offset=overall))
 
     def replay_parked(self, feed: Feed, mine: Mine = every_stream) -> int:
         """Try parked events again that an operator asked for; returns how many were applied."""
@@ -123,7 +122,8 @@ class FactsTarget:
         if found.version != self.version or self._digestion is None:
             self.version = found.version
             self._refresh()
-        self.position, self._mark = found.position, found.mark
+        self.position = found.position
+        self._noted = None if found.noted is None else Mark(found.noted, found.mark)
 
     def _refresh(self) -> None:
         self._digestion = Digestion(self._coordination, self.label)
@@ -133,12 +133,8 @@ class FactsTarget:
             self._store.insert(table, group)
 
     def _save(self, position: Position) -> None:
-        noted = self._noted is not None and self._noted.position == position
-        self._checkpoint(position, self._noted.event if noted and self._noted else "")
-
-    def _checkpoint(self, position: Position, mark: str) -> None:
-        self._store.save(FactsCheckpoint(self.version, position, mark))
-        self.position, self._mark = position, mark
+        self._store.save(FactsCheckpoint(self.version, position))
+        self.position = position
 
 
 def _attempt(rows: dict[str, list[Row]]) -> Attempt:

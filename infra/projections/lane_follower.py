@@ -24,7 +24,7 @@ from infra.kafka.lanes import (
     sift,
 )
 from infra.kafka.messages import Record
-from infra.projections.ports import Busy, Coordination, EventsSkipped, Feed, Mark, StoreNeeded, Target, Witness, mark_of
+from infra.projections.ports import Busy, Coordination, EventsSkipped, Feed, StoreNeeded, Target, Witness
 from infra.projections.runner import DAMAGED, Follower, FollowerLimits
 from infra.redis.models import CheckpointLost
 
@@ -192,10 +192,8 @@ class LaneFollower(Follower):
 
     def _note_last(self, heard: Mapping[Lane, Sequence[Heard]], shard: int) -> None:
         events = [each.event for records in heard.values() for each in records if each.event is not None]
-        if self._witness is not None and events:
-            last = max(events, key=lambda event: event.offset)
-            position = self._targets[0].position._replace(shard=shard, epoch=self._epoch, offset=last.offset)
-            self._witness.note(Mark(position, mark_of(last)))
+        if events:
+            self._note(shard, max(events, key=lambda event: event.offset))
 
     def _replay_parked(self) -> None:
         if self._catching_up:

@@ -11,6 +11,7 @@ import structlog
 
 from command.ports import StoreUnavailable
 from contracts.envelope import Recorded
+from contracts.position import Position
 from infra.clickhouse.connection import ClickHouseUnavailable, FactsDamaged
 from infra.kafka.errors import KafkaUnavailable
 from infra.projections.ports import (
@@ -87,6 +88,7 @@ class Follower:
         self._handled = 0
         self._head = 0
         self._epoch = ""
+        self._noted = 0  # Up to where the witness has it, in this epoch.
         self._tended_at = float("-inf")
         self._status = self._snapshot(parked=0)
 
@@ -195,7 +197,9 @@ class Follower:
                 self._halt(target, LogWentBack(target.name, offset, head))
         mark = None if self._witness is None else self._witness.last()
         if mark is None or mark.position.epoch != self._epoch:
+            self._noted = 0
             return  # What belongs to another epoch is told by the targets.
+        self._noted = mark.position.offset
         if self._coordination.mark_at(mark.position.offset) != mark.event:
             raise LogWentBack(self.name, mark.position.offset, self._feed.head())
 
@@ -210,9 +214,7 @@ class Follower:
         return events
 
     def _hand_over(self, events: Sequence[Recorded]) -> None:
-        if self._witness is not None:
-            position = self._running[0].position._replace(epoch=self._epoch, offset=events[-1].offset)
-            self._witness.note(Mark(position, mark_of(events[-1])))
+        self._note(self._running[0].position.shard, events[-1])
         for target in self._running:
             try:
                 target.apply(events)
@@ -223,6 +225,12 @@ class Follower:
                 self._halt(target, error)
         self._handled += len(events)
         self._require_running()
+
+    def _note(self, shard: int, last: Recorded) -> None:
+        """Before any of it takes effect. A batch that ends earlier than one that was cut short says nothing new."""
+        if self._witness is not None and last.offset > self._noted:
+            self._witness.note(Mark(Position(shard, self._epoch, last.offset), mark_of(last)))
+            self._noted = last.offset
 
     def _replay_parked(self) -> None:
         for target in self._running:

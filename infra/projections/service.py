@@ -369,7 +369,7 @@ class ProjectionService:
         found = self.facts.checkpoint()
         if found is None:
             return self._state(POSITION_NAME, head, None, active=None, versions=(), ready=False)
-        version, mark = found.version, Mark(found.position, found.mark) if found.mark else None
+        version, mark = found.version, None if found.noted is None else Mark(found.noted, found.mark)
         state = self._state(POSITION_NAME, head, found.position, active=version, versions=(version,), ready=True)
         return replace(state, mark=mark)
 

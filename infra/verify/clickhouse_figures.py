@@ -71,7 +71,7 @@ def read_figures(client: Client) -> Figures:
 
 def position(client: Client) -> int:
     """The offset that the facts have reached, -1 when there are none."""
-    rows = client.query("SELECT offset FROM projection_positions FINAL").result_rows
+    rows = client.query("SELECT offset FROM projection_positions FINAL WHERE name = 'facts'").result_rows
     return int(rows[0][0]) if rows else -1
 
 

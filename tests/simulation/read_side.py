@@ -84,6 +84,7 @@ class FactTables:
     def __init__(self) -> None:
         self.rows: dict[str, dict[tuple[str, int], Row]] = {name: {} for name in TABLES}  # By event and row.
         self.checkpoint: FactsCheckpoint | None = None
+        self.noted: tuple[int, Position, str] | None = None
         self.lanes: dict[tuple[int, str], dict[str, int]] = defaultdict(dict)  # By version and epoch.
 
 
@@ -269,7 +270,11 @@ class SimulatedFacts:
     def checkpoint(self) -> FactsCheckpoint | None:
         """Where they stand."""
         self._process.misfortune("ClickHouse")
-        return self._tables.checkpoint
+        tables = self._tables
+        if tables.checkpoint is None or tables.noted is None:
+            return tables.checkpoint
+        _, noted, mark = tables.noted
+        return replace(tables.checkpoint, noted=noted, mark=mark)
 
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         """A row of the same event and number takes the other's place."""
@@ -282,6 +287,13 @@ class SimulatedFacts:
         tables, stands = self._tables, self._tables.checkpoint
         if stands is None or _serial(checkpoint) >= _serial(stands):
             tables.checkpoint = checkpoint
+
+    def note(self, version: int, position: Position, mark: str) -> None:
+        """The last of all wins."""
+        self._process.misfortune("the note of the facts")
+        tables, news = self._tables, (version, position, mark)
+        if tables.noted is None or (version, position.offset) >= (tables.noted[0], tables.noted[1].offset):
+            tables.noted = news
 
     def lanes(self, version: int, epoch: str) -> dict[str, int]:
         """Where they stand in each lane."""

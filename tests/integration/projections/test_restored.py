@@ -9,15 +9,18 @@ import pytest
 
 from command.ports import StoreUnavailable
 from contracts.envelope import Recorded
+from infra.clickhouse.facts import FactsStore
 from infra.postgres import positions
 from infra.postgres.connections import transaction
 from infra.postgres.epoch import RestoreIncomplete, begin_after_restore
 from infra.projections.coordination import PostgresCoordination
 from infra.projections.ports import Halt
 from infra.projections.runner import Follower
+from infra.redis.models import ModelStore
 from projections.catalog import READ_MODELS
 from tests.integration.projections import oracle
 from tests.integration.projections.conftest import World
+from tests.integration.projections.test_follower import Killed, dying
 from tests.unit.projections.stories import Story, about, claimed
 
 FOLLOWERS = ("redis", "facts")
@@ -78,6 +81,34 @@ def test_a_restore_that_nobody_told_halts_a_follower_instead_of_passing_over_eve
     with pytest.raises(Halt, match=r"nobody said so\. Run `tessera restored`"):
         follower(world, coordination, name).step()
     assert all("nobody said so" in (state.halted or "") for state in world.service.states())
+
+
+@pytest.mark.parametrize(("name", "store", "step"), [("redis", ModelStore, "advance"), ("facts", FactsStore, "save")])
+@pytest.mark.parametrize("taken_since", [0, 1], ids=["at_once", "after_a_smaller_batch"])
+def test_it_halts_where_a_batch_was_cut_short_that_the_restored_log_does_not_have(
+    world: World,
+    coordination: PostgresCoordination,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    store: type,
+    step: str,
+    taken_since: int,
+) -> None:
+    world.append(claims(Story(), 1, 4).log)
+    world.catch_up()
+    world.append(claims(Story(first_offset=5), 5, 6).log)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, step, dying(getattr(store, step), "before", calls=1))
+        with pytest.raises(Killed):
+            follower(world, coordination, name).step()
+    if taken_since:
+        one_by_one = follower(world, coordination, name)
+        one_by_one._limits = replace(one_by_one._limits, batch_events_max=taken_since)
+        one_by_one.step()
+    set_back(world, 4 + taken_since)
+    world.append(claims(Story(first_offset=100), 100, 3).log)
+    with pytest.raises(Halt, match="nobody said so"):
+        follower(world, coordination, name).step()
 
 
 def test_the_same_commands_again_are_other_events_under_the_same_ids(
