@@ -27,8 +27,8 @@ from tests.contract.event_log import ACME, at
 
 PATIENCE_SECONDS = 60.0
 KINDS = ("coupon", "template", "checkout", "settlement", "budget", "distribution", "notification", "clock", "order")
-SMALL = RelayLimits(batch_events_max=50, standby_seconds=0.05, lead_seconds=2.0, halted_again_seconds=0.1)
-QUICK = PublisherLimits(open_seconds=5.0, publish_seconds=5.0, request_seconds=20.0, beat_seconds=0.2)
+SMALL = RelayLimits(batch_events_max=50, standby_seconds=0.05, lead_seconds=5.0, halted_again_seconds=0.1)
+QUICK = PublisherLimits(open_seconds=10.0, publish_seconds=20.0, request_seconds=40.0, beat_seconds=0.2)
 
 Record = Published | Watermark
 
