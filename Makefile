@@ -44,7 +44,7 @@ ifneq ($(shell $(PYTHON) -c '$(PYTHON_VERSION)' 2>/dev/null),$(shell $(BIN)/pyth
 endif
 endif
 
-.PHONY: help setup demo up test lint fmt types unit integration test-long mutants simulate chaos bench lock clean
+.PHONY: help setup demo up test lint fmt types unit integration test-long mutants simulate histories chaos bench lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | while IFS=$$'\t' read -r name what; do printf '  %-12s %s\n' "$$name" "$$what"; done
@@ -120,6 +120,13 @@ COMMANDS ?= 5000
 simulate: setup ## Seeded days with crashes, lost answers and reordering; all invariants checked (SEEDS=1..200 COMMANDS=5000)
 	@echo "==> Simulation"
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --commands $(COMMANDS) --processes $(WORKERS) $(if $(TRACE),--trace $(TRACE)) $(if $(TOTALS),--totals $(TOTALS))
+
+# SEED begins elsewhere, or plays again what failed.
+STEPS ?= 1000000
+SEED ?= 1
+histories: setup ## Random histories on a real PostgreSQL against a reference model (STEPS=1000000; half an hour and more)
+	@echo "==> Histories"
+	@$(BIN)/python -m tests.property.long_histories --steps $(STEPS) --seed $(SEED) --processes $(WORKERS)
 
 chaos: setup ## Kill, freeze and cut off every process under load, again and again (CHAOS="--cycles 1000 --kinds kill --for 60"; minutes)
 	@echo "==> Chaos"

@@ -114,7 +114,7 @@ class Here:
         tickets = [Ticket(envelope, lambda _: None) for envelope in envelopes]
         with self._log.appending() as transaction:
             self._decider.forget()  # Sagas append beside it.
-            plan = self._decider.decide(transaction, tickets)
+            plan = self._decider.decide(transaction, tickets, epoch=self._log.epoch)
             offsets = transaction.append(plan.batch)
         for verdict in plan.verdicts:
             verdict.locate(offsets, transaction.last_offset)
