@@ -19,7 +19,9 @@ WORKERS ?= 2
 PARALLEL = -n $(WORKERS) --dist loadfile --max-worker-restart 2
 
 # Version managers leave shims that exist but do not run: an interpreter counts only once it has answered.
-PYTHON_CANDIDATES := python3.12 python3.11 python3 python
+# Those of a distribution come first: they are built with profiles of real programs, while version managers compile
+# without, and that is a quarter of the speed.
+PYTHON_CANDIDATES := /usr/bin/python3.12 /usr/bin/python3.11 python3.12 python3.11 python3 python
 PYTHON_PROBE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON_VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
