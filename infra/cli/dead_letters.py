@@ -3,7 +3,7 @@
 import getpass
 from collections import Counter
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.text import Text
@@ -11,8 +11,12 @@ from rich.text import Text
 from infra.cli import intake_letters
 from infra.cli.command import Session, command
 from infra.cli.console import table
-from infra.cli.errors import CliError, ExitCode
+from infra.cli.errors import CliError, ExitCode, explain
+from infra.cli.followers import INTAKE, require_known
 from infra.cli.shards import Shard, at_shards
+
+if TYPE_CHECKING:
+    from infra.postgres.dead_letters import ParkedEvent
 
 ROWS_MAX = 1_000
 _Follower = Annotated[str, typer.Argument(help="Who gave up: a name that `dead-letters list` shows.")]
@@ -31,13 +35,46 @@ def register(group: typer.Typer) -> None:
 def _list(
     session: Session,
     follower: Annotated[str | None, typer.Option(help="Only this follower's.")] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Those that are settled, too: sent again, dropped. By default: open ones.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="At most so many.", min=1, max=ROWS_MAX)] = 100,
     shard: Shard = None,
 ) -> ExitCode:
-    """List parked events; those with 0 attempts only wait behind an earlier one of their stream.
+    """List what is parked, with its state; what only waits stands behind an earlier one of its stream.
 
     Records of Kafka that could not be taken in are listed as the intake's: by where they came from.
     """
+    if follower is not None:
+        require_known(session, follower)
+    rows, counts = _parked(session, follower, shard, every=every, limit=limit)
+    letters: list[dict[str, Any]] = []
+    trouble: CliError | None = None
+    try:
+        letters = intake_letters.rows(session, follower)
+    except Exception as error:
+        if follower is not None:
+            raise
+        trouble = explain(error)  # What is parked in the store is shown all the same.
+    waiting = [row for row in letters if row["state"] == intake_letters.OPEN]
+    rows += (letters if every else waiting)[-limit:]
+    if waiting:
+        counts[INTAKE] = len(waiting)
+    hidden = 0 if every else len(letters) - len(waiting)
+    _show_list(session, rows, counts, hidden)
+    if trouble is not None:
+        session.out.complain(trouble)
+        return trouble.code
+    return ExitCode.FINDINGS if any(row["state"] not in _SETTLED for row in rows) else ExitCode.OK
+
+
+_SETTLED: Final = frozenset({"sent again", "dropped"})
+
+
+def _parked(
+    session: Session, follower: str | None, shard: int | None, *, every: bool, limit: int
+) -> tuple[list[dict[str, Any]], "Counter[str]"]:
+    """What followers parked, as rows, and how many events each has; with ``every`` also what was dropped and passed."""
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 
@@ -46,26 +83,28 @@ def _list(
     for settings in at_shards(session, shard):
         with transaction(settings.postgres_dsn, name="dead-letters") as cursor:
             found = dead_letters.find(cursor, follower=follower, limit=limit)
+            passed = dead_letters.dropped(cursor, follower=follower, limit=limit) if every else []
             counts.update(dead_letters.count(cursor))
-        rows += [{"shard": settings.shard} | asdict(parked) for parked in found]
-    letters = intake_letters.rows(session, follower, limit)
-    rows += letters
-    counts.update({intake_letters.INTAKE: sum(each["requeued_at"] is None for each in letters)} if letters else {})
-    told = (
-        "shard",
-        "follower",
-        "stream",
-        "version",
-        "event_type",
-        "attempts",
-        "reason",
-        "last_failed_at",
-        "requeued_at",
-    )
-    shown = table("Dead letters", rows, told, right=("shard", "version", "attempts"), whole=("stream",))
-    session.out.show({"dead_letters": rows, "count_by_follower": dict(counts)}, shown)
-    waiting = [row for row in rows if row["follower"] != intake_letters.INTAKE or row["requeued_at"] is None]
-    return ExitCode.FINDINGS if waiting else ExitCode.OK
+        rows += [{"shard": settings.shard, "state": _state(each)} | asdict(each) for each in found]
+        rows += [{"shard": settings.shard, "state": "dropped"} | asdict(each) for each in passed]
+    return rows, counts
+
+
+def _state(parked: "ParkedEvent") -> str:
+    """What is going on with it. One that was dropped, or requeued, is still the follower's to pass or to try."""
+    if parked.is_dropped:
+        return "dropping"
+    if parked.requeued_at is not None:
+        return "requeued"
+    return "failed" if parked.attempts else "waits"
+
+
+def _show_list(session: Session, rows: list[dict[str, Any]], counts: "Counter[str]", hidden: int) -> None:
+    columns = ("shard", "follower", "stream", "state", "version", "event_type", "attempts", "reason", "last_failed_at")
+    shown = table("Dead letters", rows, columns, right=("shard", "version", "attempts"), whole=("stream", "state"))
+    settled = "letter that is settled is" if hidden == 1 else "letters that are settled are"
+    more = (Text(f"{hidden:,} {settled} left out; --all shows them.", style="dim"),) if hidden else ()
+    session.out.show({"dead_letters": rows, "count_by_follower": dict(counts), "left_out": hidden}, shown, *more)
 
 
 def _show(
@@ -74,8 +113,9 @@ def _show(
     stream: Annotated[str, typer.Argument(help="The stream, as `dead-letters list` shows it.")],
 ) -> ExitCode:
     """Show one stream's parked events: why, where it failed, since when, and the events themselves."""
-    if follower == intake_letters.INTAKE:
+    if follower == INTAKE:
         return intake_letters.show(session, stream)
+    require_known(session, follower)
     from infra.cli.log_queries import events_at
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
@@ -117,8 +157,9 @@ def _requeue(
 
     Asked twice, or while it is at it, nothing happens twice. The intake's records go to their topics again.
     """
-    if follower == intake_letters.INTAKE:
+    if follower == INTAKE:
         return intake_letters.requeue(session, stream)
+    require_known(session, follower)
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 
@@ -145,9 +186,10 @@ def _drop(
     The log keeps them. But that follower no longer sees every event once: what it shows differs from the log, `verify`
     says so, and only a rebuild that can digest them mends it.
     """
-    if follower == intake_letters.INTAKE:
+    if follower == INTAKE:
         intake_letters.drop(session, stream, reason=reason, yes=yes)
         return
+    require_known(session, follower)
     from infra.postgres import dead_letters
     from infra.postgres.connections import transaction
 

@@ -45,7 +45,11 @@ _TRANSLATIONS: Final = (
     _Translation("redis.exceptions.ConnectionError", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
     _Translation("redis.exceptions.TimeoutError", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
     _Translation("clickhouse_connect.driver.exceptions.OperationalError", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
-    _Translation("infra.kafka.admin.TopicsMissing", ExitCode.ERROR, ""),
+    _Translation(
+        "infra.kafka.admin.TopicsMissing",
+        ExitCode.ERROR,
+        "If they are there under other names: TESSERA_KAFKA_PREFIX is what stands before each.",
+    ),
     _Translation(
         "infra.intake.service.RoutedTopicsMissing",
         ExitCode.ERROR,

@@ -8,21 +8,22 @@ from rich.text import Text
 
 from infra.cli.command import Session
 from infra.cli.errors import CliError, ExitCode
+from infra.cli.followers import INTAKE
 
 if TYPE_CHECKING:
     from infra.intake.dead_letters import Letter
     from infra.intake.letter_box import LetterBox
 
-INTAKE: Final = "intake"
-_ALL = "`tessera dead-letters list --follower intake` shows all."
+OPEN: Final = "open"
+_STATES: Final = {None: OPEN, "requeued": "sent again", "dropped": "dropped"}
+_ALL = "`tessera dead-letters list --follower intake --all` shows all."
 
 
-def rows(session: Session, follower: str | None, limit: int) -> list[dict[str, Any]]:
-    """The letters as rows of the list, those that were dropped left out; none where no Kafka is set."""
+def rows(session: Session, follower: str | None) -> list[dict[str, Any]]:
+    """All letters as rows of the list, oldest first; none where no Kafka is set."""
     if follower not in {None, INTAKE} or (follower is None and session.settings.kafka_bootstrap is None):
         return []
-    kept = [letter for letter in _box(session).letters() if letter.settled != "dropped"]
-    return [_row(letter) for letter in kept[-limit:]]
+    return [_row(letter) for letter in _box(session).letters()]
 
 
 def show(session: Session, name: str) -> ExitCode:
@@ -107,6 +108,7 @@ def _row(letter: "Letter") -> dict[str, Any]:
     """In the columns of parked events: the name of a letter stands where the stream does."""
     return {
         "shard": None,
+        "state": _STATES[letter.settled],
         "follower": INTAKE,
         "stream": str(letter.origin),
         "version": None,
@@ -115,7 +117,8 @@ def _row(letter: "Letter") -> dict[str, Any]:
         "reason": letter.reason,
         "detail": letter.detail,
         "last_failed_at": letter.refused_at,
-        "requeued_at": letter.settled_at,
+        "requeued_at": letter.settled_at if letter.settled == "requeued" else None,
+        "settled_at": letter.settled_at,
     }
 
 

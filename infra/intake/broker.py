@@ -14,6 +14,7 @@ Read in FastStream 0.7.8, and why it is used as it is here:
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from faststream.middlewares import AckPolicy
 from infra.intake.consumer import LosslessConsumer, StepOver, hold
 
 MAX_RECORDS_MAX: Final = 1_000
+_SAID_BEFORE: Final = re.compile(r"Auto create topics is disabled|Consumer \S+ assigned to partitions")
 Batch = tuple[ConsumerRecord[bytes, bytes], ...]
 
 
@@ -74,8 +76,11 @@ def _logger() -> logging.Logger:
 
 
 def _says_something_new(entry: logging.LogRecord) -> bool:
-    """At every start FastStream says that topics have to exist; whether they do was asked before (service.py)."""
-    return not str(entry.msg).startswith("Auto create topics is disabled")
+    """At every start FastStream says that topics have to exist; whether they do was asked before (service.py).
+
+    And which partitions came, which the subscriber says, too.
+    """
+    return not _SAID_BEFORE.match(str(entry.msg))
 
 
 def require_safe(subscriber: object) -> None:

@@ -13,6 +13,7 @@ from contracts.topics import TAKEN_IN, dead_letters_of, named
 from infra.intake.dead_letters import Letter, Origin, Settled, letters_in, mark, original
 from infra.intake.messages import Outgoing
 from infra.intake.publisher import NotPublished, Publisher
+from infra.kafka.admin import TopicsMissing, missing_of
 from infra.kafka.client import KafkaUnavailable, connection, translated
 from infra.kafka.messages import Record
 from infra.settings import Settings
@@ -26,7 +27,7 @@ READ_SECONDS: Final = 30.0
 
 
 class LetterBox:
-    """Every method raises NoKafka or KafkaUnavailable."""
+    """Every method raises NoKafka, KafkaUnavailable or TopicsMissing."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -34,6 +35,8 @@ class LetterBox:
 
     def letters(self) -> list[Letter]:
         """All that are kept, each once, oldest first; with what became of them."""
+        if missing := missing_of(self._settings, self._topics):  # Kafka's client would wait for them, and blame others.
+            raise TopicsMissing(self._settings, missing)
         with translated(self._settings):
             records = asyncio.run(self._records())
         return sorted(letters_in(records), key=lambda letter: (letter.refused_at, letter.origin))
@@ -48,9 +51,11 @@ class LetterBox:
         """
         sent: list[Letter] = []
         records: list[Outgoing] = []
-        stay: dict[Origin, str] = {}
-        for letter in letters:
-            if letter.settled is None:
+        waiting = [letter for letter in letters if letter.settled is None]
+        gone = set(missing_of(self._settings, sorted({letter.origin.topic for letter in waiting})))
+        stay = {each.origin: f"there is no topic {each.origin.topic}" for each in waiting if each.origin.topic in gone}
+        for letter in waiting:
+            if letter.origin not in stay:
                 try:
                     records.append(original(letter))
                     sent.append(letter)

@@ -37,6 +37,22 @@ class ParkedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class DroppedEvent:
+    """One event that an operator took from a follower for good. ``failure``: why it was parked."""
+
+    follower: str
+    stream: str
+    version: int
+    offset: int
+    event_type: str
+    failure: str
+    attempts: int
+    dropped_at: datetime
+    dropped_by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ParkedCount:
     """What one follower has parked: all events, those of them that failed themselves, and since when the oldest."""
 
@@ -114,6 +130,18 @@ def drop(cursor: psycopg.Cursor[Any], follower: str, stream: str, *, actor: str,
     cursor.execute(_DROP, values)
     requeue(cursor, follower, stream)
     return [event for event in find(cursor, follower=follower, stream=stream, limit=DROPS_MAX) if event.is_dropped]
+
+
+def dropped(cursor: psycopg.Cursor[Any], *, follower: str | None = None, limit: int) -> list[DroppedEvent]:
+    """The events that were given up and passed, the latest of them, in the order of the log."""
+    cursor.execute(_DROPPED, {"follower": follower, "limit": limit})
+    return [DroppedEvent(*row) for row in cursor]
+
+
+def followers(cursor: psycopg.Cursor[Any]) -> list[str]:
+    """Who has parked something, or had something dropped."""
+    cursor.execute("SELECT follower FROM parked_events UNION SELECT follower FROM dropped_events ORDER BY 1")
+    return [follower for (follower,) in cursor]
 
 
 def dropped_versions(cursor: psycopg.Cursor[Any], follower: str) -> dict[str, frozenset[int]]:
@@ -203,6 +231,19 @@ _DROP = """
     SELECT follower, stream, version, log_offset, event_type, reason, attempts, %(actor)s, %(reason)s
     FROM parked_events WHERE follower = %(follower)s AND stream = %(stream)s AND attempts > 0
     ON CONFLICT (follower, stream, version) DO NOTHING
+"""
+
+_DROPPED = """
+    SELECT * FROM (
+        SELECT follower, stream, version, log_offset, event_type, failure, attempts, dropped_at, dropped_by, reason
+        FROM dropped_events AS d
+        WHERE (%(follower)s::text IS NULL OR follower = %(follower)s)
+        AND NOT EXISTS (
+            SELECT FROM parked_events AS p
+            WHERE p.follower = d.follower AND p.stream = d.stream AND p.version = d.version
+        )
+        ORDER BY dropped_at DESC LIMIT %(limit)s
+    ) AS latest ORDER BY follower, log_offset
 """
 
 _COUNTS = """

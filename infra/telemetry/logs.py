@@ -3,7 +3,8 @@
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final, TextIO
 
 import orjson
@@ -16,6 +17,9 @@ _SECRET_FIELD: Final = re.compile(r"secret|password|passwd|token|authorization|a
 _SECRET_TEXT: Final = re.compile(r"(tsk_[A-Za-z0-9]+_)[A-Za-z0-9_\-]+|(://[^:/@\s]*:)[^@\s]+(?=@)|(password=)\S+")
 _MASK: Final = "***"
 _DEPTH_MAX: Final = 5
+_KAFKA_CLIENT: Final = "aiokafka"
+_COMPLAINT_SECONDS: Final = 60.0
+_COMPLAINTS_MAX: Final = 100  # Different ones that are remembered.
 
 Event = MutableMapping[str, Any]
 
@@ -46,17 +50,57 @@ def configure_logs(*, level: str = "INFO", stream: TextIO | None = None, human: 
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
+    handler.setLevel(level)  # Beside the root's: some libraries set a level of their own.
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    if root.level == logging.INFO:  # Kafka's client tells every step of every group at that level.
-        logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    _tame_kafka_client(handler, root.level)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         cache_logger_on_first_use=False,  # Else whatever was logged first would decide for good where a logger writes.
     )
+
+
+def _tame_kafka_client(handler: logging.Handler, level: int) -> None:
+    """At INFO Kafka's client tells every step of every group, and whatever it tries again is an error to it.
+
+    What finally fails, our own parts say. So commands, which log errors only, hear nothing of it, and servers a warning
+    now and then; at DEBUG it says what it likes.
+    """
+    client = logging.getLogger(_KAFKA_CLIENT)
+    if level < logging.INFO:
+        client.setLevel(logging.NOTSET)
+        return
+    client.setLevel(logging.WARNING if level <= logging.WARNING else logging.CRITICAL + 1)
+    handler.addFilter(_KafkaClientSays())
+
+
+class _KafkaClientSays(logging.Filter):
+    """Makes one line of ours, ``kafka_client_complained``, of what Kafka's client says over and over."""
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._told: dict[str, tuple[float, int]] = {}  # What it says -> when that was told, how often it came since.
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Once in a while each thing that it says, as a warning; with how often it was left out since the last time."""
+        if record.name.partition(".")[0] != _KAFKA_CLIENT:
+            return True
+        now, what = self._now(), str(record.msg)  # Without what is filled in: topics, partitions, correlation ids.
+        told_at, left_out = self._told.get(what, (float("-inf"), 0))
+        if now - told_at < _COMPLAINT_SECONDS:
+            self._told[what] = told_at, left_out + 1
+            return False
+        if len(self._told) >= _COMPLAINTS_MAX:
+            self._told.clear()
+        self._told[what] = now, 0
+        record.said, record.left_out = record.getMessage(), left_out
+        record.msg, record.args = "kafka_client_complained", ()
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        return True
 
 
 def configure_logs_by(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from infra.telemetry.logs import configure_logs
+from infra.telemetry.logs import _KafkaClientSays, configure_logs
 
 KEY = "tsk_3f9a1c7b20de_5ec2e75ec2e7"
 
@@ -17,12 +17,13 @@ KEY = "tsk_3f9a1c7b20de_5ec2e75ec2e7"
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     """Where this test's logs go; afterwards everything is as before."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    root, client = logging.getLogger(), logging.getLogger("aiokafka")
+    handlers, level, client_level = root.handlers[:], root.level, client.level
     stream = io.StringIO()
     configure_logs(level="INFO", stream=stream)
     yield stream
     root.handlers[:], root.level = handlers, level
+    client.setLevel(client_level)
     structlog.reset_defaults()
 
 
@@ -87,3 +88,26 @@ def test_what_is_below_the_level_is_not_logged(stream: io.StringIO) -> None:
     structlog.get_logger().debug("request_served")
     logging.getLogger("engine").debug("batch_taken")
     assert lines(stream) == []
+
+
+def test_what_kafka_s_client_says_over_and_over_is_one_warning_of_ours_that_counts(stream: io.StringIO) -> None:
+    client, clock = logging.getLogger("aiokafka.cluster"), iter([0.0, 1.0, 2.0, 3.0, 61.0])
+    handler, *_ = logging.getLogger().handlers  # Others are of the tests themselves.
+    handler.filters[:] = [_KafkaClientSays(now=lambda: next(clock))]
+    for topic in ("a", "b", "a"):
+        client.error("Topic %s not found in cluster metadata", topic)
+    client.error("Unable connect to %s", "node 1")
+    client.error("Topic %s not found in cluster metadata", "b")
+    assert [(line["event"], line["level"], line["said"], line["left_out"]) for line in lines(stream)] == [
+        ("kafka_client_complained", "warning", "Topic a not found in cluster metadata", 0),
+        ("kafka_client_complained", "warning", "Unable connect to node 1", 0),
+        ("kafka_client_complained", "warning", "Topic b not found in cluster metadata", 2),
+    ]
+
+
+def test_commands_hear_nothing_of_kafka_s_client_and_the_next_server_does(stream: io.StringIO) -> None:
+    for level, heard in (("ERROR", 0), ("INFO", 1), ("DEBUG", 1)):
+        stream.truncate(stream.seek(0))
+        configure_logs(level=level, stream=stream)
+        logging.getLogger("aiokafka").error("Topic %s not found in cluster metadata", "a")
+        assert len(lines(stream)) == heard, level
