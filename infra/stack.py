@@ -19,7 +19,7 @@ from contracts.identity import Realm
 from infra.embedded import EmbeddedStack
 from infra.local_shards import make_databases, placed, remember, shards_of
 from infra.processes import Child, ChildSpec, Ending, Supervisor, first_ending, free_port, port_is_free
-from infra.settings import Settings
+from infra.settings import Settings, variable
 
 DEMO_REALM: Final = Realm("demo", "shop")
 READY_TIMEOUT_SECONDS: Final = 120.0  # Two shards with Kafka are sixteen processes, perhaps on two busy cores.
@@ -59,15 +59,20 @@ class RunningStack:
 
     def as_settings(self, data_dir: Path) -> Settings:
         """The settings of a command that works with it."""
-        return Settings.load(
-            data_dir=data_dir,
-            postgres_dsn=self.postgres_dsn,
-            redis_url=self.redis_url,
-            clickhouse_url=self.clickhouse_url,
-            http_port=self.http_port,
-            **self.placement,
-            **self.kafka,
-        )
+        return Settings.load(data_dir=data_dir, **self._told)
+
+    def overrides(self, data_dir: Path, environment: Mapping[str, str]) -> list[str]:
+        """The variables that say otherwise than the stack itself: a command that works with it does not heed them."""
+        given = {name.upper(): text for name, text in environment.items()}
+        used = self.as_settings(data_dir).to_env()
+        names = [variable(name) for name in self._told]
+        return [name for name in names if given.get(name) and not _says(given[name], used.get(name))]
+
+    @property
+    def _told(self) -> dict[str, Any]:
+        """What the stack says of itself; it wins over everything that is set."""
+        addresses = {name: getattr(self, name) for name in ("postgres_dsn", "redis_url", "clickhouse_url", "http_port")}
+        return addresses | self.placement | self.kafka
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,14 @@ class LocalKey:
     app_id: str
     role: str
     token: str
+
+
+def _says(text: str, used: str | None) -> bool:
+    """Whether a variable says what is used; tables are JSON, and say the same in many ways."""
+    try:
+        return used is not None and (text == used or json.loads(text) == json.loads(used))
+    except ValueError:
+        return False
 
 
 def running_stack(data_dir: Path) -> RunningStack | None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import Annotated, Any, Concatenate, Final, ParamSpec
 
 import typer
 
@@ -45,6 +45,8 @@ class Session:
             from infra.stack import running_stack  # With all its engines: nothing that a server process should load.
 
             if (local := running_stack(self.data_dir)) is not None:
+                if passed_over := local.overrides(self.data_dir, os.environ):
+                    self.out.note(_PASSED_OVER.format(names=", ".join(passed_over), folder=self.data_dir))
                 return local.as_settings(self.data_dir)
         return self._named_settings()
 
@@ -64,9 +66,15 @@ class Session:
             ) from None
 
 
+_ADDRESSES: Final = ("TESSERA_POSTGRES_DSN", "TESSERA_REDIS_URL", "TESSERA_CLICKHOUSE_URL")
+_PASSED_OVER: Final = (
+    "{names} of the environment: not heeded. This works with the `tessera up` that runs on {folder}, by settings of "
+    f"its own; for other servers set {', '.join(_ADDRESSES[:-1])} and {_ADDRESSES[-1]}."
+)
+
+
 def _addresses_are_set() -> bool:
-    names = ("TESSERA_POSTGRES_DSN", "TESSERA_REDIS_URL", "TESSERA_CLICKHOUSE_URL")
-    return all(os.environ.get(name) for name in names)
+    return all(os.environ.get(name) for name in _ADDRESSES)
 
 
 def command(group: typer.Typer, name: str, *, example: str) -> Callable[[Body[P]], Body[P]]:
@@ -85,6 +93,17 @@ def command(group: typer.Typer, name: str, *, example: str) -> Callable[[Body[P]
         return function
 
     return register
+
+
+def stated(reason: str) -> str:
+    """What ``--reason`` says, which is kept for others to read. Raises CliError when that is nothing."""
+    if not reason.strip():
+        raise CliError(
+            "--reason says nothing",
+            next_step="Say why in a few words: it is kept with who did it.",
+            code=ExitCode.USAGE,
+        )
+    return reason.strip()
 
 
 def _keep_logs_off_stdout(level: str) -> None:

@@ -49,7 +49,7 @@ class Output:
 
     def note(self, text: str) -> None:
         """Something to know on the way; never part of the result."""
-        self.stderr.print(text, style="dim")
+        self.stderr.print(Text(text), style="dim", soft_wrap=True)
 
     def complain(self, error: CliError) -> None:
         """Say what went wrong and what to do next."""

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from infra.cli import intake_letters
-from infra.cli.command import Session, command
+from infra.cli.command import Session, command, stated
 from infra.cli.console import table
 from infra.cli.errors import CliError, ExitCode, explain
 from infra.cli.followers import INTAKE, require_known
@@ -186,6 +186,7 @@ def _drop(
     The log keeps them. But that follower no longer sees every event once: what it shows differs from the log, `verify`
     says so, and only a rebuild that can digest them mends it.
     """
+    reason = stated(reason)
     if follower == INTAKE:
         intake_letters.drop(session, stream, reason=reason, yes=yes)
         return

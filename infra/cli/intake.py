@@ -2,11 +2,12 @@
 
 import getpass
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from rich.text import Text
 
-from infra.cli.command import Session, command
+from infra.cli.command import Session, command, stated
 from infra.cli.console import table
 from infra.cli.errors import CliError, ExitCode
 from infra.cli.shards import at_shards
@@ -42,6 +43,7 @@ def _skip(
     from infra.postgres import intake_skips
     from infra.postgres.connections import transaction
 
+    reason = stated(reason)
     try:
         at = Origin.parse(record)
     except ValueError:
@@ -60,21 +62,32 @@ def _skip(
         with transaction(settings.postgres_dsn, name="intake-skip") as cursor:
             known.append(asdict(intake_skips.ask(cursor, skip)))
     columns = ("topic", "partition", "first", "last", "reason", "asked_by", "asked_at")
-    session.out.show({"skips": known[:1]}, table("To be stepped over, if they cannot be read", known[:1], columns))
+    wish = table("To be stepped over, if they cannot be read", known[:1], columns, whole=("topic",))
+    then = Text(_THEN.format(name=at), style="dim")
+    session.out.show({"skips": known[:1], "letter": f"{at}"}, wish, then)
+
+
+_THEN: Final = """
+A running intake (`tessera worker intake`) does it within half a minute, and logs `records_stepped_over`. Then:
+  tessera dead-letters show intake {name}    # place and error; none: it could be read, and was taken in
+Have its sender send it again: nobody else has what it said."""
 
 
 def _require_waiting(session: Session, at: "Origin", last: int) -> None:
     """Raises CliError unless these are records that are there, are taken in, and are not finished."""
-    from infra.intake.positions import stands
+    from infra.intake.positions import NotTakenIn, stands
 
-    place = stands(session.settings, at.topic, at.partition)
-    if place is None:
-        raise CliError(
-            f"{at.topic}:{at.partition} is not taken in",
-            next_step="The log of `tessera worker intake` names its topics.",
-        )
+    try:
+        place = stands(session.settings, at.topic, at.partition)
+    except NotTakenIn as error:
+        log = "`partition_cannot_be_read` in the intake's log names topic, partition and offset."
+        raise CliError(str(error), next_step=log) from None
     if last >= place.end:
-        raise CliError(f"{at.topic}:{at.partition} has no record {last} yet: it ends before {place.end}")
+        ends = f"its last one is {place.end - 1}" if place.end else "it is empty"
+        raise CliError(
+            f"{at.topic}:{at.partition} has no record {last} yet: {ends}",
+            next_step="Name the offset that `partition_cannot_be_read` in the intake's log has.",
+        )
     if at.offset < place.committed:
         raise CliError(
             f"{at} is finished: the intake stands at {place.committed}",

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 
 from command.api import ROUTE_ONLY, SCOPE_OF_COMMAND
 from command.upstream_names import UntranslatableEvent, translate
-from contracts.access import Caller, Scope
+from contracts.access import ROLES, Caller, Scope
 from contracts.commands import Command
 from contracts.registry import UnknownCommandType, command_class
 from infra.entry.bodies import malformed, object_at, problem_of, text_at
@@ -55,8 +55,15 @@ def reported_event(body: Mapping[str, Any], *, default_currency: str) -> tuple[C
 def require_scope(caller: Caller, scope: Scope) -> None:
     """Raises Problem (403) when the caller lacks it."""
     if scope not in caller.scopes:
-        detail = f"this needs the scope {scope.value}, which the caller does not have"
+        detail = f"this needs the scope {scope.value}, which {caller.actor} does not have; {a_key_with(scope)} does"
         raise Problem("scope_missing", detail, extra={"scope": scope.value})
+
+
+def a_key_with(scope: Scope) -> str:
+    """Which keys have a scope, and how one is made, in words."""
+    *others, last = (role for role, scopes in ROLES.items() if scope in scopes)
+    roles = f"{', '.join(others)} or {last}" if others else last
+    return f"a key of the role {roles} (`tessera keys create --role {(*others, last)[0]}`)"
 
 
 def _words(error: ValidationError) -> str:

@@ -23,11 +23,12 @@ from contracts.access import ROLES, Caller, Scope
 from contracts.commands import Command
 from contracts.envelope import CommandEnvelope
 from contracts.identity import REALMS_REMEMBERED_MAX, Realm
+from contracts.topics import COMMANDS
 from contracts.values import ID_LENGTH_MAX, Id
 from infra.entry.bodies import malformed, object_at, parse_json, text_at
-from infra.entry.commands import command_of, reported_event, require_scope
+from infra.entry.commands import a_key_with, command_of, reported_event, require_scope
 from infra.entry.ids import callers_id
-from infra.entry.problems import FieldError
+from infra.entry.problems import FieldError, Problem
 from infra.kafka.messages import Record
 
 # Whom a topic's ACLs let write to it may do what order systems and merchants may do; nobody's process, no operator.
@@ -58,11 +59,16 @@ def decode(record: Record, door: Door) -> CommandEnvelope:
     realm = _realm(headers, door)
     body = _body(record.value)
     caller = Caller(realm, door.actor, door.scopes)
-    if _is_event(headers, body):
-        require_scope(caller, Scope.ORDERS_WRITE)
-        command, command_id = reported_event(_event(headers, body), default_currency=door.default_currency)
-    else:
-        command, command_id = _command(headers, body, caller)
+    try:
+        if _is_event(headers, body):
+            require_scope(caller, Scope.ORDERS_WRITE)
+            command, command_id = reported_event(_event(headers, body), default_currency=door.default_currency)
+        else:
+            command, command_id = _command(headers, body, caller)
+    except Problem as problem:
+        if problem.code != "scope_missing":
+            raise
+        raise _not_by_topic(Scope(problem.extra["scope"]), record.topic, door) from None
     told = headers.text("correlation")
     return CommandEnvelope(
         realm=realm,
@@ -72,6 +78,17 @@ def decode(record: Record, door: Door) -> CommandEnvelope:
         correlation_id=told if told is not None and _CORRELATION.fullmatch(told) else command_id,
         traceparent=headers.text("traceparent"),
     )
+
+
+def _not_by_topic(scope: Scope, topic: str, door: Door) -> Problem:
+    """The refusal for want of a scope, for those who write to topics: they have no key that could be given more."""
+    elsewhere = f"to {COMMANDS.name}, or " if scope in COMMAND_SCOPES else ""
+    detail = (
+        f"this needs the scope {scope.value}, and whoever writes to {topic} ({door.actor}) has "
+        f"{', '.join(sorted(door.scopes))}: no more can be granted to a topic. "
+        f"Send it {elsewhere}over HTTP with {a_key_with(scope)}"
+    )
+    return Problem("scope_missing", detail, extra={"scope": scope.value})
 
 
 class _Headers:

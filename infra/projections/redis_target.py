@@ -1,6 +1,7 @@
 """A read model in Redis as a target of the log: fold a batch in memory, write each bucket once, the position last."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from logging import INFO, WARNING
 from typing import NoReturn
 
 import structlog
@@ -169,7 +170,8 @@ class RedisTarget:
         if self.version:
             _log.error("read_model_lost", model=self.name, version=self.version, offset=self.position.offset)
             self._coordination.forget(self.label)
-        _log.warning("read_model_begun", model=self.name, version=version, served_from_offset=head)
+        level = WARNING if head else INFO  # Of an empty log nobody misses anything; else reads are refused for a while.
+        _log.log(level, "read_model_begun", model=self.name, version=version, served_from_offset=head)
         self._coordination.forget(f"{self.name}:v{version}")
         self._store.begin(version, start, ready_at=head)
         return version, start

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -39,6 +40,14 @@ class Standing:
     lanes: Mapping[Lane, int]
 
 
+class Holder(NamedTuple):
+    """The session that publishes: which backend of PostgreSQL serves it, from where it is connected, and since when."""
+
+    backend_pid: int
+    client: str
+    since: datetime
+
+
 class Checkpoint:
     """The lock of a shard's relay and what it protects, on one connection. Belongs to one thread.
 
@@ -61,6 +70,12 @@ class Checkpoint:
         """Become the one that publishes, unless another session is. Not to be called by whoever is."""
         row = self._ask("SELECT pg_try_advisory_lock(%s, %s)", (LOCK_CLASS, self._shard))
         return bool(row[0])
+
+    def holder(self) -> Holder | None:
+        """Who publishes instead; None when that is nobody (any more), or cannot be seen."""
+        with translated(), self._cursor() as cursor:
+            row = cursor.execute(_HOLDER, (LOCK_CLASS, self._shard)).fetchone()
+        return None if row is None else Holder(*row)
 
     def load(self) -> Standing:
         """Up to where the log was published. Raises EpochChanged after a restore that nobody told."""
@@ -126,6 +141,15 @@ class Checkpoint:
 _EPOCH_AND_COUNT = """
     SELECT (SELECT epoch FROM store_epoch WHERE shard = %s),
            (SELECT count(*) FROM stored_events WHERE notification_id > %s AND notification_id <= %s)
+"""
+
+# Parts of an advisory lock of two integers; a session's address shows only to its own role and to superusers.
+_HOLDER = """
+    SELECT a.pid, coalesce(host(a.client_addr) || ':' || a.client_port, 'a local socket'), a.backend_start
+    FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND l.classid = %s AND l.objid = %s
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    LIMIT 1
 """
 
 _MOVE_LANES = """

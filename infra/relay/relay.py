@@ -201,12 +201,23 @@ class Relay:
         """The standing, if it is this relay's to move on."""
         if self._standing is None:
             if not self._checkpoint.take():
+                self._tell_standby()
                 self._note("standby", head=self._feed.head())
                 return None
             self._standing = self._checkpoint.load()
             self._marked, self._marked_at = -1, float("-inf")
             logger.info("relay_leading", extra={"shard": self._shard, "offset": self._standing.offset})
         return self._standing
+
+    def _tell_standby(self) -> None:
+        """Once each time that it comes to stand by: whoever started it sees that it waits, and for whom."""
+        if self._status.state == "standby":
+            return
+        holder = self._checkpoint.holder()
+        behind = {} if holder is None else {"backend_pid": holder.backend_pid, "client": holder.client}
+        since = {} if holder is None else {"since": holder.since.isoformat(timespec="seconds")}
+        told = f"another relay publishes shard {self._shard}; this one takes over when that ends"
+        logger.info("relay_standing_by", extra={"shard": self._shard, "reason": told, **behind, **since})
 
     def _publish(self, standing: Standing, laid: "Laid", *, marks: bool) -> None:
         upto = laid.upto

@@ -19,6 +19,7 @@ from contracts.topics import COMMANDS, DEAD_LETTERS, ORDER_FACTS, PAYMENT_FACTS,
 from infra.cli import app
 from infra.cli.errors import ExitCode
 from infra.intake.dead_letters import Origin, letters_in, original
+from infra.kafka.partition import partition_of_key
 from infra.settings import Settings
 from infra.telemetry.metrics import Metrics
 from tests.builders import terms
@@ -227,9 +228,6 @@ def test_an_operator_has_it_stepped_over_and_its_place_is_kept_in_a_letter(
     with taking_in(settings) as metrics:
         talk.read(REPLIES, lambda found: len(found) == 2, seconds=20)
         held_by(metrics, at, 1.0)
-        assert skip(settings, f"{at.topic}:7:0", tmp_path, code=ExitCode.ERROR)["error"]["what"].endswith(
-            "not taken in"
-        )
         too_far = skip(settings, str(at), tmp_path, code=ExitCode.ERROR, more=("--upto", str(at.offset + 3)))
         assert "has no record" in too_far["error"]["what"]
         first, again = skip(settings, str(at), tmp_path), skip(settings, str(at), tmp_path)
@@ -256,6 +254,31 @@ def test_what_can_be_read_by_then_is_taken_in_although_somebody_gave_it_up(
     with taking_in(settings):
         (letter,) = letters_in(talk.read(DEAD_LETTERS[0], lambda found: len(found) == 1, seconds=20))
     assert (letter.value, letter.reason) == (b"unreadable", "malformed_json")
+
+
+def test_a_place_that_cannot_be_skipped_is_refused_with_what_there_is(settings: Settings, tmp_path: Path) -> None:
+    prefix, topic = settings.kafka_prefix, f"{settings.kafka_prefix}{COMMANDS.name}"
+    routed = settings.model_copy(update={"kafka_routes": {"promotion.event.join": COMMANDS.name}})
+    for given, name, what in (
+        (settings, f"{topic}:7:0", f"{topic} has no partition 7, only 0 to 1"),
+        (settings, f"{topic}:0:0", f"{topic}:0 has no record 0 yet: it is empty"),
+        (settings, f"{COMMANDS.name}-2:0:0", f"{COMMANDS.name}-2 is not taken in; these are: {topic}, "),
+        (routed, f"{prefix}promotion.event.join:0:0", f"has no topic {prefix}promotion.event.join"),
+    ):
+        told = skip(given, name, tmp_path, code=ExitCode.ERROR)["error"]
+        assert what in told["what"], told
+        assert told["next_step"]
+
+
+def test_a_skip_says_why_and_is_told_what_comes_next(settings: Settings, tmp_path: Path) -> None:
+    Talk(settings).send(COMMANDS, [Sent(b"{}", b"a")])
+    place = f"{settings.kafka_prefix}{COMMANDS.name}:{partition_of_key(b'a', 2)}:0"
+    words = ["intake", "skip", place, "--yes", "--reason"]
+    silent = CliRunner().invoke(app, [*words, " ", "--data-dir", str(tmp_path)], env=settings.to_env())
+    assert (silent.exit_code, "--reason says nothing" in silent.stderr) == (ExitCode.USAGE, True)
+    done = CliRunner().invoke(app, [*words, "why not", "--data-dir", str(tmp_path)], env=settings.to_env())
+    assert f"tessera dead-letters show intake {place}" in done.stdout
+    assert "Have its sender send it again" in done.stdout
 
 
 def held_by(metrics: Metrics, at: Origin, value: float | None) -> None:

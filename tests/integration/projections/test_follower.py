@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import redis
 import redis.asyncio
+from structlog.testing import capture_logs
 
 from contracts.envelope import Recorded
 from contracts.events import ALL_EVENTS, CouponRevoked
@@ -156,6 +157,20 @@ def test_redelivery_from_the_start_changes_nothing(world: World) -> None:
     world.catch_up()
     assert {state.offset for state in world.service.states()} == {world.feed.head()}
     assert world.service.checksums() == before
+
+
+def test_a_model_that_begins_is_news_only_where_readers_miss_something(
+    world: World, coordination: PostgresCoordination
+) -> None:
+    levels = []
+    for log in (None, claims(ACME, 4)):
+        if log is not None:
+            world.append(log)
+        with capture_logs() as said:
+            follower_of(world, coordination, [target_of(world, coordination, READ_MODELS["wallet"])]).step()
+        levels += [each["log_level"] for each in said if each["event"] == "read_model_begun"]
+        connect(world.redis_url).flushdb()
+    assert levels == ["info", "warning"]
 
 
 async def test_a_flushed_model_starts_again_and_is_not_served_before_it_is_whole(

@@ -1,5 +1,6 @@
 """The relay on a real broker: all of the log, each lane in order, whoever publishes and whatever is in the way."""
 
+import logging
 import threading
 from contextlib import closing
 from dataclasses import replace
@@ -115,6 +116,24 @@ def test_one_that_dies_repeats_at_most_a_batch_word_for_word(world: World, at: A
             if isinstance(record, Published):
                 words = (sent.key, sent.value, sent.headers)
                 assert said.setdefault(record.position.offset, words) == words
+
+
+def test_one_that_stands_by_says_so_once_and_behind_whom(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world.write("a", 1)
+    first, second = world.relay(), world.relay()
+    drain(first)
+    for _ in range(3):
+        assert second.step() == 0
+    (said,) = [each for each in caplog.records if each.message == "relay_standing_by"]
+    holder = first._checkpoint._opened().info
+    assert (vars(said)["shard"], vars(said)["backend_pid"]) == (0, holder.backend_pid)
+    assert "another relay publishes shard 0" in vars(said)["reason"]
+    assert vars(said)["client"]
+    first._let_go()
+    assert second.step() >= 0
+    assert second.status().state == "publishing"
+    second._let_go()
 
 
 def test_eight_writers_and_two_relays_of_which_one_publishes_and_the_other_takes_over(world: World) -> None:

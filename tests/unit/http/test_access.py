@@ -67,6 +67,7 @@ async def test_a_key_without_the_scope_is_refused_and_told_which(client: httpx.A
     response = await client.post(CLAIMS, json={"user_id": "u"}, headers=key_header("analyst"))
     told = problem(response)
     assert (response.status_code, told["code"], told["scope"]) == (403, "scope_missing", "coupons:claim")
+    assert "which key:test does not have; a key of the role order_system, merchant or admin" in told["detail"]
     assert world.stored_answers == 0
 
 

@@ -120,8 +120,21 @@ def test_topics_of_facts_take_facts_only(scopes: frozenset[Any], may: bool) -> N
     if may:
         assert decode(record(CLAIM), door)
     else:
-        with pytest.raises(Problem, match="needs the scope coupons:claim"):
+        with pytest.raises(Problem, match="needs the scope coupons:claim") as refused:
             decode(record(CLAIM), door)
+        assert "whoever writes to commands (kafka) has orders:write" in refused.value.detail
+        assert "Send it to coupon-command-topic, or over HTTP with a key of the role order_system," in str(
+            refused.value
+        )
+
+
+def test_a_scope_that_no_topic_has_is_told_with_the_key_that_has_it() -> None:
+    with pytest.raises(Problem) as refused:
+        decode(record(command("c", "hold_for_order", order_id="o")), COMMANDS.door)
+    assert "scope processes:write, and whoever writes to commands (kafka:commands) has" in refused.value.detail
+    assert refused.value.detail.endswith(
+        "Send it over HTTP with a key of the role operator or admin (`tessera keys create --role operator`)"
+    )
 
 
 def test_a_header_that_is_no_text_and_that_nobody_asks_for_hinders_nothing() -> None:
