@@ -11,11 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import IO, Any, Self
 
 LOOPBACK = "127.0.0.1"
@@ -54,15 +54,27 @@ class ChildSpec:
 
 @dataclass(frozen=True)
 class Ending:
-    """A child ended by itself: its exit code (negative: the signal that ended it) and its last words."""
+    """A child ended by itself: its exit code (negative: the signal that ended it) and its last words.
+
+    One that could not be started has no exit code, and the last words are those of whoever tried.
+    """
 
     name: str
-    exit_code: int
+    exit_code: int | None
     log_tail: str
 
     def __str__(self) -> str:
+        if self.exit_code is None:
+            return f"{self.what}: {self.log_tail}"
+        return self.what + (f"; the end of its log:\n{self.log_tail}" if self.log_tail else "")
+
+    @property
+    def what(self) -> str:
+        """Who ended and how, without the last words."""
+        if self.exit_code is None:
+            return f"{self.name} could not be started"
         how = f"exit code {self.exit_code}" if self.exit_code >= 0 else f"signal {-self.exit_code}"
-        return f"{self.name} ended ({how})" + (f"; the end of its log:\n{self.log_tail}" if self.log_tail else "")
+        return f"{self.name} ended ({how})"
 
 
 class Child:
@@ -325,89 +337,3 @@ def port_is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-# --- several children ------------------------------------------------------------------------------------------------
-
-
-class Supervisor:
-    """Runs several children, notices when one ends or when it is asked to stop, and stops them in reverse order.
-
-    Whether to start one again is for others to say. Use it from the main thread, as a context manager: it listens to
-    SIGINT and SIGTERM.
-    Whoever asks a second time does not want to wait: then every child is killed.
-
-    Example:
-        with Supervisor() as supervisor:
-            supervisor.adopt(*stack.children)
-            supervisor.start(ChildSpec(name="serve", argv=(...), log_path=...))
-            ending = supervisor.wait()  # None: asked to stop.
-    """
-
-    def __init__(self) -> None:
-        self._watched: list[Child] = []
-        self._own: list[Child] = []
-        self._stop_requested = False
-        self._former: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            self._former[each] = signal.signal(each, self._request_stop)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.stop()
-        finally:
-            for each, former in self._former.items():
-                signal.signal(each, former)
-
-    def start(self, spec: ChildSpec) -> Child:
-        """Start a child that is watched and, at the end, stopped."""
-        child = spawn(spec)
-        self._own.append(child)
-        self._watched.append(child)
-        return child
-
-    def start_again(self, name: str) -> Child:
-        """Start a child anew that was started here and has ended."""
-        ended = next(child for child in self._own if child.name == name and child.ending() is not None)
-        self._own.remove(ended)
-        self._watched.remove(ended)
-        return self.start(ended.spec)
-
-    def adopt(self, *children: Child) -> None:
-        """Watch children whose stopping is somebody else's business."""
-        self._watched.extend(children)
-
-    def wait(self) -> Ending | None:
-        """Block until a child ends (returned) or a signal asks to stop (None)."""
-        while not self._stop_requested:
-            ended = first_ending(self._watched)
-            if ended is not None:
-                return ended
-            time.sleep(POLL_SECONDS)  # Not an Event: setting one from a signal handler can deadlock with the waiter.
-        return None
-
-    @property
-    def stop_requested(self) -> bool:
-        """Whether a signal asked to stop."""
-        return self._stop_requested
-
-    def stop(self) -> None:
-        """Stop the children started here, the last one first; each within its grace."""
-        while self._own:
-            self._own.pop().stop()
-
-    def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
-        if self._stop_requested:
-            for child in self._watched:
-                child.kill()
-        self._stop_requested = True
-
-
-def first_ending(children: Iterable[Child]) -> Ending | None:
-    """The first of these children that has ended, if any."""
-    return next((ending for child in children if (ending := child.ending()) is not None), None)

@@ -17,9 +17,11 @@ from typing import Any, Final, Self
 from contracts.access import ROLES
 from contracts.identity import Realm
 from infra.embedded import EmbeddedStack
+from infra.embedded.kafka import EmbeddedKafka
 from infra.local_shards import make_databases, placed, remember, shards_of
-from infra.processes import Child, ChildSpec, Ending, Supervisor, first_ending, free_port, port_is_free
+from infra.processes import Child, ChildSpec, free_port, port_is_free
 from infra.settings import Settings, variable
+from infra.supervisor import Ended, Supervisor, Tell
 
 DEMO_REALM: Final = Realm("demo", "shop")
 READY_TIMEOUT_SECONDS: Final = 120.0  # Two shards with Kafka are sixteen processes, perhaps on two busy cores.
@@ -27,6 +29,7 @@ READY_POLL_SECONDS: Final = 0.05
 CHILD_GRACE_SECONDS: Final = 15.0
 _ENDPOINTS_FILE: Final = "endpoints.json"
 _KEY_FILE: Final = "local-key.json"
+_KAFKA_FILE: Final = "with-kafka.json"
 _KAFKA: Final = {"kafka_bootstrap", "kafka_prefix", "kafka_partitions", "kafka_replication", "follower_feed"}
 _PLACEMENT: Final = {"shard", "shard_dsns", "default_shard", "tenant_shards", "spread_tenants"}
 
@@ -115,7 +118,7 @@ class LocalStack:
     """Everything on one data folder, as a context manager: entering starts it and waits until it is ready.
 
     ``shards``: how many a new folder is made for; an old one stays as it is. With ``kafka`` a broker runs, too, and
-    followers read topics. ``overrides`` are settings.
+    followers read topics; None: as the last time. ``overrides`` are settings.
     Errors: PartFailed, OtherShards, and those of EmbeddedStack; after an error nothing is left running.
     """
 
@@ -125,7 +128,7 @@ class LocalStack:
         *,
         port: int | None = None,
         shards: int | None = None,
-        kafka: bool = False,
+        kafka: bool | None = None,
         ephemeral: bool = False,
         overrides: Mapping[str, Any] | None = None,
         say: Say = lambda _text: None,
@@ -135,10 +138,9 @@ class LocalStack:
         self._shards = shards
         self._overrides = dict(overrides or {})
         self._ephemeral = ephemeral
-        self._kafka = kafka
-        self._engines = EmbeddedStack(self.data_dir, ephemeral=ephemeral, kafka=kafka)
+        self.kafka = _with_kafka(self.data_dir, kafka)
+        self._engines = EmbeddedStack(self.data_dir, ephemeral=ephemeral, kafka=self.kafka)
         self._supervisor = Supervisor()
-        self._parts: list[Child] = []
         self._say = say
         self._exit = ExitStack()
         self.settings: Settings
@@ -149,19 +151,20 @@ class LocalStack:
             # The supervisor outlives the engines: until the last one has stopped, it listens to a second Ctrl-C.
             starting.enter_context(self._supervisor)
             shards = shards_of(self.data_dir, self._shards, is_new=local_key(self.data_dir) is None)
-            self._say(f"starting PostgreSQL, Redis{', ClickHouse and Kafka' if self._kafka else ' and ClickHouse'}")
+            self._say(f"starting PostgreSQL, Redis{', ClickHouse and Kafka' if self.kafka else ' and ClickHouse'}")
             starting.enter_context(self._engines)
             starting.callback(self._supervisor.stop)
             starting.callback(lambda: (self.data_dir / _ENDPOINTS_FILE).unlink(missing_ok=True))
-            self._supervisor.adopt(*self._engines.children)
+            for engine in self._engines.engines:
+                assert engine.child is not None  # It has just answered.
+                self._supervisor.adopt(engine.child, engine.start_again)
             self.settings = self._settings(shards)
             self._say("applying migrations")
             self._migrate()
             self.key = self._key()
-            carriers = ", distributions, relay and intake" if self._kafka else " and distributions"
+            carriers = ", distributions, relay and intake" if self.kafka else " and distributions"
             self._say(f"starting API, sagas, projections{carriers}")
-            self._start_parts()
-            self._wait_until_ready()
+            self._wait_until_ready(self._start_parts())
             self._write_endpoints()
             self._exit = starting.pop_all()
         return self
@@ -170,8 +173,7 @@ class LocalStack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._ephemeral:  # Nothing of it is kept: nobody has to finish anything.
-            for child in (*self._parts, *self._engines.children):
-                child.kill()
+            self._supervisor.kill()
         self._exit.close()
 
     @property
@@ -179,27 +181,32 @@ class LocalStack:
         """Where the API answers."""
         return f"http://{self.settings.http_host}:{self.settings.http_port}"
 
-    def wait(self) -> Ending | None:
-        """Block until a part or an engine ends by itself (returned), or a signal asks to stop (None)."""
-        return self._supervisor.wait()
+    @property
+    def leaves_kafka_out(self) -> bool:
+        """Whether the folder has a Kafka that does not run: what comes in by topic waits unseen."""
+        return not self.kafka and EmbeddedKafka(self.data_dir).is_made
 
-    def ending(self) -> Ending | None:
-        """A part or an engine that has ended by itself, if any."""
-        return first_ending((*self._engines.children, *self._parts))
+    def wait(self, tell: Tell) -> Ended | None:
+        """Keep every part and engine running until one is given up (returned), or a signal asks to stop (None).
+
+        Whichever ends is started again, with the port, the folder and the settings that it had; `tell` hears of it.
+        """
+        return self._supervisor.wait(tell)
 
     def require_alive(self) -> None:
-        """Raise PartFailed when a part or an engine has ended."""
-        if (ending := self.ending()) is not None:
+        """Raise PartFailed when a part or an engine has ended: for whoever does not keep them running."""
+        if (ending := self._supervisor.ending()) is not None:
             raise PartFailed(str(ending))
 
     @property
     def pids(self) -> dict[str, int]:
         """Every process of the stack by name."""
-        return {child.name: child.pid for child in (*self._engines.children, *self._parts)}
+        return self._supervisor.pids
 
     def _settings(self, shards: int) -> Settings:
         endpoints = self._engines.endpoints
         remember(self.data_dir, shards)
+        (self.data_dir / _KAFKA_FILE).write_text(json.dumps(self.kafka) + "\n")
         others = make_databases(endpoints.postgres_dsn, shards)
         settings = Settings.load(
             **{
@@ -217,7 +224,7 @@ class LocalStack:
 
     def _kafka_settings(self) -> dict[str, Any]:
         """Without a broker of ours: as everywhere, a Kafka of the user's own included."""
-        if not self._kafka:
+        if not self.kafka:
             return {}
         return {"kafka_bootstrap": self._engines.endpoints.kafka_bootstrap, "follower_feed": "kafka"}
 
@@ -255,20 +262,21 @@ class LocalStack:
         _write_private(self.data_dir / _KEY_FILE, asdict(key))
         return key
 
-    def _start_parts(self) -> None:
-        """One API, and of each shard all workers, named after it where there are several."""
-        self._start("serve", ("serve",), self.settings)
+    def _start_parts(self) -> Child:
+        """One API, which is returned, and of each shard all workers, named after it where there are several."""
+        api = self._start("serve", ("serve",), self.settings)
         shards = list(self.settings.stores)
         for shard in shards:
             workers = WORKERS_OF_SEVERAL if len(shards) > 1 else WORKERS
-            for worker in (*workers, *((WORKER_OF_KAFKA,) if self._kafka else ())):
+            for worker in (*workers, *((WORKER_OF_KAFKA,) if self.kafka else ())):
                 name = f"{worker}-{shard}" if len(shards) > 1 else worker
                 self._start(name, ("worker", worker), self.settings.at_shard(shard))
-        if self._kafka:
+        if self.kafka:
             self._start(INTAKE, ("worker", INTAKE), self.settings)
+        return api
 
-    def _start(self, name: str, call: tuple[str, ...], settings: Settings) -> None:
-        self._parts.append(self._supervisor.start(self._spec(name, call, settings)))
+    def _start(self, name: str, call: tuple[str, ...], settings: Settings) -> Child:
+        return self._supervisor.start(self._spec(name, call, settings))
 
     def _spec(self, name: str, call: tuple[str, ...], settings: Settings) -> ChildSpec:
         return ChildSpec(
@@ -280,17 +288,15 @@ class LocalStack:
             grace_seconds=CHILD_GRACE_SECONDS,
         )
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, api: Child) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while not self._is_ready():
             if self._supervisor.stop_requested:
                 raise KeyboardInterrupt
             self.require_alive()
             if time.monotonic() >= deadline:
-                tail = self._parts[0].log_tail()
-                raise PartFailed(
-                    f"the API was not ready after {READY_TIMEOUT_SECONDS:.0f} s; the end of its log:\n{tail}"
-                )
+                seconds, tail = READY_TIMEOUT_SECONDS, api.log_tail()
+                raise PartFailed(f"the API was not ready after {seconds:.0f} s; the end of its log:\n{tail}")
             time.sleep(READY_POLL_SECONDS)
 
     def _is_ready(self) -> bool:
@@ -313,6 +319,16 @@ class LocalStack:
             kafka=self.settings.model_dump(mode="json", include=_KAFKA, exclude_none=True),
         )
         _write_private(self.data_dir / _ENDPOINTS_FILE, asdict(running))
+
+
+def _with_kafka(data_dir: Path, wished: bool | None) -> bool:
+    """Whether a Kafka runs: as wished, else as the last time. Folders of before that was noted: if they have one."""
+    if wished is not None:
+        return wished
+    try:
+        return json.loads((data_dir / _KAFKA_FILE).read_text()) is True
+    except (OSError, ValueError):
+        return EmbeddedKafka(data_dir).is_made
 
 
 def _write_private(path: Path, content: Mapping[str, Any]) -> None:

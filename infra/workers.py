@@ -1,20 +1,21 @@
 """Several API processes on one port, each with an engine of its own; whichever ends is started again."""
 
 import sys
-import time
 from typing import Final
 
 import structlog
 
-from infra.processes import ChildSpec, Supervisor, port_is_free
+from infra.processes import ChildSpec, port_is_free
 from infra.settings import Settings
+from infra.supervisor import Ended, RestartPolicy, Started, Supervisor
 from infra.telemetry.logs import configure_logs_by
 
 logger = structlog.get_logger(__name__)
 
 # What a worker may take to answer what is under way and to drain its engine.
 GRACE_SECONDS: Final = 45.0
-RESTART_PAUSE_SECONDS: Final = 1.0
+# However often one ends: the others go on meanwhile, and whoever runs us watches `/health/ready`.
+POLICY: Final = RestartPolicy(ends_max=None, pause_seconds=1.0, pause_factor=1.0)
 
 
 class PortTaken(RuntimeError):
@@ -31,14 +32,18 @@ def serve_together(settings: Settings) -> None:
     # Whoever shares a port shares it with anybody who asks to: look before.
     if not port_is_free(settings.http_port):
         raise PortTaken(f"port {settings.http_port} is taken")
-    with Supervisor() as supervisor:
+    with Supervisor(POLICY) as supervisor:
         for number in range(settings.http_workers):
             supervisor.start(_worker(settings, number))
-        while (ending := supervisor.wait()) is not None:
+        supervisor.wait(_log)
+
+
+def _log(what: Ended | Started) -> None:
+    match what:
+        case Ended(ending):
             logger.error("worker_ended", worker=ending.name, exit_code=ending.exit_code)
-            time.sleep(RESTART_PAUSE_SECONDS)
-            if not supervisor.stop_requested:
-                supervisor.start_again(ending.name)
+        case Started(name, pid):
+            logger.info("worker_started_again", worker=name, pid=pid)
 
 
 def _worker(settings: Settings, number: int) -> ChildSpec:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -14,7 +15,12 @@ from infra.cli.command import Session, command
 from infra.cli.console import Output
 from infra.cli.errors import CliError, ExitCode
 from infra.settings import Settings
+from infra.supervisor import Ended, Started
 
+_KAFKA_LEFT_OUT = (
+    "Kafka is left out, as you wished this time or the last: what comes in by topic waits there, and nothing is "
+    "published. `tessera up --kafka` goes on with it."
+)
 SHARDS_MAX = 4  # On one machine: each has four processes and some thirty connections to the one PostgreSQL.
 
 
@@ -32,11 +38,16 @@ def _up(
         int | None,
         typer.Option(help="How many shards a new data folder gets; an old one keeps its own.", min=1, max=SHARDS_MAX),
     ] = None,
-    kafka: Annotated[bool, typer.Option("--kafka", help="Start a Kafka broker, too, and work over it.")] = False,
+    kafka: Annotated[
+        bool | None,
+        typer.Option("--kafka/--no-kafka", help="Start a Kafka broker, too, and work over it; else as the last time."),
+    ] = None,
 ) -> ExitCode:
     """Start engines, API and workers, and keep them running until Ctrl-C.
 
     With --kafka a broker runs beside them: commands and facts may come in by topic, and followers read topics.
+
+    A part that ends by itself is started again in its place, and you are told; one that keeps ending stops the rest.
 
     Data stays in the data folder. Ctrl-C stops everything in order; a second Ctrl-C kills. Several shards are databases
     of the one PostgreSQL, each with workers of its own, over which the tenant of the local key is spread evenly.
@@ -55,15 +66,17 @@ def _up(
             say("")
             facts = _facts(stack, session.data_dir)
             out.line(facts, _welcome(facts))
-            ending = stack.wait()
-            out.note("Stopping … (Ctrl-C again to kill)" if ending is None else "Stopping the rest …")
+            if stack.leaves_kafka_out:
+                out.note(_KAFKA_LEFT_OUT)
+            given_up = stack.wait(lambda what: _tell(out, session.data_dir, what))
+            out.note("Stopping … (Ctrl-C again to kill)" if given_up is None else "Stopping the rest …")
     except PartFailed as error:
         raise CliError(str(error), next_step=f"Whole logs: {session.data_dir}/logs/") from error
-    if ending is not None:
+    if given_up is not None:
         raise CliError(
-            str(ending),
-            next_step=f"Its whole log is in {session.data_dir}/logs/. Nothing is lost: run `tessera up` again, "
-            "with the options of this time.",
+            f"{given_up.ending.name} is given up after {given_up.ends} ends within a minute. At last {given_up.ending}",
+            next_step=f"Its whole log is in {session.data_dir}/logs/. Nothing that was acknowledged is lost: once the "
+            "cause is mended, run `tessera up` again.",
         )
     out.note("Stopped. Data stays in " + str(session.data_dir))
     return ExitCode.OK
@@ -81,6 +94,25 @@ def _saying(out: Output) -> "Iterator[Any]":
             status.update(text + " …") if text else status.stop()
 
         yield say
+
+
+def _tell(out: Output, data_dir: Path, what: Ended | Started) -> None:
+    """Say that a part ended or was started again: a line on the terminal, or one of JSON."""
+    at = datetime.now().astimezone()
+    payload, text = _of_end(what, data_dir) if isinstance(what, Ended) else _of_start(what)
+    out.line({"at": at.isoformat(), **payload}, Text.assemble((f"{at:%H:%M:%S} ", "dim"), text))
+
+
+def _of_end(what: Ended, data_dir: Path) -> tuple[dict[str, Any], Text]:
+    ending, pause = what.ending, what.pause_seconds
+    then = "and is given up" if pause is None else f"and is started again in {pause:g} s"
+    payload = {"ended": ending.name, "exit_code": ending.exit_code, "starts_in_seconds": pause}
+    return payload, Text(f"{ending.what} {then}; its log: {data_dir}/logs/{ending.name}.log", style="yellow")
+
+
+def _of_start(what: Started) -> tuple[dict[str, Any], Text]:
+    payload = {"started": what.name, "pid": what.pid}
+    return payload, Text(f"{what.name} was started again (process {what.pid})", style="green")
 
 
 def _facts(stack: Any, data_dir: Path) -> dict[str, Any]:
@@ -128,7 +160,11 @@ def _welcome(facts: dict[str, Any]) -> Text:
         ("Redis", f"{as_typed('redis-cli')} -p {facts['redis_port']}", ""),
         ("ClickHouse", f"curl '{facts['clickhouse_http']}' -d 'SHOW TABLES'", ""),
         ("PostgreSQL", f"psql '{facts['postgres_dsn']}'", "the log: view events"),
-        *([("Kafka", kafka, "topics: docs/kafka.md")] if (kafka := facts["kafka_bootstrap"]) else []),
+        *(
+            [("Kafka", kafka, "topics: docs/kafka.md; --no-kafka leaves it out")]
+            if (kafka := facts["kafka_bootstrap"])
+            else []
+        ),
         ("CLI", _second_terminal(facts["data_dir"]), "in another terminal"),
         ("Data", facts["data_dir"], "logs in logs/"),
     )

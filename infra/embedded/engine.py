@@ -81,6 +81,14 @@ class Engine(ABC):
             time.sleep(ATTEMPT_PAUSE_SECONDS)
         raise EngineFailed(f"embedded {self.name} did not start: {ending}")
 
+    def start_again(self) -> Child:
+        """Start the server, which has ended, on the folder and the port that it had; nobody waits for its answer.
+
+        Errors: EngineFailed, and OSError when the program cannot be started.
+        """
+        self.prepare()
+        return self._spawn()
+
     def stop(self) -> None:
         """Stop it in order, within its grace; nothing to do when it does not run."""
         if self.child is not None:
@@ -89,18 +97,22 @@ class Engine(ABC):
             self._pid_file.unlink(missing_ok=True)
 
     def _attempt(self) -> Ending | None:
-        self.child = spawn(self._spec())
-        write_pid_file(self._pid_file, self.child.pid)
+        child = self._spawn()
         deadline = time.monotonic() + self.start_seconds_max
-        while (ending := self.child.ending()) is None:
+        while (ending := child.ending()) is None:
             if self.answers():
                 return None
             if time.monotonic() >= deadline:
-                tail = self.child.log_tail()
+                tail = child.log_tail()
                 self.stop()
                 raise EngineFailed(f"embedded {self.name} gave no answer in {self.start_seconds_max:.0f} s:\n{tail}")
             time.sleep(self.answer_poll_seconds)
         return ending
+
+    def _spawn(self) -> Child:
+        self.child = spawn(self._spec())
+        write_pid_file(self._pid_file, self.child.pid)
+        return self.child
 
     def _spec(self) -> ChildSpec:
         return ChildSpec(

@@ -51,11 +51,16 @@ class EmbeddedKafka(Engine):
         """``host:port``, as clients call a bootstrap server."""
         return f"{LOOPBACK}:{self.port}"
 
+    @property
+    def is_made(self) -> bool:
+        """Whether it ever ran on this folder."""
+        return (self._data / "meta.properties").exists()
+
     def prepare(self) -> None:
         """Bring the jars, and format the folder on the first start; one that was interrupted is begun anew."""
         self._classes = f"{jars()}/*"
         (self.folder / "log4j2.properties").write_text(_LOG4J)
-        if not (self._data / "meta.properties").exists():
+        if not self.is_made:
             self._write_properties(broker_port=9092, controller_port=9093)  # For the form's sake: nobody listens.
             self._format()
 

@@ -13,7 +13,7 @@ from infra.embedded.engine import Engine
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.postgres import EmbeddedPostgres
 from infra.embedded.redis import EmbeddedRedis
-from infra.processes import Child, FolderLock
+from infra.processes import FolderLock
 
 
 @dataclass(frozen=True)
@@ -72,29 +72,25 @@ class EmbeddedStack:
         )
 
     @property
-    def children(self) -> tuple[Child, ...]:
-        """The running servers, for somebody who watches them."""
-        return tuple(engine.child for engine in self._engines if engine.child is not None)
+    def engines(self) -> tuple[Engine, ...]:
+        """Each of them, for somebody who keeps them running."""
+        stores = (self._postgres, self._redis, self._clickhouse)
+        return stores if self._kafka is None else (*stores, self._kafka)
 
     def close(self) -> None:
         """Stop all of them in order, each within its grace, and let go of the folder."""
         try:
-            with ThreadPoolExecutor(len(self._engines)) as pool:
-                list(pool.map(lambda engine: engine.stop(), self._engines))
+            with ThreadPoolExecutor(len(self.engines)) as pool:
+                list(pool.map(lambda engine: engine.stop(), self.engines))
         finally:
             self._lock.__exit__(None, None, None)
             if self._ephemeral:
                 shutil.rmtree(self.data_dir, ignore_errors=True)
 
-    @property
-    def _engines(self) -> tuple[Engine, ...]:
-        stores = (self._postgres, self._redis, self._clickhouse)
-        return stores if self._kafka is None else (*stores, self._kafka)
-
     def _start_all(self) -> None:
         ports = self._remembered_ports()
-        with ThreadPoolExecutor(len(self._engines)) as pool:
-            starts = [pool.submit(engine.start, ports.get(engine.name)) for engine in self._engines]
+        with ThreadPoolExecutor(len(self.engines)) as pool:
+            starts = [pool.submit(engine.start, ports.get(engine.name)) for engine in self.engines]
             for start in starts:
                 start.result()  # In here: Ctrl-C, too, has to wait for the starts under way to stop them.
 
@@ -110,5 +106,5 @@ class EmbeddedStack:
         return {name: port for name, port in ports.items() if isinstance(port, int)} if isinstance(ports, dict) else {}
 
     def _remember_ports(self) -> None:
-        now = {engine.name: engine.port for engine in self._engines}
+        now = {engine.name: engine.port for engine in self.engines}
         self._ports_file.write_text(json.dumps({**self._remembered_ports(), **now}) + "\n")

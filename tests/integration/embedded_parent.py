@@ -14,7 +14,10 @@ STAYS_SECONDS = 120
 def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Whoever runs the tests in the background ignores it.
     with EmbeddedStack(sys.argv[1]) as stack:
-        told = {"endpoints": asdict(stack.endpoints), "pids": [child.pid for child in stack.children]}
+        told = {
+            "endpoints": asdict(stack.endpoints),
+            "pids": [engine.child.pid for engine in stack.engines if engine.child is not None],
+        }
         print(json.dumps(told), flush=True)
         time.sleep(STAYS_SECONDS)
 

@@ -16,7 +16,6 @@ from infra.processes import (
     Ending,
     FolderInUse,
     FolderLock,
-    Supervisor,
     end_leftover,
     free_port,
     port_is_free,
@@ -24,7 +23,9 @@ from infra.processes import (
     wait_until,
     write_pid_file,
 )
+from infra.supervisor import Ended, RestartPolicy, Started, Supervisor
 
+ONCE = RestartPolicy(ends_max=1)  # Whatever ends is given up.
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
 )
@@ -45,20 +46,23 @@ def said(child: Child, word: str) -> bool:
 
 
 def test_the_child_that_ends_is_named_with_its_code_and_last_words(tmp_path: Path) -> None:
-    with Supervisor() as supervisor:
+    with Supervisor(ONCE) as supervisor:
         supervisor.start(python("worker", "import time; time.sleep(60)", tmp_path / "worker.log"))
         supervisor.start(python("serve", "import sys; print('one'); sys.exit('out of luck')", tmp_path / "serve.log"))
-        ending = supervisor.wait()
-    assert ending is not None
+        ended = supervisor.wait()
+    assert ended is not None
+    ending = ended.ending
     assert (ending.name, ending.exit_code, sorted(ending.log_tail.splitlines())) == ("serve", 1, ["one", "out of luck"])
     assert "serve ended (exit code 1)" in str(ending)
 
 
 def test_a_child_that_is_killed_is_named_with_its_signal(tmp_path: Path) -> None:
-    with Supervisor() as supervisor:
+    with Supervisor(ONCE) as supervisor:
         child = supervisor.start(python("worker", "import time; time.sleep(60)", tmp_path / "log"))
         os.kill(child.pid, signal.SIGKILL)
-        assert str(supervisor.wait()) == "worker ended (signal 9)"
+        ended = supervisor.wait()
+    assert ended is not None
+    assert str(ended.ending) == "worker ended (signal 9)"
 
 
 def test_last_words_are_those_of_this_run(tmp_path: Path) -> None:
@@ -86,14 +90,32 @@ def test_an_adopted_child_is_watched_but_not_stopped(tmp_path: Path) -> None:
     engine = spawn(python("engine", "import time; time.sleep(60)", tmp_path / "log"))
     try:
         with Supervisor() as supervisor:
-            supervisor.adopt(engine)
+            supervisor.adopt(engine, lambda: spawn(engine.spec))
         assert engine.ending() is None
-        with Supervisor() as supervisor:
-            supervisor.adopt(engine)
+        with Supervisor(ONCE) as supervisor:
+            supervisor.adopt(engine, lambda: spawn(engine.spec))
             os.kill(engine.pid, signal.SIGTERM)
-            assert supervisor.wait() == Ending("engine", -signal.SIGTERM, "")
+            assert supervisor.wait() == Ended(Ending("engine", -signal.SIGTERM, ""), ends=1, pause_seconds=None)
     finally:
         engine.stop()
+
+
+def test_what_was_started_again_is_the_same_and_is_stopped_at_the_end(tmp_path: Path) -> None:
+    starts: list[int] = []
+
+    def tell(what: Ended | Started) -> None:
+        if isinstance(what, Started):
+            starts.append(what.pid)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    spec = python("worker", "import time; print('here', flush=True); time.sleep(60)", tmp_path / "log")
+    with Supervisor() as supervisor:
+        os.kill(supervisor.start(spec).pid, signal.SIGKILL)
+        assert supervisor.wait(tell) is None
+        (pid,) = starts
+        assert supervisor.pids == {"worker": pid}
+        assert is_running(pid)
+    assert not is_running(pid)
 
 
 @pytest.mark.parametrize("asked_by", [signal.SIGINT, signal.SIGTERM])

@@ -83,7 +83,7 @@ def alive(pid: int) -> bool:
 def test_data_and_ports_stay_from_one_run_to_the_next(folder: Path) -> None:
     with EmbeddedStack(folder) as stack:
         first = stack.endpoints
-        pids = [child.pid for child in stack.children]
+        pids = [engine.child.pid for engine in stack.engines if engine.child is not None]
         write(first)
     assert not any(alive(pid) for pid in pids)
     with EmbeddedStack(folder) as stack:
