@@ -75,8 +75,8 @@ def _up(
     if given_up is not None:
         raise CliError(
             f"{given_up.ending.name} is given up after {given_up.ends} ends within a minute. At last {given_up.ending}",
-            next_step=f"Its whole log is in {session.data_dir}/logs/. Nothing that was acknowledged is lost: once the "
-            "cause is mended, run `tessera up` again.",
+            next_step=f"Its whole log is {_log_of(given_up, session.data_dir)}. Nothing that was acknowledged is lost: "
+            "once the cause is mended, run `tessera up` again.",
         )
     out.note("Stopped. Data stays in " + str(session.data_dir))
     return ExitCode.OK
@@ -107,7 +107,11 @@ def _of_end(what: Ended, data_dir: Path) -> tuple[dict[str, Any], Text]:
     ending, pause = what.ending, what.pause_seconds
     then = "and is given up" if pause is None else f"and is started again in {pause:g} s"
     payload = {"ended": ending.name, "exit_code": ending.exit_code, "starts_in_seconds": pause}
-    return payload, Text(f"{ending.what} {then}; its log: {data_dir}/logs/{ending.name}.log", style="yellow")
+    return payload, Text(f"{ending.what} {then}; its log: {_log_of(what, data_dir)}", style="yellow")
+
+
+def _log_of(what: Ended, data_dir: Path) -> str:
+    return f"{data_dir}/logs/{what.ending.name}.log"
 
 
 def _of_start(what: Started) -> tuple[dict[str, Any], Text]:

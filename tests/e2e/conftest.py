@@ -51,6 +51,12 @@ class Up:
         parsed: dict[str, Any] = json.loads(done.stdout)
         return parsed
 
+    def hears(self) -> dict[str, Any]:
+        """The next line that it prints."""
+        assert self.process.stdout is not None
+        parsed: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return parsed
+
     def interrupt(self) -> int:
         """Ctrl-C; returns the exit code."""
         self.process.send_signal(signal.SIGINT)

@@ -1,8 +1,11 @@
 """`tessera up`: starts, serves, is found by a second terminal, keeps its data, stops cleanly."""
 
 import json
+import os
+import signal
 import subprocess
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ import psycopg
 import pytest
 import redis
 
+from infra.processes import wait_until
 from tests.e2e.conftest import Up, is_running, run_cli, up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
+BACK_SECONDS_MAX = 60.0
 TERMS = {
     "name": "Ten off",
     "campaign_id": "e2e",
@@ -173,11 +178,62 @@ def test_data_survives_a_restart_and_ctrl_c_leaves_nothing_running(tmp_path: Pat
         assert second.run("verify")["holds"]
 
 
-def test_a_part_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
-    with up(tmp_path) as running:
-        subprocess.run(["kill", "-9", str(running.facts["pids"]["sagas"])], check=True)
-        assert running.process.wait(60) == 1
-        assert running.process.stderr is not None
-        said = running.process.stderr.read()
-        assert "sagas ended (signal 9)" in said
-        assert not [pid for pid in running.pids if is_running(pid)]
+def test_parts_that_are_killed_are_started_again_in_their_place_and_lose_nothing(tmp_path: Path) -> None:
+    victims = ("sagas", "serve", "redis", "postgres")
+    with up(tmp_path) as running, client(running) as api:
+        publish(api, "kept")
+        coupon_id = api.post("/v1/templates/kept/claims", json={"user_id": "ann"}).json()["data"]["coupon_id"]
+        before = running.facts["pids"]
+        for name in victims:
+            os.kill(before[name], signal.SIGKILL)
+        told = [running.hears() for _ in range(2 * len(victims))]
+        assert {each["ended"]: each["exit_code"] for each in told if "ended" in each} == dict.fromkeys(victims, -9)
+        now = before | {each["started"]: each["pid"] for each in told if "started" in each}
+        assert {name for name in now if now[name] != before[name]} == set(victims)
+
+        check_an_order(api, "after", coupon_id)
+        with redis.Redis.from_url(running.facts["redis_url"]) as server:
+            assert server.info("server")["process_id"] == now["redis"], "where it was before"
+        assert running.run("verify")["violations"] == []
+
+        os.kill(now["redis"], signal.SIGKILL)
+        assert running.hears()["ended"] == "redis"
+        assert running.interrupt() == 0, "it stops in order in the middle of a pause, too"
+        assert not [pid for pid in (*running.pids, *now.values()) if is_running(pid)]
+
+
+def check_an_order(api: httpx.Client, order_id: str, coupon_id: str) -> None:
+    """A coupon is redeemed for an order, and read models and facts say so, as soon as everybody is back."""
+    line = {"line_id": "1", "sku": "kettle", "quantity": 1, "unit_price_minor": 5_000}
+    order = {"order_id": order_id, "user_id": "ann", "currency": "EUR", "coupon_ids": [coupon_id], "lines": [line]}
+    paid = {"order_id": order_id, "payment_id": "p", "status": "succeeded", "amount_minor": 4_000, "currency": "EUR"}
+    asked(api, "POST", "/v1/orders", json=order, headers={"Idempotency-Key": order_id})
+    told = asked(api, "POST", "/v1/payments", json=paid, headers={"Idempotency-Key": f"{order_id}-paid"})
+
+    def is_completed() -> bool:
+        shown = asked(api, "GET", f"/v1/orders/{order_id}", params={"min_position": told["position"]})["data"]
+        return (shown["saga"] or {}).get("step") == "completed"
+
+    assert wait_until(is_completed, timeout_seconds=BACK_SECONDS_MAX)
+    later = asked(
+        api, "POST", "/v1/templates/kept/claims", json={"user_id": "bob"}, headers={"Idempotency-Key": "later"}
+    )
+    seen = {"min_position": later["position"]}
+    assert asked(api, "GET", f"/v1/coupons/{coupon_id}", params=seen)["data"]["status"] == "redeemed"
+    (row,) = asked(api, "GET", "/v1/reports/funnel", params=seen)["items"]
+    assert (row["claimed"], row["redeemed"]) == (2, 1)
+
+
+def asked(api: httpx.Client, method: str, path: str, **more: Any) -> dict[str, Any]:
+    """The answer, once there is one: it is asked again while somebody is away."""
+    answers: list[httpx.Response] = []
+
+    def is_answered() -> bool:
+        with suppress(httpx.TransportError):
+            answers.append(api.request(method, path, **more))
+            return answers[-1].is_success
+        return False
+
+    assert wait_until(is_answered, timeout_seconds=BACK_SECONDS_MAX), answers[-1:] and answers[-1].text
+    parsed: dict[str, Any] = answers[-1].json()
+    return parsed

@@ -35,16 +35,16 @@ class Part(Child):
 class World:
     """A supervisor with a clock of its own, which moves only while it sleeps; it is asked to stop at the end."""
 
-    def __init__(self, policy: RestartPolicy = RestartPolicy()) -> None:
+    def __init__(self, policy: RestartPolicy | None = None) -> None:
         self.now = 0.0
         self.told: list[Ended | Started] = []
         self.running: dict[str, Part] = {}
-        self.starts: list[tuple[str, float]] = []
+        self.starts: list[tuple[str, float]] = []  # Name and time.
         self.on_start: Callable[[Part], None] = lambda _part: None
         self._pids = count(1)
         self._turns = 0
         self._at: list[tuple[float, Callable[[], None]]] = []
-        self.supervisor = Supervisor(policy, clock=lambda: self.now, sleep=self._sleep)
+        self.supervisor = Supervisor(policy or RestartPolicy(), clock=lambda: self.now, sleep=self._sleep)
 
     def keep(self, *names: str) -> None:
         """Parts that run from the beginning."""
@@ -56,10 +56,24 @@ class World:
         """What happens once the clock is there."""
         self._at.append((seconds, happens))
 
+    def end_at(self, seconds: float, name: str, exit_code: int = 1) -> None:
+        """A part ends once the clock is there."""
+        self.at(seconds, lambda: self.running[name].end(exit_code))
+
+    def end_all(self) -> None:
+        """All at the same time."""
+        for part in self.running.values():
+            part.end()
+
     def run(self) -> Ended | None:
         """Until it stops."""
         with self.supervisor:
             return self.supervisor.wait(self.told.append)
+
+    def started(self, name: str) -> float:
+        """When a part was started again, once."""
+        (at,) = [at for each, at in self.starts if each == name]
+        return at
 
     @property
     def pauses(self) -> list[float | None]:
@@ -92,12 +106,12 @@ def stop() -> None:
 def test_what_ends_is_started_again_after_a_pause_and_the_others_are_left_alone() -> None:
     world = World()
     world.keep("redis", "sagas")
-    world.at(10.0, lambda: world.running["sagas"].end(-9))
+    world.end_at(10.0, "sagas", -9)
     world.at(20.0, stop)
     assert world.run() is None
     ended = Ended(Ending("sagas", -9, "last words"), ends=1, pause_seconds=0.25)
     assert world.told == [ended, Started("sagas", pid=3)]
-    assert world.starts == [("sagas", pytest.approx(10.25, abs=0.11))]
+    assert world.started("sagas") == pytest.approx(10.25, abs=0.11)
     assert world.supervisor.pids == {"redis": 1, "sagas": 3}
     assert world.supervisor.ending() is None
 
@@ -105,18 +119,18 @@ def test_what_ends_is_started_again_after_a_pause_and_the_others_are_left_alone(
 def test_the_rest_is_looked_after_while_one_pauses() -> None:
     world = World(RestartPolicy(pause_seconds=5.0))
     world.keep("redis", "sagas")
-    world.at(1.0, lambda: world.running["redis"].end())
-    world.at(3.0, lambda: world.running["sagas"].end())
+    world.end_at(1.0, "redis")
+    world.end_at(3.0, "sagas")
     world.at(20.0, stop)
     world.run()
-    assert world.starts == [("redis", pytest.approx(6.0, abs=0.11)), ("sagas", pytest.approx(8.0, abs=0.11))]
+    assert (world.started("redis"), world.started("sagas")) == pytest.approx((6.0, 8.0), abs=0.11)
 
 
 def test_what_ends_however_often_it_is_started_is_given_up_with_its_last_words() -> None:
     world = World()
     world.keep("redis", "sagas")
     world.on_start = lambda part: part.end(2)
-    world.at(1.0, lambda: world.running["sagas"].end(1))
+    world.end_at(1.0, "sagas", 1)
     given_up = world.run()
     assert given_up == Ended(Ending("sagas", 2, "last words"), ends=5, pause_seconds=None)
     assert world.pauses == [0.25, 1.0, 4.0, 16.0, None]
@@ -127,7 +141,7 @@ def test_ends_that_are_long_ago_do_not_count() -> None:
     world = World()
     world.keep("sagas")
     for minute in range(1, 13):
-        world.at(61.0 * minute, lambda: world.running["sagas"].end())
+        world.end_at(61.0 * minute, "sagas")
     world.at(61.0 * 13, stop)
     assert world.run() is None
     assert world.pauses == [0.25] * 12
@@ -137,7 +151,7 @@ def test_parts_do_not_count_for_each_other() -> None:
     world = World()
     names = [f"worker-{number}" for number in range(8)]
     world.keep(*names)
-    world.at(1.0, lambda: [part.end() for part in world.running.values()] and None)
+    world.at(1.0, world.end_all)
     world.at(5.0, stop)
     assert world.run() is None
     assert sorted(name for name, _ in world.starts) == names
@@ -150,7 +164,7 @@ def test_what_cannot_be_started_again_is_tried_and_then_given_up_with_the_reason
     world = World()
     world.keep("redis")
     world.on_start = gone
-    world.at(1.0, lambda: world.running["redis"].end())
+    world.end_at(1.0, "redis")
     given_up = world.run()
     assert given_up is not None
     assert str(given_up.ending) == "redis could not be started: no such program: redis-server"
@@ -167,7 +181,7 @@ def test_what_started_at_a_later_attempt_runs() -> None:
     world = World()
     world.keep("redis")
     world.on_start = at_the_third
-    world.at(1.0, lambda: world.running["redis"].end())
+    world.end_at(1.0, "redis")
     world.at(30.0, stop)
     assert world.run() is None
     assert isinstance(world.told[-1], Started)
@@ -178,12 +192,11 @@ def test_who_is_asked_to_stop_starts_nothing_any_more() -> None:
     world = World()
     world.keep("redis", "sagas")
 
-    def end_both_and_stop() -> None:
-        world.running["redis"].end()
-        world.running["sagas"].end()
+    def end_all_and_stop() -> None:
+        world.end_all()
         world.at(world.now + 0.1, stop)  # In the middle of their pauses.
 
-    world.at(1.0, end_both_and_stop)
+    world.at(1.0, end_all_and_stop)
     assert world.run() is None
     assert (len(world.told), world.starts) == (2, [])
 
@@ -192,7 +205,7 @@ def test_a_stop_while_one_is_started_is_heard_before_the_next_one_starts() -> No
     world = World()
     world.keep("redis", "sagas")
     world.on_start = lambda _part: stop()
-    world.at(1.0, lambda: [part.end() for part in world.running.values()] and None)
+    world.at(1.0, world.end_all)
     assert world.run() is None
     assert [name for name, _ in world.starts] == ["redis"]
 
@@ -202,7 +215,7 @@ def test_workers_of_one_port_are_never_given_up() -> None:
     world = World(policy)
     world.keep("worker-0")
     world.on_start = lambda part: part.end()
-    world.at(1.0, lambda: world.running["worker-0"].end())
+    world.end_at(1.0, "worker-0")
     world.at(600.0, stop)
     assert world.run() is None
     assert len(world.starts) > 500
