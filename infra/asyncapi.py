@@ -120,7 +120,7 @@ def _names_of(topic: Topic) -> list[str]:
         return [_letter_name(topic), MARK]
     if topic == REPLIES:
         return [_ANSWERED, _REFUSED]
-    return [*(command.type for command in _commands_of(topic)), *([] if topic == COMMANDS else [_reported(topic)])]
+    return [*(command.type for command in _commands_of(topic)), *_upstreams_of(topic)]
 
 
 def kind_of(event_type: str) -> str:
@@ -148,7 +148,9 @@ def _messages() -> Iterator[tuple[str, Document]]:
         body = _command_body(command)
         yield command.type, _message(command.type, _summary(command), _ref_to("taken-in-headers"), body, COMMANDS.key)
     for topic in (ORDER_FACTS, PAYMENT_FACTS):
-        yield _reported(topic), _reported_event(topic)
+        for name in _upstreams_of(topic):
+            about = f"An upstream's own event. {UPSTREAM_EVENTS[name].about}"
+            yield name, _message(name, about, _ref_to("taken-in-headers"), _upstream_body(name), topic.key)
     yield _ANSWERED, _reply(_ANSWERED, "Accepted: what the command did.", "Answer", {"const": "ok"})
     yield _REFUSED, _reply(_REFUSED, "Refused, finally: why.", "Problem", {"not": {"const": "ok"}})
     for topic in DEAD_LETTERS:
@@ -178,22 +180,23 @@ def _command_body(command: type[Command]) -> Document:
     return _json_schema(_object(members, required=["type", "command_id", "data"], closed=True))
 
 
-def _reported(topic: Topic) -> str:
-    return f"reported-{topic.name.removesuffix('-topic')}"
+def _upstreams_of(topic: Topic) -> list[str]:
+    """The upstreams' own names for what comes in by a topic: those of orders; those of payments and refunds."""
+    if topic not in (ORDER_FACTS, PAYMENT_FACTS):
+        return []
+    return sorted(name for name in UPSTREAM_EVENTS if (kind_of(name) == "order") == (topic == ORDER_FACTS))
 
 
-def _reported_event(topic: Topic) -> Document:
-    """An upstream's own event, by its own name."""
-    of_orders = topic == ORDER_FACTS
-    names = sorted(name for name in UPSTREAM_EVENTS if (kind_of(name) == "order") == of_orders)
+def _upstream_body(name: str) -> Document:
     members = {
-        "event": {"enum": names},
-        "id": {"type": "string", "description": "The upstream's id of this event: hearing it twice is once."},
-        "data": {"type": "object"},
+        "event": {"const": name},
+        "id": {
+            "type": ["string", "integer"],
+            "description": "The upstream's id of this event: hearing it twice is once.",
+        },
+        "data": {"$ref": f"./upstream/{name}.json"},
     }
-    body = _json_schema(_object(members, required=["event", "id", "data"], closed=True))
-    about = "An upstream's event under its own name; docs/kafka.md has the table."
-    return _message(_reported(topic), about, _ref_to("taken-in-headers"), body, topic.key)
+    return _json_schema(_object(members, required=["event", "id", "data"], closed=True))
 
 
 def _reply(name: str, about: str, body: str, code: Document) -> Document:

@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Final
 
+from command.upstream_names import UPSTREAM_EVENTS
 from contracts.commands import ALL_COMMANDS
 from contracts.events import ALL_EVENTS
 from contracts.values import Value
@@ -55,6 +56,10 @@ def _files() -> Iterator[tuple[str, str]]:
         yield f"events/{event.type}.json", _text(_schema(event, event.type, "serialization"))
     for command in ALL_COMMANDS:
         yield f"commands/{command.type}.json", _text(_schema(command, command.type, "validation"))
+    for name, upstream in UPSTREAM_EVENTS.items():
+        about = {"title": name, "description": upstream.about}
+        schema = {"$schema": _DIALECT, "$id": f"urn:tessera:schema:upstream:{name}", **about, **upstream.schema()}
+        yield f"upstream/{name}.json", _text(schema)
     yield "openapi.json", _text(_openapi())
     yield "asyncapi.json", _text(asyncapi.document())
 

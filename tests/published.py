@@ -57,9 +57,14 @@ class PublishedContract:
         meant = [name for name, message in self._messages_of(topic) if self._fits(message, key, told)]
         if len(meant) != 1:
             raise NotAsPublished(f"{topic}: headers {told} are those of {meant or 'no message'}")
-        for error in self._validator(f"components/messages/{meant[0]}/payload/schema").iter_errors(content):
-            raise NotAsPublished(f"{topic}: {meant[0]} at {error.json_path}: {error.message}")
+        if (wrong := self.complaint(meant[0], content)) is not None:
+            raise NotAsPublished(f"{topic}: {wrong}")
         return Read(meant[0], told, content)
+
+    def complaint(self, message: str, value: Any) -> str | None:
+        """What is wrong with the value of a message of this name, or None."""
+        error = next(self._validator(f"components/messages/{message}/payload/schema").iter_errors(value), None)
+        return None if error is None else f"{message} at {error.json_path}: {error.message}"
 
     def resolve(self, reference: Mapping[str, str]) -> dict[str, Any]:
         """What a reference within or beyond the document points to."""

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from command.api import ROUTE_ONLY, SCOPE_OF_COMMAND
-from command.upstream_names import UntranslatableEvent, translate
+from command.upstream_members import UntranslatableEvent
+from command.upstream_names import translate
 from contracts.access import ROLES, Caller, Scope
 from contracts.commands import Command
 from contracts.registry import UnknownCommandType, command_class
