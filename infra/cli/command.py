@@ -3,7 +3,6 @@
 import functools
 import inspect
 import os
-import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Concatenate, Final, ParamSpec
 
 import typer
 
-from infra.cli.console import Output
+from infra.cli.console import Output, silence_stdout
 from infra.cli.errors import CliError, ExitCode, explain
 from infra.settings import DEFAULT_DATA_DIR, Settings
 
@@ -131,8 +130,8 @@ def guard(out: Output, run: Callable[[], ExitCode | None], *, debug: bool) -> in
     except KeyboardInterrupt:
         out.note("Stopped.")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # Whoever read our output (`| head`) has enough. Python would complain at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # Whoever read our output has enough.
+        silence_stdout()
         return ExitCode.OK
     except Exception as error:  # Whatever it is: people get a message, --debug shows the rest.
         if debug:

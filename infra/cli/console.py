@@ -1,6 +1,7 @@
 """What commands print: tables for people, JSON for programs, progress on the side."""
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.stdout = Console(soft_wrap=False, highlight=False)
+        self.stdout = _Console(soft_wrap=False, highlight=False)
         self.stderr = Console(stderr=True, highlight=False)
 
     def show(self, payload: Any, *human: RenderableType) -> None:
@@ -87,6 +88,18 @@ class Output:
             yield step
         finally:
             step.close()
+
+
+class _Console(Console):
+    """A console that leaves it to the command what it means that nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def silence_stdout() -> None:
+    """Whoever read our output has gone (`| head`): write to nobody, or Python complains at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Step:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from contracts.read_models import MODELS, model_at
 from infra.cli.command import Session, command
-from infra.cli.console import Output
+from infra.cli.console import Output, silence_stdout
 from infra.cli.errors import CliError, ExitCode
 from infra.settings import Settings
 from infra.supervisor import Ended, Started
@@ -100,7 +100,10 @@ def _tell(out: Output, data_dir: Path, what: Ended | Started) -> None:
     """Say that a part ended or was started again: a line on the terminal, or one of JSON."""
     at = datetime.now().astimezone()
     payload, text = _of_end(what, data_dir) if isinstance(what, Ended) else _of_start(what)
-    out.line({"at": at.isoformat(), **payload}, Text.assemble((f"{at:%H:%M:%S} ", "dim"), text))
+    try:
+        out.line({"at": at.isoformat(), **payload}, Text.assemble((f"{at:%H:%M:%S} ", "dim"), text))
+    except BrokenPipeError:  # Nobody reads it any more: no reason to stop.
+        silence_stdout()
 
 
 def _of_end(what: Ended, data_dir: Path) -> tuple[dict[str, Any], Text]:

@@ -1,6 +1,7 @@
 """What `tessera up` says: which parts ended and what becomes of them, and whether topics are read."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,25 @@ def test_what_is_given_up_stops_the_rest_with_its_last_words_and_the_next_step(
     assert "sagas ended (exit code 1); the end of its log:\nout of luck" in said
     assert f"Its whole log is {tmp_path}/logs/sagas.log" in said
     assert "run `tessera up` again" in said
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_it_goes_on_when_nobody_reads_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_json: bool
+) -> None:
+    reads, writes = os.pipe()
+    told = []
+
+    def waits(tell: Any) -> None:
+        os.close(reads)
+        for name in ("redis", "sagas"):
+            tell(Started(name, pid=1))
+            told.append(name)
+
+    with os.fdopen(writes, "w") as nobody:
+        monkeypatch.setattr("sys.stdout", nobody)
+        assert run_up(tmp_path, monkeypatch, waits, as_json=as_json) == ExitCode.OK
+    assert told == ["redis", "sagas"]
 
 
 @pytest.fixture
