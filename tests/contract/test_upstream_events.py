@@ -1,6 +1,6 @@
 """What upstreams may send under their own names, as it is published and described, and as it is taken in."""
 
-import json
+import ast
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -87,9 +87,10 @@ def members_in(cell: str) -> set[tuple[tuple[str, ...], bool]]:
 
 
 def test_the_document_s_example_is_as_published(published: PublishedContract) -> None:
-    (fact,) = re.findall(r"^FACT = (.+)$", KAFKA_DOC, re.MULTILINE)
-    told = json.loads(fact)
-    assert published.complaint(told["event"], told) is None
-    assert is_taken(told["event"], told["data"])
-    (command,) = re.findall(r"^COMMAND = (.+)$", KAFKA_DOC, re.MULTILINE)
-    assert published.complaint(json.loads(command)["type"], json.loads(command)) is None
+    (code,) = re.findall(r"```python\n(.*?)```", KAFKA_DOC, re.DOTALL)
+    assigned = [each for each in ast.parse(code).body if isinstance(each, ast.Assign)]
+    told = {ast.unparse(each.targets[0]): ast.literal_eval(each.value) for each in assigned}
+    fact, command = told["FACT"], told["COMMAND"]
+    assert published.complaint(fact["event"], fact) is None
+    assert is_taken(fact["event"], fact["data"])
+    assert published.complaint(command["type"], command) is None

@@ -1,6 +1,9 @@
 """Commands and facts over a real broker: answered as over HTTP, whatever lies beside them; refused ones are kept."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +33,7 @@ from tests.kafka_talk import Sent, Talk, value_of
 from tests.unit.intake.test_intake import comparable
 from tests.unit.intake.world import command
 
+KAFKA_DOC = Path(__file__).parents[3] / "docs" / "kafka.md"
 TERMS = terms(stock=2, **ALWAYS).model_dump(mode="json", exclude_none=True)
 # One key: one partition, so that they are decided in this order.
 SHOP = [
@@ -279,6 +283,22 @@ def test_a_skip_says_why_and_is_told_what_comes_next(settings: Settings, tmp_pat
     done = CliRunner().invoke(app, [*words, "why not", "--data-dir", str(tmp_path)], env=settings.to_env())
     assert f"tessera dead-letters show intake {place}" in done.stdout
     assert "Have its sender send it again" in done.stdout
+
+
+def test_the_document_s_example_is_answered_and_again_when_it_runs_again(settings: Settings, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", KAFKA_DOC.read_text(), re.DOTALL)
+    example = tmp_path / "example.py"
+    example.write_text(re.sub(r'"([a-z-]+-topic)"', rf'"{settings.kafka_prefix}\1"', code))
+    words = [sys.executable, str(example), str(settings.kafka_bootstrap)]
+    with taking_in(settings):
+        for _ in range(2):
+            done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done.stderr
+            told = [json.loads(line) for line in done.stdout.splitlines()]
+            assert {each["command_id"]: each["status"] for each in told} == {
+                "example-1": "accepted",
+                "upstream:payment.completed:example-2": "accepted",
+            }
 
 
 def held_by(metrics: Metrics, at: Origin, value: float | None) -> None:
