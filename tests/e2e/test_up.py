@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 import redis
 
 from infra.processes import wait_until
-from tests.e2e.conftest import Up, is_running, run_cli, up
+from tests.e2e.conftest import ROOT, Up, clean_env, is_running, run_cli, up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -73,6 +75,31 @@ def test_a_second_terminal_uses_cli_curl_redis_and_clickhouse_at_the_same_time(s
 
     tailed = run_cli("events", "tail", "--json", "--kind", "coupon", "--data-dir", str(stack.data_dir))
     assert coupon_id in json.loads(tailed.stdout.splitlines()[-1])["stream"]
+
+
+def test_the_readme_s_example_works_as_it_stands_and_again(stack: Up) -> None:
+    (block,) = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    cli = f"{sys.executable} -m infra.cli"
+    for written, here in (
+        ("localhost:8080", stack.url),
+        (".tessera/local-key.json", f"{stack.data_dir}/local-key.json"),
+        (".venv/bin/tessera reconcile run", f"{cli} reconcile run --data-dir {stack.data_dir} || [ $? = 3 ]"),
+        (".venv/bin/tessera events tail", f"{cli} events tail --data-dir {stack.data_dir}"),
+        (".venv/bin/tessera sagas show o-1", f"{cli} sagas show o-1 --json --data-dir {stack.data_dir}"),
+        (".venv/bin/tessera verify", f"{cli} verify --data-dir {stack.data_dir}"),
+    ):
+        assert written in block
+        block = block.replace(written, here)
+    for pasted in (block, block.partition(cli)[0]):  # The second time without looking at all of it again.
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", pasted], cwd=ROOT, env=clean_env(), capture_output=True, text=True,
+            timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
+        assert [answer["status"] for answer in answers] == ["accepted"] * 5
+        assert answers[3]["checkout"]["payable_minor"] == 4_000
+        assert pasted != block or '"step": "completed"' in done.stdout
 
 
 def test_an_order_goes_from_placed_to_refunded_and_the_books_balance(stack: Up) -> None:

@@ -297,7 +297,7 @@ def test_the_document_s_example_is_answered_and_again_when_it_runs_again(setting
             told = [json.loads(line) for line in done.stdout.splitlines()]
             assert {each["command_id"]: each["status"] for each in told} == {
                 "example-1": "accepted",
-                "upstream:payment.completed:example-2": "accepted",
+                "upstream:order.created:example-2": "accepted",
             }
 
 
