@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,39 @@ def test_children_are_stopped_in_reverse_order_when_asked(tmp_path: Path, asked_
         os.kill(os.getpid(), asked_by)
         assert supervisor.wait() is None
     assert order.read_text() == "third second first "
+
+
+def test_whoever_asks_twice_does_not_wait_for_one_that_was_started_again(tmp_path: Path) -> None:
+    code = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
+        "print('deaf', flush=True)\n"
+        "while True: time.sleep(60)\n"
+    )
+    log = tmp_path / "log"
+
+    def ask() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def tell(what: Ended | Started) -> None:
+        if isinstance(what, Started):
+            assert wait_until(lambda: log.read_text().count("deaf") == 2, timeout_seconds=20)
+            ask()
+
+    def ask_again() -> None:
+        if wait_until(lambda: log.exists() and "asked" in log.read_text(), timeout_seconds=40):
+            ask()
+
+    impatient = threading.Thread(target=ask_again, daemon=True)
+    with Supervisor() as supervisor:
+        first = supervisor.start(python("deaf", code, log, grace_seconds=3_600))
+        assert said(first, "deaf")
+        first.kill()
+        impatient.start()
+        assert supervisor.wait(tell) is None
+        (pid,) = supervisor.pids.values()
+    assert pid != first.pid
+    assert not is_running(pid)
 
 
 def test_a_child_that_does_not_listen_is_killed_after_its_grace(tmp_path: Path) -> None:
