@@ -36,8 +36,8 @@ class OwnServer(EmbeddedPostgres):
         os.kill(self.child.pid, how)
         wait_for(lambda: not self.runs, "the server to end")
 
-    def start_again(self) -> None:
-        """Where it was before."""
+    def start_where_it_was(self) -> None:
+        """On its port, and answering; the engine's own `start_again` waits for nobody."""
         port = self.port
         self.start(port)
         assert self.port == port, "somebody else took the port meanwhile"

@@ -58,7 +58,7 @@ def test_a_restart_under_load_loses_no_answer_and_doubles_none(server: OwnServer
     with loaded(dsn) as (load, _):
         for _ in range(RESTARTS):
             server.end(how)
-            server.start_again()
+            server.start_where_it_was()
             load.wait_for_more(2 * CALLERS)
     assert load.errors == [] or {type(error) for error in load.errors} == {StoreUnavailable}
 
@@ -86,7 +86,7 @@ def test_a_full_disk_is_named_to_callers_and_costs_nothing_but_time() -> None:
                 go_down_for_want_of_room(dsn)
                 ballast.unlink()
                 if not server.runs:  # It tries once by itself; that may have been too early.
-                    server.start_again()
+                    server.start_where_it_was()
     except NoSmallDisk as why:
         pytest.skip(f"NOT TESTED: a whole server on a full disk (mounting a small one is not permitted: {why})")
 

@@ -183,7 +183,7 @@ class Site:
             for path in (cluster, *cluster.rglob("*")):
                 shutil.chown(path, user, user)
         os.chmod(cluster, 0o700)
-        self.server.start_again()
+        self.server.start_where_it_was()
 
 
 @pytest.fixture
