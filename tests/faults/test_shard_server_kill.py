@@ -105,7 +105,7 @@ class StruckWorld(GiantWorld):
 
     def _bring_back(self, dead: list[OwnServer]) -> None:
         for server in dead:
-            server.start_again()
+            server.start_where_it_was()
         for store in self._stores:
             store.connection.close()
             store.connection = psycopg.connect(store.dsn, row_factory=dict_row, autocommit=True)
