@@ -14,6 +14,7 @@ from faststream.middlewares import AckPolicy
 from infra.intake.broker import Batch, IntakeBroker
 from infra.intake.consumer import LosslessConsumer
 from infra.intake.intake import Intake, MustWait, Way
+from infra.kafka.consumer import SESSION_TIMEOUT_MS
 
 logger = structlog.get_logger(__name__)
 
@@ -24,7 +25,6 @@ POLL_MS: Final = 25
 COMMIT_SECONDS: Final = 10.0
 DEFECT_PAUSE_SECONDS: Final = 1.0
 HAND_OVER_SECONDS: Final = 10.0
-SESSION_TIMEOUT_MS: Final = 6_000  # The shortest that brokers allow: so long a dead process keeps its partitions.
 HEARTBEAT_MS: Final = 1_000
 # Longer than one batch may take: patience for deciding, patience for publishing, an answer's and a commit's bound.
 MAX_POLL_INTERVAL_MS: Final = 300_000

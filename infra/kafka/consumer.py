@@ -18,7 +18,8 @@ from infra.settings import Settings
 
 T = TypeVar("T")
 
-SESSION_TIMEOUT_MS: Final = 10_000  # A member that says nothing for so long loses its lanes to the others.
+# A member that says nothing for so long loses its lanes to the others; brokers allow no less, unless they are told to.
+SESSION_TIMEOUT_MS: Final = 6_000
 HEARTBEATS_PER_SESSION: Final = 5
 HANDOVER_SECONDS: Final = 5.0  # Lanes go to others once what is in hand is done, or after so long.
 COMMIT_SECONDS: Final = 1.0
