@@ -25,7 +25,7 @@ def test_a_thread_at_work_is_charged_and_one_that_waits_is_not() -> None:
     sampler = Sampler()
     for thread in (waiter, worker, sampler):
         thread.start()
-    while not any(each["thread"] == "works" for each in sampler.result()["by_thread"]):
+    while not any(each["function"].endswith(":at_work") for each in sampler.result()["functions"]):
         pass
     done.set()
     release.set()
