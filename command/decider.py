@@ -205,11 +205,9 @@ class Decider:
         """Tickets next to each other that have equal keys are a rush; most have one of their own."""
         command = ticket.envelope.command
         rush = self._handlers[type(command)].rush
-        return (
-            ticket
-            if rush is None or ticket.envelope.asked_in is not None
-            else (type(command), ticket.envelope.realm, rush.alike(command))
-        )
+        if rush is None or ticket.envelope.asked_in is not None:
+            return ticket
+        return type(command), ticket.envelope.realm, rush.alike(command)
 
     def _look(
         self, view: BatchView, rushes: Sequence[Sequence[Ticket]], pending: Mapping[CommandKey, Verdict]
