@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     )
     kafka_partitions: int = Field(PARTITIONS, ge=1, le=1_000, description="Of each topic; fixed once the topics exist.")
     kafka_replication: int = Field(1, ge=1, le=16, description="Copies of each partition; as many brokers at least.")
+    kafka_session_seconds: float = Field(
+        6.0, ge=1, le=300, description="A member that is silent for so long loses its partitions to the others."
+    )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     kafka_sasl_username: str | None = None

@@ -27,6 +27,7 @@ DEMO_REALM: Final = Realm("demo", "shop")
 READY_TIMEOUT_SECONDS: Final = 120.0  # Two shards with Kafka are sixteen processes, perhaps on two busy cores.
 READY_POLL_SECONDS: Final = 0.05
 CHILD_GRACE_SECONDS: Final = 15.0
+KAFKA_SESSION_SECONDS: Final = 2.0  # Our own broker allows it; on one machine nobody is cut off for longer.
 _ENDPOINTS_FILE: Final = "endpoints.json"
 _KEY_FILE: Final = "local-key.json"
 _KAFKA_FILE: Final = "with-kafka.json"
@@ -220,6 +221,8 @@ class LocalStack:
                 **self._overrides,
             }
         )
+        if self.kafka and "kafka_session_seconds" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"kafka_session_seconds": KAFKA_SESSION_SECONDS})
         return placed(settings, DEMO_REALM.tenant_id)
 
     def _kafka_settings(self) -> dict[str, Any]:

@@ -100,6 +100,7 @@ _TRANSLATIONS: Final = (
         "infra.clickhouse.migrations.MigrationRefused", ExitCode.ERROR, "Run the version that fits the database."
     ),
     _Translation("infra.kafka.client.NoKafka", ExitCode.USAGE, ""),
+    _Translation("infra.kafka.client.SessionNotAllowed", ExitCode.USAGE, ""),
     _Translation("infra.kafka.errors.KafkaUnavailable", ExitCode.UNAVAILABLE, _LOOK_AT_SERVERS),
     _Translation("infra.kafka.admin.WrongPartitions", ExitCode.ERROR, "Nothing was made or changed."),
     _Translation("infra.kafka.admin.TopicRefused", ExitCode.ERROR, "Mend that, then run this again."),

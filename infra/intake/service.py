@@ -19,7 +19,7 @@ from infra.intake.publisher import Publisher
 from infra.intake.stepping_over import SteppingOver
 from infra.intake.subscriber import TopicSubscriber
 from infra.kafka.admin import missing_of, require_topics
-from infra.kafka.client import translated
+from infra.kafka.client import membership, translated
 from infra.settings import Settings
 from infra.telemetry.tracing import Tracing
 
@@ -95,6 +95,7 @@ class IntakeService:
             way_of(self._settings, topic),
             taken_in_as(self._settings, topic),
             group_id=group_of(self._settings, topic),
+            membership=membership(self._settings),
         )
 
 

@@ -14,7 +14,7 @@ from faststream.middlewares import AckPolicy
 from infra.intake.broker import Batch, IntakeBroker
 from infra.intake.consumer import LosslessConsumer
 from infra.intake.intake import Intake, MustWait, Way
-from infra.kafka.consumer import SESSION_TIMEOUT_MS
+from infra.kafka.client import Membership
 
 logger = structlog.get_logger(__name__)
 
@@ -25,7 +25,6 @@ POLL_MS: Final = 25
 COMMIT_SECONDS: Final = 10.0
 DEFECT_PAUSE_SECONDS: Final = 1.0
 HAND_OVER_SECONDS: Final = 10.0
-HEARTBEAT_MS: Final = 1_000
 # Longer than one batch may take: patience for deciding, patience for publishing, an answer's and a commit's bound.
 MAX_POLL_INTERVAL_MS: Final = 300_000
 
@@ -34,8 +33,8 @@ class TopicSubscriber:
     """Declares itself with the broker; from its start on it takes batches until the broker stops."""
 
     def __init__(
-        self, broker: IntakeBroker, intake: Intake, way: Way, topics: Sequence[str], group_id: str, *,
-        max_records: int = MAX_RECORDS,
+        self, broker: IntakeBroker, intake: Intake, way: Way, topics: Sequence[str], group_id: str,
+        membership: Membership, *, max_records: int = MAX_RECORDS,
     ) -> None:  # fmt: skip
         self._intake = intake
         self._way = way
@@ -49,8 +48,7 @@ class TopicSubscriber:
             group_id=group_id,
             ack_policy=AckPolicy.MANUAL,
             auto_offset_reset="earliest",
-            session_timeout_ms=SESSION_TIMEOUT_MS,
-            heartbeat_interval_ms=HEARTBEAT_MS,
+            **membership,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             listener=self._hand_over,
             no_reply=True,

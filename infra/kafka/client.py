@@ -3,16 +3,17 @@
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
-from aiokafka.errors import KafkaConnectionError, KafkaError, RequestTimedOutError
+from aiokafka.errors import InvalidSessionTimeoutError, KafkaConnectionError, KafkaError, RequestTimedOutError
 
 from infra.kafka.errors import KafkaUnavailable
 from infra.settings import Settings
 
-__all__ = ["KafkaUnavailable", "NoKafka", "connection", "translated"]
+__all__ = ["KafkaUnavailable", "NoKafka", "SessionNotAllowed", "connection", "membership", "translated"]
 
 ANSWER_TIMEOUT_MS: Final = 10_000
+HEARTBEATS_PER_SESSION: Final = 5
 
 
 class NoKafka(Exception):
@@ -25,6 +26,17 @@ class NoKafka(Exception):
         )
 
 
+class SessionNotAllowed(Exception):
+    """The broker refuses a member of a group because of its session's length."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            f"Kafka at {settings.kafka_bootstrap} allows no session of {settings.kafka_session_seconds:g} s. Set "
+            f"TESSERA_KAFKA_SESSION_SECONDS to what it allows: from its group.min.session.timeout.ms (six seconds "
+            f"unless it was told otherwise) to its group.max.session.timeout.ms"
+        )
+
+
 def connection(settings: Settings) -> dict[str, Any]:
     """The arguments that every client of `aiokafka` (producer, consumer, admin) shares. Errors: NoKafka."""
     if settings.kafka_bootstrap is None:
@@ -34,6 +46,19 @@ def connection(settings: Settings) -> dict[str, Any]:
         "request_timeout_ms": ANSWER_TIMEOUT_MS,
         **_security(settings),
     }
+
+
+class Membership(TypedDict):
+    """Arguments of `aiokafka`'s consumer: how long a member of a group may be silent, and how often it speaks."""
+
+    session_timeout_ms: int
+    heartbeat_interval_ms: int
+
+
+def membership(settings: Settings) -> Membership:
+    """The same for everybody who joins a group, by settings."""
+    session_ms = int(1_000 * settings.kafka_session_seconds)
+    return {"session_timeout_ms": session_ms, "heartbeat_interval_ms": session_ms // HEARTBEATS_PER_SESSION}
 
 
 def _security(settings: Settings) -> dict[str, Any]:
@@ -50,9 +75,14 @@ def _security(settings: Settings) -> dict[str, Any]:
 
 @contextmanager
 def translated(settings: Settings) -> Iterator[None]:
-    """Turn what says "out of reach, or too late" into KafkaUnavailable; mistakes of ours stay what they are."""
+    """Turn what says "out of reach, or too late" into KafkaUnavailable; mistakes of ours stay what they are.
+
+    Raises SessionNotAllowed as well.
+    """
     try:
         yield
+    except InvalidSessionTimeoutError as error:
+        raise SessionNotAllowed(settings) from error
     except (KafkaConnectionError, RequestTimedOutError, OSError) as error:  # A TimeoutError is an OSError.
         raise KafkaUnavailable(_unreachable(settings, error)) from error
     except KafkaError as error:

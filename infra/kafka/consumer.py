@@ -11,16 +11,13 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from contracts.topics import Topic, named
-from infra.kafka.client import connection, translated
+from infra.kafka.client import SessionNotAllowed, connection, membership, translated
 from infra.kafka.errors import KafkaUnavailable
 from infra.kafka.lanes import Lane
 from infra.settings import Settings
 
 T = TypeVar("T")
 
-# A member that says nothing for so long loses its lanes to the others; brokers allow no less, unless they are told to.
-SESSION_TIMEOUT_MS: Final = 6_000
-HEARTBEATS_PER_SESSION: Final = 5
 HANDOVER_SECONDS: Final = 5.0  # Lanes go to others once what is in hand is done, or after so long.
 COMMIT_SECONDS: Final = 1.0
 START_SECONDS: Final = 30.0
@@ -36,8 +33,6 @@ class LaneConsumer:
     when they do not. Who really has heard what is noted with the effect, by offsets of the log. Connects at first use.
     """
 
-    session_timeout_ms = SESSION_TIMEOUT_MS
-
     def __init__(self, settings: Settings, group: str, topics: Iterable[Topic]) -> None:
         self.partitions = settings.kafka_partitions
         self.group = f"{settings.kafka_prefix}tessera-{group}"
@@ -51,16 +46,17 @@ class LaneConsumer:
         self._commit_at = 0.0
 
     def poll(self, limit: int, timeout_seconds: float) -> Mapping[Lane, Sequence[ConsumerRecord]]:
-        """What came since, at most ``limit`` records; waits when there is nothing. Raises KafkaUnavailable.
+        """What came since, at most ``limit`` records; waits when there is nothing.
 
-        Until :meth:`done` is called, lanes that go to others wait for it (bounded).
+        Until :meth:`done` is called, lanes that go to others wait for it (bounded). Raises KafkaUnavailable,
+        SessionNotAllowed.
         """
         loop = self._turning()
         try:
             if self._consumer is None:
                 self._consumer = self._call(loop, self._start(), START_SECONDS)
             found = self._call(loop, self._poll(limit, timeout_seconds), timeout_seconds + ANSWER_SECONDS)
-        except KafkaError:
+        except (KafkaError, SessionNotAllowed):
             self._leave(loop)  # What its background tasks died of, they say for ever: the next poll begins anew.
             raise
         return {self._lane(partition): records for partition, records in found.items()}
@@ -104,11 +100,10 @@ class LaneConsumer:
     async def _start(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(
             **connection(self._settings),
+            **membership(self._settings),
             group_id=self.group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            session_timeout_ms=self.session_timeout_ms,
-            heartbeat_interval_ms=self.session_timeout_ms // HEARTBEATS_PER_SESSION,
         )
         consumer.subscribe(list(self._names), listener=_Handover(self))
         self._idle.set()

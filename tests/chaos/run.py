@@ -46,6 +46,7 @@ class Cycle:
     victim: str
     in_flight: int
     lasted_seconds: float
+    answered_seconds: float = 0.0  # Until anybody had answered what was sent afterwards.
     served_seconds: float = 0.0  # Until whoever suffered had answered and digested what was sent afterwards.
     caught_up_seconds: float = 0.0  # Until every follower had come there.
     others: list[str] = field(default_factory=list)  # What else failed meanwhile.
@@ -136,8 +137,10 @@ class Run:
                 fault.happen(self._stack)
             over = monotonic()
             since = began if fault.kind == "kill" else over
+            answered_at = self._load.wait_served(over, None, SERVED_SECONDS_MAX)
             served_at, offset = self._served(concerned(fault.victim, self._stack), over)
-            cycle.lasted_seconds, cycle.served_seconds = over - began, served_at - since
+            cycle.lasted_seconds, cycle.answered_seconds = over - began, answered_at - since
+            cycle.served_seconds = served_at - since
         with self._changed:
             self._behind.append(_Open(cycle, since, offset))
         return cycle

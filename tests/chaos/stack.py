@@ -22,6 +22,7 @@ from infra.embedded.postgres import EmbeddedPostgres
 from infra.embedded.redis import EmbeddedRedis
 from infra.processes import LOOPBACK, ChildSpec, FolderLock, port_is_free, spawn, wait_until
 from infra.settings import Settings
+from infra.stack import KAFKA_SESSION_SECONDS
 from tests.chaos.kafka import Door, ManyDoors
 from tests.chaos.network import Network
 from tests.chaos.nursery import Nursery
@@ -52,6 +53,7 @@ OVER_THE_LOG: Final = (
     Part("sagas-1", ("worker", "sagas"), (POSTGRES,)),
     Part("sagas-2", ("worker", "sagas"), (POSTGRES,)),
     Part("projections-1", ("worker", "projections"), (POSTGRES, REDIS, CLICKHOUSE)),
+    Part("projections-2", ("worker", "projections"), (POSTGRES, REDIS, CLICKHOUSE)),
     Part("distributions", ("worker", "distributions"), (POSTGRES,)),
 )
 OVER_KAFKA: Final = (
@@ -193,17 +195,24 @@ class Stack:
                 self.network.aim(link, (LOOPBACK, engine.port))
 
     def _settings(self, addresses: Mapping[str, str], **more: Any) -> Settings:
-        kafka = {"kafka_bootstrap": addresses[KAFKA], "follower_feed": "kafka"} if self._kafka else {}
         return Settings.load(
             data_dir=self.folder,
             postgres_dsn=addresses[POSTGRES],
             redis_url=addresses[REDIS],
             clickhouse_url=addresses[CLICKHOUSE],
             lock_ttl_seconds=LOCK_TTL_SECONDS,
-            **kafka,
+            **(self._kafka_settings(addresses[KAFKA]) if self._kafka else {}),
             **self._overrides,
             **more,
         )
+
+    @staticmethod
+    def _kafka_settings(address: str) -> dict[str, Any]:
+        return {
+            "kafka_bootstrap": address,
+            "kafka_session_seconds": KAFKA_SESSION_SECONDS,
+            "follower_feed": "kafka",
+        }
 
     def _stop(self) -> None:
         """Our own processes first, all at once; then the engines."""

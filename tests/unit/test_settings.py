@@ -30,6 +30,7 @@ def test_the_three_addresses_are_all_that_must_be_given() -> None:
     assert settings.data_dir == Path(".tessera")
     assert settings.otlp_endpoint is None
     assert settings.follower_metrics_port is None
+    assert settings.kafka_session_seconds == 6.0
     assert (settings.kafka_bootstrap, settings.kafka_prefix, settings.kafka_partitions) == (None, "", 4)
     assert settings.follower_feed == "store"
 

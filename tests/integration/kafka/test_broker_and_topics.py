@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from contracts.topics import ALL_TOPICS, COUPON_EVENTS, DEAD_LETTERS, ORDER_FACTS, Topic, named
 from infra.embedded.kafka import EmbeddedKafka
 from infra.kafka.admin import TopicRefused, WrongPartitions, create_topics, require_partitions, topic_states
-from infra.kafka.client import KafkaUnavailable, connection
+from infra.kafka.client import KafkaUnavailable, SessionNotAllowed, connection
+from infra.kafka.consumer import LaneConsumer
 from infra.kafka.partition import partition_of
 from infra.processes import free_port
 from infra.settings import Settings
@@ -148,3 +150,13 @@ def test_a_port_that_a_stranger_has_is_not_mistaken_for_ours(kafka_bootstrap: st
     (tmp_path / "kafka" / "data").mkdir(parents=True)
     (tmp_path / "kafka" / "data" / "meta.properties").write_text("version=1\ncluster.id=another\n")
     assert not kafka.answers()
+
+
+def test_a_broker_that_allows_no_session_so_short_is_named_with_what_to_set(settings: Settings) -> None:
+    create_topics(settings)
+    hasty = settings.model_copy(update={"kafka_session_seconds": 0.5})
+    with (
+        closing(LaneConsumer(hasty, "hasty", [COUPON_EVENTS])) as member,
+        pytest.raises(SessionNotAllowed, match=r"allows no session of 0\.5 s\. Set TESSERA_KAFKA_SESSION_SECONDS"),
+    ):
+        member.poll(1, 0.1)

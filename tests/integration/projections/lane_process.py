@@ -1,23 +1,20 @@
-"""A worker of projections that follows over Kafka, as a process to be killed and stopped; quick to be missed."""
+"""A worker of projections that follows over Kafka, as a process to be killed and stopped."""
 
 import signal
 import sys
 from threading import Event as Signal
 from types import FrameType
 
-from infra.kafka.consumer import LaneConsumer
 from infra.projections.runner import FollowerLimits
 from infra.projections.service import ProjectionService
 from infra.settings import Settings
 
-SESSION_TIMEOUT_MS = 4_000
 LIMITS = FollowerLimits(batch_events_max=40, tend_seconds=0.1)
 
 
 def main() -> int:
     """Until SIGTERM. Exit code 0 when nothing was halted."""
     settings = Settings.load()
-    LaneConsumer.session_timeout_ms = SESSION_TIMEOUT_MS
     stop = Signal()
 
     def on_term(_number: int, _frame: FrameType | None) -> None:

@@ -276,6 +276,7 @@ class Failing:
 def worker(world: World, settings: Settings, output: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """One process of both followers, whose log is kept."""
     told = addresses(world, settings.kafka_bootstrap or "", settings.kafka_prefix)
+    told["kafka_session_seconds"] = 4  # Quick to be missed.
     environment = {f"TESSERA_{name.upper()}": str(value) for name, value in told.items()}
     with output.open("wb") as log:
         process = subprocess.Popen(

@@ -11,6 +11,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError
 from infra.intake.broker import IntakeBroker
 from infra.intake.intake import MustWait, Way
 from infra.intake.subscriber import TopicSubscriber
+from infra.kafka.client import Membership
 from infra.kafka.messages import Record
 from tests.unit.intake.world import COMMANDS, FakeRecord
 
@@ -61,6 +62,9 @@ class FakeIntake:
             raise self._failure
 
 
+MEMBERSHIP: Membership = {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 1_000}
+
+
 class World:
     """A subscriber over an intake that answers, or fails as told."""
 
@@ -68,7 +72,7 @@ class World:
         self.done: list[Any] = []
         broker = IntakeBroker({"bootstrap_servers": "127.0.0.1:1"}, graceful_seconds=1.0)
         intake: Any = FakeIntake(self.done, failure)
-        self.subscriber = TopicSubscriber(broker, intake, COMMANDS, ["t"], "g")
+        self.subscriber = TopicSubscriber(broker, intake, COMMANDS, ["t"], "g", MEMBERSHIP)
         self.consumer: Any = FakeConsumer(self.done, owns if owns is not None else {FIRST, SECOND})
         self.subscriber._subscriber.consumer = self.consumer
         self.broker = broker

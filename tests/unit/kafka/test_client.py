@@ -5,7 +5,7 @@ import ssl
 import pytest
 from aiokafka import codec
 
-from infra.kafka.client import NoKafka, connection
+from infra.kafka.client import NoKafka, connection, membership
 from infra.settings import Settings
 
 ADDRESSES = {
@@ -25,6 +25,12 @@ def test_a_plain_broker_needs_its_addresses_alone() -> None:
     assert options["bootstrap_servers"] == ["one:9092", "two:9092"]
     assert options["security_protocol"] == "PLAINTEXT"
     assert not {"ssl_context", "sasl_plain_password"} & options.keys()
+
+
+def test_a_member_may_be_silent_as_long_as_is_set_and_speaks_several_times_meanwhile() -> None:
+    assert membership(Settings.load(**ADDRESSES)) == {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 1_200}
+    shorter = membership(Settings.load(**ADDRESSES, kafka_session_seconds=2.5))
+    assert shorter == {"session_timeout_ms": 2_500, "heartbeat_interval_ms": 500}
 
 
 def test_credentials_go_over_tls_that_checks_the_brokers_name() -> None:
