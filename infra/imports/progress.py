@@ -14,10 +14,11 @@ from infra.imports.errors import AlreadyRunning
 from infra.imports.pace import Pace
 from infra.imports.source import Fingerprint
 from infra.imports.tally import Tally
-from infra.postgres.connections import connect, translated
+from infra.postgres.connections import Timeouts, connect, translated
 
 # The row that holds the cursor of the whole import, beside one row per statement.
 _WHOLE: Final = "*"
+_PATIENCE: Final = Timeouts(lock_seconds=2.0)  # A server needs a moment to notice that whoever had the lock is gone.
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +122,11 @@ class ProgressStore:
 @contextmanager
 def progress_store(dsn: str, realm: Realm, import_id: str) -> Iterator[ProgressStore]:
     """The only holder of this import. Raises AlreadyRunning when another process is, and StoreUnavailable."""
-    with translated(), connect(dsn, name="import", autocommit=True) as connection:
+    with translated(), connect(dsn, _PATIENCE, name="import", autocommit=True) as connection:
         name = f"import/{realm.key}/{import_id}"
-        # A session's lock: it ends with the process, however it ends.
-        row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)).fetchone()
-        if row is None or not row[0]:
-            raise AlreadyRunning(f"import {import_id} is being worked on by another process")
+        # A session's lock: it ends with the process, however it ends, and as soon as the server has noticed.
+        try:
+            connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+        except psycopg.errors.LockNotAvailable:
+            raise AlreadyRunning(f"import {import_id} is being worked on by another process") from None
         yield ProgressStore(connection, realm, import_id)

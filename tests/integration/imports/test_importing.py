@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from threading import Timer
 from typing import Any
 
 import psycopg
@@ -271,6 +273,18 @@ def test_two_processes_do_not_work_on_one_import(shop: Shop, engine: Engine, pos
     ):
         run_import(it, engine, postgres_dsn)
     assert run_import(it, engine, postgres_dsn).agrees
+
+
+def test_who_goes_on_after_a_death_waits_until_the_server_has_noticed_it(
+    shop: Shop, engine: Engine, postgres_dsn: str
+) -> None:
+    it = job(shop)
+    with ExitStack() as held:
+        held.enter_context(progress_store(postgres_dsn, it.realm, it.import_id))
+        end = Timer(0.5, held.close)
+        end.start()
+        assert run_import(it, engine, postgres_dsn).agrees
+        end.join()
 
 
 # Dirty

@@ -5,6 +5,7 @@ import threading
 
 from benchmarks.garbage import GarbageWatch
 from benchmarks.sampler import OTHER, Sampler, part_of
+from infra.processes import wait_until
 
 
 def test_the_innermost_file_that_is_known_names_the_part() -> None:
@@ -25,8 +26,11 @@ def test_a_thread_at_work_is_charged_and_one_that_waits_is_not() -> None:
     sampler = Sampler()
     for thread in (waiter, worker, sampler):
         thread.start()
-    while not any(each["function"].endswith(":at_work") for each in sampler.result()["functions"]):
-        pass
+
+    def is_seen() -> bool:
+        return any(each["function"].endswith(":at_work") for each in sampler.result()["functions"])
+
+    assert wait_until(is_seen, timeout_seconds=60.0)
     done.set()
     release.set()
     sampler.stop()
