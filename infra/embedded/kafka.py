@@ -1,9 +1,12 @@
 """A real Kafka broker, its own controller, on a folder of ours and a port of the loopback."""
 
 import asyncio
+import hashlib
 import importlib.util
+import logging
 import socket
 import subprocess
+import tempfile
 import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -13,10 +16,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infra.embedded.engine import Engine, EngineFailed
-from infra.embedded.kafka_jars import jars
+from infra.embedded.kafka_jars import jars, only_one
 from infra.processes import LOOPBACK, free_port
 
 FORMAT_TIMEOUT_SECONDS: Final = 120
+REHEARSAL_SECONDS_MAX: Final = 120.0  # For writing down what was noted; it takes seven on two busy cores.
 ANSWER_TIMEOUT_MS: Final = 2_000
 NODE_ID: Final = 1
 # A small heap, one collector thread, and the quick compiler alone: half the start-up time, and plenty for a laptop.
@@ -35,6 +39,8 @@ appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{ISO8601} %p %c{1}: %m%n
 """
+
+logger = logging.getLogger(__name__)
 
 
 class EmbeddedKafka(Engine):
@@ -59,6 +65,7 @@ class EmbeddedKafka(Engine):
     def prepare(self) -> None:
         """Bring the jars, and format the folder on the first start; one that was interrupted is begun anew."""
         self._classes = f"{jars()}/*"
+        self._start_options = self._options()
         (self.folder / "log4j2.properties").write_text(_LOG4J)
         if not self.is_made:
             self._write_properties(broker_port=9092, controller_port=9093)  # For the form's sake: nobody listens.
@@ -66,7 +73,7 @@ class EmbeddedKafka(Engine):
 
     def argv(self) -> tuple[str, ...]:
         self._write_properties(broker_port=self.port, controller_port=free_port())
-        return self._java(*_JAVA_FLAGS, "kafka.Kafka", str(self._properties))
+        return self._java("kafka.Kafka", str(self._properties))
 
     def answers(self) -> bool:
         """True once the broker that leads this folder's cluster serves clients."""
@@ -86,7 +93,11 @@ class EmbeddedKafka(Engine):
 
     def _java(self, *arguments: str) -> tuple[str, ...]:
         log4j = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
-        return (str(_java()), log4j, "-cp", self._classes, *arguments)
+        return (str(_java()), *_JAVA_FLAGS, *self._start_options, log4j, "-cp", self._classes, *arguments)
+
+    def _options(self) -> tuple[str, ...]:
+        """What makes Java start faster, when it is known."""
+        return options_of(known) if (known := rehearsed(jars())) else ()
 
     def _write_properties(self, *, broker_port: int, controller_port: int) -> None:
         """Voters are static: with one node there is nothing to elect, and its port may be another each time."""
@@ -123,7 +134,7 @@ class EmbeddedKafka(Engine):
         # The equals sign: an id may begin with a dash.
         command = ("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(self._properties))
         told = subprocess.run(
-            self._java(*_JAVA_FLAGS, *command),
+            self._java(*command),
             capture_output=True,
             text=True,
             check=False,
@@ -135,6 +146,63 @@ class EmbeddedKafka(Engine):
     def _cluster_id(self) -> str:
         lines = (self._data / "meta.properties").read_text().splitlines()
         return next(line.removeprefix("cluster.id=") for line in lines if line.startswith("cluster.id="))
+
+
+class _Rehearsal(EmbeddedKafka):
+    """A broker that starts and stops for nothing but what Java notes meanwhile, and writes down at its end."""
+
+    grace_seconds: ClassVar[float] = REHEARSAL_SECONDS_MAX
+
+    def __init__(self, folder: Path, notes: Path) -> None:
+        super().__init__(folder)
+        self._notes = notes
+
+    def argv(self) -> tuple[str, ...]:
+        self._start_options = (f"-XX:AOTCacheOutput={self._notes}",)
+        return super().argv()
+
+    def _options(self) -> tuple[str, ...]:
+        return ()
+
+
+def rehearsed(classes: Path) -> Path | None:
+    """Classes loaded and linked ahead of time (JEP 483 and 514), beside the folder of the jars; made when missing.
+
+    With them a broker starts in half the time. Java looks whether they fit it, and does without where they do not. None
+    when they could not be made: that is told once, and an empty file keeps the next start from trying again.
+    """
+    runtime = hashlib.sha256((_java().parents[1] / "release").read_bytes()).hexdigest()[:8]
+    notes = classes.with_name(f"{classes.name}-{runtime}.aot")
+    try:
+        if not notes.exists():
+            with only_one(notes.parent):
+                if not notes.exists():
+                    _rehearse(notes)
+        return notes if notes.stat().st_size else None
+    except OSError as error:  # A folder that only others may write to.
+        logger.warning("kafka_starts_slowly", extra={"reason": str(error)})
+        return None
+
+
+def options_of(notes: Path) -> tuple[str, ...]:
+    """Java's options for what was noted at a rehearsal."""
+    return (f"-XX:AOTCache={notes}", "-Xlog:aot*=error")
+
+
+def _rehearse(notes: Path) -> None:
+    logger.warning("kafka_start_rehearsed_once", extra={"file": str(notes)})
+    with tempfile.TemporaryDirectory(dir=notes.parent, prefix="rehearsing-") as beside:
+        made = Path(beside) / notes.name
+        broker = _Rehearsal(Path(beside), made)
+        try:
+            broker.start()
+            broker.stop()  # Java writes its notes down now.
+            made.replace(notes)
+        except (EngineFailed, FileNotFoundError) as error:
+            logger.warning("kafka_starts_slowly", extra={"reason": str(error), "to_try_again_delete": str(notes)})
+            notes.touch()
+        finally:
+            broker.stop()
 
 
 def _java() -> Path:

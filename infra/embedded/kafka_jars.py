@@ -73,7 +73,7 @@ def jars(cache: Path | None = None) -> Path:
     folder = cache / f"kafka-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]}"
     if not _is_whole(folder):
         cache.mkdir(parents=True, exist_ok=True)
-        with _only_one(cache):
+        with only_one(cache):
             if not _is_whole(folder):  # Somebody else may have brought them while we waited.
                 _fetch(folder)
     return folder
@@ -98,7 +98,7 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _only_one(cache: Path) -> Iterator[None]:
+def only_one(cache: Path) -> Iterator[None]:
     """One process at a time; the kernel lets go when it dies. Waits no longer than a fetch may take."""
     with (cache / "kafka.lock").open("a") as lock:
 
