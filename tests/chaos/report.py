@@ -3,8 +3,10 @@
 ::
 
     python -m tests.chaos.report results-1.jsonl results-2.jsonl …
+    python -m tests.chaos.report --alone over-the-log.jsonl through-kafka.jsonl   # a column each: kills, one at a time
 """
 
+import argparse
 import json
 import re
 import sys
@@ -16,7 +18,7 @@ from typing import Any, Final
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reliability.md"
 RECORD: Final = PAGE.with_name("chaos.json")
-BEGIN, END = "<!-- chaos: begin -->\n", "<!-- chaos: end -->\n"
+LARGE, SMALL = "chaos", "chaos, alone"  # The parts of the page.
 _NUMBER: Final = re.compile(r"-\d+\b")
 
 Round = dict[str, Any]
@@ -33,7 +35,7 @@ def figures(rounds: Sequence[Round]) -> dict[str, Any]:
         for cycle in each["cycles"]:
             groups[_table_of(cycle), _row_of(cycle), _way_of(each)].append(cycle)
     return {
-        "runs": [_run(way, group) for way, group in _by_way(rounds)],
+        "runs": [_run(way, group) for (way, _), group in _by_way(rounds)],
         "rows": [
             {"table": table, "row": row, "way": way, **_figures_of(group)}
             for (table, row, way), group in sorted(groups.items())
@@ -45,12 +47,12 @@ def figures(rounds: Sequence[Round]) -> dict[str, Any]:
     }
 
 
-def _run(way: tuple[str, bool], rounds: Sequence[Round]) -> dict[str, Any]:
+def _run(way: str, rounds: Sequence[Round]) -> dict[str, Any]:
     cycles = [cycle for each in rounds for cycle in each["cycles"]]
     loads = sorted(each["load"] for each in rounds)
     return {
-        "way": way[0],
-        "kafka": way[1],
+        "way": way,
+        "kafka": rounds[0]["kafka"],
         "seeds": sorted({each["seed"] for each in rounds}),
         "callers": max(each["callers"] for each in rounds),
         "at_once": max(each["at_once"] for each in rounds),
@@ -176,16 +178,60 @@ def _times(spread: Sequence[float]) -> str:
     return f"{spread[0]:.1f} / {spread[-1]:.1f} s"
 
 
-def main(paths: Sequence[str]) -> int:
+def alone(rounds: Sequence[Round]) -> dict[str, Any]:
+    """One run of kills, one at a time: who served again how soon, and when anybody had answered."""
+    rows: dict[str, list[Cycle]] = defaultdict(list)
+    for each in rounds:
+        for cycle in each["cycles"]:
+            rows[_row_of(cycle)].append(cycle)
+    return {
+        **_run(ALONE, rounds),
+        "rows": {
+            name: {**_figures_of(cycles), "answered": _spread([each["answered_seconds"] for each in cycles])}
+            for name, cycles in rows.items()
+        },
+    }
+
+
+def small_table(runs: Sequence[dict[str, Any]]) -> str:
+    """A column for each run."""
+    titles = [
+        f"{'through Kafka' if run['kafka'] else 'over the log'}, {run['callers']} callers, load {run['load'][1]:.0f}"
+        for run in runs
+    ]
+    rows = [
+        f"| {name} | {' | '.join(_cell_of_two(run['rows'].get(name)) for run in runs)} |"
+        for name in sorted({name for run in runs for name in run["rows"]})
+    ]
+    return "\n".join([f"| killed | {' | '.join(titles)} |", "|---|" + "---|" * len(runs), *rows, ""])
+
+
+def _cell_of_two(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['cycles']}; {_times(row['answered'])}; {_times(row['served'])}"
+
+
+def main(arguments: Sequence[str]) -> int:
     """Put the tables where they belong, and the figures beside them; without results, anew from those figures."""
-    rounds = [json.loads(line) for path in paths for line in Path(path).read_text().splitlines()]
-    told = figures(rounds) if rounds else json.loads(RECORD.read_text())
-    page = PAGE.read_text()
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}{tables(told)}{END}{after}")
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.report", description=__doc__)
+    parser.add_argument("results", nargs="*", type=Path)
+    parser.add_argument("--alone", action="store_true", help="each file is a run of kills, one at a time")
+    asked = parser.parse_args(arguments)
+    told = json.loads(RECORD.read_text())
+    runs = [[json.loads(line) for line in path.read_text().splitlines()] for path in asked.results]
+    if asked.alone:
+        told["alone"] = [alone(rounds) for rounds in runs]
+    elif runs:
+        told |= figures([each for rounds in runs for each in rounds])
     RECORD.write_text(json.dumps(told, ensure_ascii=False) + "\n")
+    _put(LARGE, tables(told))
+    _put(SMALL, small_table(told["alone"]))
     return 0
+
+
+def _put(part: str, text: str) -> None:
+    begin, end = f"<!-- {part}: begin -->\n", f"<!-- {part}: end -->\n"
+    before, rest = PAGE.read_text().split(begin)
+    PAGE.write_text(f"{before}{begin}{text}{end}{rest.split(end)[1]}")
 
 
 if __name__ == "__main__":
