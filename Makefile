@@ -80,8 +80,8 @@ test: setup ## Lint, types, architecture and the whole suite
 	$(MAKE) --no-print-directory lint || status=1; \
 	$(MAKE) --no-print-directory types || status=1; \
 	if [ $$status -ne 0 ]; then echo "==> Lint or types FAILED (see above); running the tests all the same"; fi; \
-	echo "==> Kafka's broker (fetched once)"; \
-	$(BIN)/python -m infra.embedded.kafka_jars || status=1; \
+	echo "==> Kafka's broker (fetched and rehearsed once)"; \
+	$(BIN)/python -m infra.embedded || status=1; \
 	echo "==> Tests"; \
 	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS) || status=1; \
 	exit $$status

@@ -1,7 +1,6 @@
 """The jars of Kafka's broker: exactly those of the lock, verified by their hashes, fetched once per user.
 
-``python -m infra.embedded.kafka_jars`` fetches them ahead of time; with ``lock`` it resolves the broker's dependencies
-anew and rewrites the lock.
+``python -m infra.embedded.kafka_jars lock`` resolves the broker's dependencies anew and rewrites the lock.
 """
 
 import fcntl
@@ -187,18 +186,11 @@ def write_lock() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Fetch, or ``lock``; returns the exit code."""
-    if arguments not in ([], ["lock"]):
-        sys.stderr.write("usage: python -m infra.embedded.kafka_jars [lock]\n")
+    """Rewrite the lock; returns the exit code."""
+    if arguments != ["lock"]:
+        sys.stderr.write("usage: python -m infra.embedded.kafka_jars lock\n")
         return 2
-    try:
-        if arguments:
-            write_lock()
-        else:
-            jars()
-    except EngineFailed as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    write_lock()
     return 0
 
 

@@ -54,7 +54,8 @@ OVER_THE_LOG: Final = (
     Part("sagas-2", ("worker", "sagas"), (POSTGRES,)),
     Part("projections-1", ("worker", "projections"), (POSTGRES, REDIS, CLICKHOUSE)),
     Part("projections-2", ("worker", "projections"), (POSTGRES, REDIS, CLICKHOUSE)),
-    Part("distributions", ("worker", "distributions"), (POSTGRES,)),
+    Part("distributions-1", ("worker", "distributions"), (POSTGRES,)),
+    Part("distributions-2", ("worker", "distributions"), (POSTGRES,)),
 )
 OVER_KAFKA: Final = (
     Part("api-1", ("serve",), (POSTGRES, REDIS)),
@@ -63,7 +64,8 @@ OVER_KAFKA: Final = (
     Part("sagas-2", ("worker", "sagas"), (POSTGRES, KAFKA)),
     Part("projections-1", ("worker", "projections"), (POSTGRES, REDIS, CLICKHOUSE, KAFKA)),
     Part("projections-2", ("worker", "projections"), (POSTGRES, REDIS, CLICKHOUSE, KAFKA)),
-    Part("distributions", ("worker", "distributions"), (POSTGRES,)),
+    Part("distributions-1", ("worker", "distributions"), (POSTGRES,)),
+    Part("distributions-2", ("worker", "distributions"), (POSTGRES,)),
     *(
         Part(f"{worker}-{number}", ("worker", worker), (POSTGRES, KAFKA))
         for worker in ("relay", "intake")
