@@ -133,8 +133,7 @@ class Decider:
 
     def unlearn(self, plan: Plan) -> None:
         """Go back to the states before a plan that was not stored and never will be. Of several, the latest first."""
-        for stream in (plan.view.entries.keys() | plan.view.begun.keys()) - plan.view.loaded.keys():
-            self._cache.drop(stream)
+        self._cache.drop_all((plan.view.entries.keys() | plan.view.begun.keys()) - plan.view.loaded.keys())
         self._cache.put_all(plan.view.loaded)
         self._with_history.clear()
 
@@ -187,6 +186,7 @@ class Decider:
             verdicts += self._together(batch, rush, logged, pending) or self._each(batch, rush, logged, pending)
         plan = Plan(batch, verdicts, self._batch_of(batch, verdicts), tickets[len(verdicts) :])
         batch.conclude()
+        self._cache.drop_all(batch.begun)  # Somebody may have looked before there was anything.
         self._cache.put_all(batch.begun_by_each)
         self._cache.put_all(batch.entries)
         return plan

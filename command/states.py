@@ -115,9 +115,10 @@ class StateCache:
         while len(self._entries) > self._entries_max:
             self._entries.popitem(last=False)
 
-    def drop(self, stream: str) -> None:
-        """Forget one stream's state."""
-        self._entries.pop(stream, None)
+    def drop_all(self, streams: Iterable[str]) -> None:
+        """Forget the states of these streams."""
+        for stream in streams:
+            self._entries.pop(stream, None)
 
     def follow(self, recorded: Recorded) -> None:
         """Take in an event that another process appended. A gap drops the state: it is folded anew when needed."""
