@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -26,7 +26,7 @@ GIVEN: Final = [
 def engine() -> Iterator[Engine]:
     engine = Engine(InMemoryEventLog(clock=lambda: NOW), HANDLERS)
     engine.start()
-    window = {"claim_from": NOW - timedelta(days=1), "claim_until": NOW + timedelta(days=1)}
+    window: dict[str, Any] = {"claim_from": NOW - timedelta(days=1), "claim_until": NOW + timedelta(days=1)}
     say(engine, *template(**window), command_id="setup")
     yield engine
     engine.stop()
