@@ -28,6 +28,7 @@ from tests.simulation.read_side import bucket_prefix
 from tests.simulation.store import SimulatedLog
 
 if TYPE_CHECKING:
+    from tests.simulation.processes import EngineProcess
     from tests.simulation.world import World
 
 # A checkout that waits for the write side's answer gets it.
@@ -127,6 +128,21 @@ class LogChecks:
         for key, expected in self._books.guard_counters().items():
             if counters.get(key, 0) != expected:
                 yield Violation("I1", f"guard {key}", f"the log says {expected}, the counter {counters.get(key, 0)}")
+
+    def glance(self, process: "EngineProcess") -> None:
+        """I7 at any time: of what is new, an engine that is up with the log remembers the latest version or nothing."""
+        engine, store = process.engine, self._world.store
+        is_up = (engine._seen_epoch, engine._seen_offset) == (store.epoch, store.last_offset)
+        if not is_up or not engine._writer.is_idle or store.holder is not None:  # Some of it may not be committed.
+            return
+        for event in store.events[process.glanced :]:
+            remembered = engine._decider._cache._entries.get(event.stream)
+            if remembered is not None:
+                version = 1 if isinstance(remembered, Begun) else remembered.version
+                if version != (latest := store.streams[event.stream][-1].version):
+                    detail = f"{process.name} takes it to be at version {version}"
+                    self._world.violation("I7", f"{event.stream}@{latest}", detail)
+        process.glanced = len(store.events)
 
     def _replayed_states(self) -> Iterator[Violation]:
         """I7: what engines remember and what snapshots hold is what all events make, byte for byte."""

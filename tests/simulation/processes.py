@@ -106,6 +106,7 @@ class EngineProcess(Process):
         self.log = SimulatedLog(world.store, self)
         self.engine = Engine(self.log, HANDLERS, settings, pause=self._pause)
         self.waiting: dict[int, Request | Asked] = {}  # By identity: whoever waits for an answer of this process.
+        self.glanced = 0  # How many events of the log it was held against.
 
     def submit(self, requests: "Sequence[Request | Asked]") -> bool:
         """Queue commands, all or none."""
@@ -122,6 +123,7 @@ class EngineProcess(Process):
             self.engine.turn_of_writer()
         else:
             self.engine.turn()
+        self.world.checks.glance(self)
 
     def finish(self) -> bool:
         """Work everything off; whether there was anything."""

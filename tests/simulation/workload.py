@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from command.domain.ids import coupon_id as coupon_id_of
 from contracts.commands import (
     ActivateTemplate,
     AdvanceClock,
@@ -107,7 +108,7 @@ class Shop:
         self._orders: deque[Placed] = deque(maxlen=RECENT)
         self._batches: deque[str] = deque(maxlen=4)
         self._reservations: deque[tuple[str, str]] = deque(maxlen=10)
-        self._distributions: deque[tuple[str, list[str]]] = deque(maxlen=3)
+        self._distributions: deque[tuple[str, str, list[str]]] = deque(maxlen=3)
         self._opening = list(self._first_commands())
         self._kinds, self._weights = zip(*self._menu(), strict=True)
 
@@ -290,9 +291,12 @@ class Shop:
         return kind(template_id=template_id, reservation_id=reservation_id)
 
     def _lock(self) -> Command | None:
-        if not self._coupons:
+        if self._distributions and self._chance.happens(0.2):
+            coupon_id = self._listed()
+        elif self._coupons:
+            coupon_id, _ = self._chance.one_of(self._coupons)
+        else:
             return None
-        coupon_id, _ = self._chance.one_of(self._coupons)
         order_id = f"x{self._chance.between(0, self._serial)}"
         self._locked.append((coupon_id, order_id))
         return LockCoupon(
@@ -301,6 +305,11 @@ class Shop:
             discount_minor=self._chance.one_of((0, 500)),
             lock_seconds=self._chance.one_of((None, 60)),
         )
+
+    def _listed(self) -> str:
+        """The coupon of somebody on a list, who was given it by now or not; often of those who are next."""
+        _, template_id, users = self._chance.one_of((self._distributions[-1], self._chance.one_of(self._distributions)))
+        return coupon_id_of(self.realm, template_id, self._chance.one_of((users[0], self._chance.one_of(users))), 1)
 
     def _unlock(self) -> Command | None:
         if not self._locked:
@@ -343,18 +352,18 @@ class Shop:
     def _distribution(self) -> Command:
         chance = self._chance
         if self._distributions and chance.happens(0.5):
-            distribution_id, _ = chance.one_of(self._distributions)
+            distribution_id, _, _ = chance.one_of(self._distributions)
             kinds: tuple[Callable[..., Command], ...] = (PauseDistribution, ResumeDistribution, CancelDistribution)
             return chance.one_of(kinds)(distribution_id=distribution_id)
         users = [chance.one_of(USERS) if chance.happens(0.2) else f"d{self._serial}n{row}" for row in range(12)]
-        distribution_id = self._id("l")
-        self._distributions.append((distribution_id, users))
-        return StartDistribution(distribution_id=distribution_id, template_id=self._template(), users=len(users))
+        distribution_id, template_id = self._id("l"), self._template()
+        self._distributions.append((distribution_id, template_id, users))
+        return StartDistribution(distribution_id=distribution_id, template_id=template_id, users=len(users))
 
     def _chunk(self) -> Command | None:
         if not self._distributions:
             return None
-        distribution_id, users = self._chance.one_of(self._distributions)
+        distribution_id, _, users = self._chance.one_of(self._distributions)
         first = self._chance.one_of((1, 1, 5, 5, 9))
         return IssueDistributionChunk(
             distribution_id=distribution_id, first_row=first, user_ids=tuple(users[first - 1 : first + 3])
