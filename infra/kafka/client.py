@@ -14,6 +14,9 @@ __all__ = ["KafkaUnavailable", "NoKafka", "SessionNotAllowed", "connection", "me
 
 ANSWER_TIMEOUT_MS: Final = 10_000
 HEARTBEATS_PER_SESSION: Final = 5
+# What a live member may take to finish what is in hand before its partitions go to others. Where nothing is said it is
+# the session: whoever took longer was expelled, came back, and had the next one expelled.
+REBALANCE_MS: Final = 15_000
 
 
 class NoKafka(Exception):
@@ -49,16 +52,21 @@ def connection(settings: Settings) -> dict[str, Any]:
 
 
 class Membership(TypedDict):
-    """Arguments of `aiokafka`'s consumer: how long a member of a group may be silent, and how often it speaks."""
+    """Arguments of `aiokafka`'s consumer: a member's silence, how often it speaks, how late it may hand over."""
 
     session_timeout_ms: int
     heartbeat_interval_ms: int
+    rebalance_timeout_ms: int
 
 
 def membership(settings: Settings) -> Membership:
     """The same for everybody who joins a group, by settings."""
     session_ms = int(1_000 * settings.kafka_session_seconds)
-    return {"session_timeout_ms": session_ms, "heartbeat_interval_ms": session_ms // HEARTBEATS_PER_SESSION}
+    return {
+        "session_timeout_ms": session_ms,
+        "heartbeat_interval_ms": session_ms // HEARTBEATS_PER_SESSION,
+        "rebalance_timeout_ms": REBALANCE_MS,
+    }
 
 
 def _security(settings: Settings) -> dict[str, Any]:

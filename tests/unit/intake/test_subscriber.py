@@ -62,7 +62,7 @@ class FakeIntake:
             raise self._failure
 
 
-MEMBERSHIP: Membership = {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 1_000}
+MEMBERSHIP: Membership = {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 1_000, "rebalance_timeout_ms": 15_000}
 
 
 class World:

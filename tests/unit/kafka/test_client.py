@@ -5,7 +5,9 @@ import ssl
 import pytest
 from aiokafka import codec
 
+from infra.intake.subscriber import HAND_OVER_SECONDS
 from infra.kafka.client import NoKafka, connection, membership
+from infra.kafka.consumer import HANDOVER_SECONDS
 from infra.settings import Settings
 
 ADDRESSES = {
@@ -28,9 +30,14 @@ def test_a_plain_broker_needs_its_addresses_alone() -> None:
 
 
 def test_a_member_may_be_silent_as_long_as_is_set_and_speaks_several_times_meanwhile() -> None:
-    assert membership(Settings.load(**ADDRESSES)) == {"session_timeout_ms": 6_000, "heartbeat_interval_ms": 1_200}
-    shorter = membership(Settings.load(**ADDRESSES, kafka_session_seconds=2.5))
-    assert shorter == {"session_timeout_ms": 2_500, "heartbeat_interval_ms": 500}
+    for given, silent_ms, speaks_ms in (({}, 6_000, 1_200), ({"kafka_session_seconds": 2.5}, 2_500, 500)):
+        told = membership(Settings.load(**ADDRESSES, **given))
+        assert (told["session_timeout_ms"], told["heartbeat_interval_ms"]) == (silent_ms, speaks_ms)
+
+
+def test_a_member_has_longer_to_hand_over_than_whoever_hands_over_waits() -> None:
+    patience_ms = membership(Settings.load(**ADDRESSES, kafka_session_seconds=1))["rebalance_timeout_ms"]
+    assert patience_ms > 1_000 * max(HANDOVER_SECONDS, HAND_OVER_SECONDS)
 
 
 def test_credentials_go_over_tls_that_checks_the_brokers_name() -> None:
