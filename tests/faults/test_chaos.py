@@ -33,7 +33,7 @@ FAULTS: list[Fault] = [
     Kill("api-1"),
     Kill("sagas-1"),
     Kill("projections-1"),
-    Kill("distributions"),
+    Kill("distributions-1"),
     Kill("postgres"),
     KillSession(0),
     Kill("redis"),

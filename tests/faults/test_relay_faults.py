@@ -157,7 +157,6 @@ def test_a_leader_that_is_stopped_makes_way_and_what_it_sends_when_it_wakes_up_h
         with RelayProcess(world, tmp_path / "second") as second:
             world.write("b", 10)
             head = world.until_published()
-            before = repeated(world.lanes())  # None, unless this machine is so slow that the second was too late once.
             former.send(signal.SIGCONT)
             wait_for(lambda: former.state == "standby", "the former leader to notice")
             assert second.state == "publishing"
@@ -166,7 +165,8 @@ def test_a_leader_that_is_stopped_makes_way_and_what_it_sends_when_it_wakes_up_h
             world.until_published()
             assert former.end() == second.end() == 0
     lanes = world.lanes()
-    assert repeated(lanes) >= before + BATCH, "it was to write behind the back of the other"
+    # Behind the back of the other; or the broker had all of the batch before its sender stopped, and the other's came behind.
+    assert repeated(lanes) >= BATCH
     assert _steps_back(lanes) > 0
     assert followed(lanes) == world.log()
 
