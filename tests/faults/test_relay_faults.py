@@ -165,7 +165,7 @@ def test_a_leader_that_is_stopped_makes_way_and_what_it_sends_when_it_wakes_up_h
             world.until_published()
             assert former.end() == second.end() == 0
     lanes = world.lanes()
-    # Behind the back of the other; or the broker had all of the batch before its sender stopped, and the other's came behind.
+    # Behind the back of the other; or the broker had it all before its sender stopped, and the other's came behind.
     assert repeated(lanes) >= BATCH
     assert _steps_back(lanes) > 0
     assert followed(lanes) == world.log()
