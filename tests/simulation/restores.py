@@ -76,6 +76,8 @@ class Restores:
     def is_expected(self, halt: Halt) -> bool:
         """Whether a follower has reason to halt. One that noticed what nobody told has an operator tell it."""
         if NOT_TOLD in str(halt) and not self.is_told:
+            if self._world.store.holder is not None:
+                return True  # Telling takes the append lock: somebody says it again when that is free.
             self.tell()
         return bool(self.to_rebuild)
 
