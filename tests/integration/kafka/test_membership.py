@@ -18,8 +18,8 @@ from tests.integration.kafka.test_broker_and_topics import settings_of
 
 pytestmark = pytest.mark.integration
 
-SESSION_SECONDS = 1.0
-AT_WORK_SECONDS = 3.0  # Longer than a session, shorter than a member waits for what is in hand.
+SESSION_SECONDS = 2.0
+AT_WORK_SECONDS = 4.0  # Longer than a session, shorter than a member waits for what is in hand.
 
 
 @pytest.fixture
