@@ -64,8 +64,9 @@ class EmbeddedKafka(Engine):
 
     def prepare(self) -> None:
         """Bring the jars, and format the folder on the first start; one that was interrupted is begun anew."""
-        self._classes = f"{jars()}/*"
-        self._start_options = self._options()
+        classes = jars()
+        self._classes = f"{classes}/*"
+        self._start_options = self._options(classes)
         (self.folder / "log4j2.properties").write_text(_LOG4J)
         if not self.is_made:
             self._write_properties(broker_port=9092, controller_port=9093)  # For the form's sake: nobody listens.
@@ -95,9 +96,9 @@ class EmbeddedKafka(Engine):
         log4j = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
         return (str(_java()), *_JAVA_FLAGS, *self._start_options, log4j, "-cp", self._classes, *arguments)
 
-    def _options(self) -> tuple[str, ...]:
+    def _options(self, classes: Path) -> tuple[str, ...]:
         """What makes Java start faster, when it is known."""
-        return options_of(known) if (known := rehearsed(jars())) else ()
+        return options_of(known) if (known := rehearsed(classes)) else ()
 
     def _write_properties(self, *, broker_port: int, controller_port: int) -> None:
         """Voters are static: with one node there is nothing to elect, and its port may be another each time."""
@@ -161,7 +162,7 @@ class _Rehearsal(EmbeddedKafka):
         self._start_options = (f"-XX:AOTCacheOutput={self._notes}",)
         return super().argv()
 
-    def _options(self) -> tuple[str, ...]:
+    def _options(self, _classes: Path) -> tuple[str, ...]:
         return ()
 
 
