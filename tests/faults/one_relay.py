@@ -1,7 +1,8 @@
 """A relay as a process of its own, to be killed and stopped: its argument is JSON.
 
 ``{"settings": {…}, "lead_seconds", "batch", "signal": 9, "at": "acknowledged", "nth": 3}``: what is sent to itself when
-it passes that point for the n-th time, if anything. Its state goes to standard output, a line for each change.
+it passes that point for the n-th time, if anything. ``looks_seconds``: how often it looks, while it publishes, whether
+its session lives. Its state goes to standard output, a line for each change.
 """
 
 import ctypes
@@ -45,7 +46,7 @@ def main(options: dict[str, Any]) -> None:
     relay = Relay(
         StoreFeed(settings.postgres_dsn),
         Checkpoint(settings.postgres_dsn, 0, lead_seconds=lead_seconds),
-        KafkaPublisher(settings, PublisherLimits(beat_seconds=0.2)),
+        KafkaPublisher(settings, PublisherLimits(beat_seconds=options.get("looks_seconds", 0.2))),
         shard=0,
         limits=limits,
         passing=passing,
