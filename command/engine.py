@@ -7,8 +7,8 @@ as the last time: each batch has its price, and callers who were just answered a
 Any process may run an engine on the same log; there is no leader. Two ways to append:
 
 - *Ahead* (the usual way): a batch is decided on top of the one before it, stored by then or not, and is appended on the
-  condition that nobody else appended since. One exchange with the store; where there is enough to do, deciding and
-  storing overlap.
+  condition that nobody else appended since. One exchange with the store. Where there is enough to do, a batch is sent
+  and the next one is decided while the store works: half of the callers are decided for while the others are stored.
 - *Under the lock*: after a condition failed, or anything else went wrong, the batch is decided while nobody else can
   append. It always gets on; it is the only way that retries, and it looks into the command log before it does.
 
@@ -21,14 +21,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from queue import SimpleQueue
 from time import monotonic, sleep
 from typing import Final, NamedTuple, Protocol
 
 from command.decider import Decider, HandlerFailed, Plan, StreamClosed, Verdict
 from command.handlers.handler import Handlers
-from command.ports import EventLog, HeadMoved, StoreUnavailable, StreamConflict
+from command.ports import EventLog, HeadMoved, PreparedAppend, StoreUnavailable, StreamConflict
 from command.tickets import Busy, EngineStopped, Listener, Outcome, Submitting, Ticket, TicketQueue
+from command.wake import Wake
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.position import Position
 from contracts.registry import UnknownEventType
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS_MAX: Final = 5
 BACKOFF_SECONDS: Final = 0.05
+STORE_SECONDS: Final = 1.0  # How long to listen to store and callers alike; then to the store alone.
+LARGE_BATCH: Final = 16  # Times `ahead_from` events take long to be stored.
 RUSH_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited for after it.
 
 
@@ -49,9 +51,10 @@ RUSH_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited fo
 class EngineSettings:
     """Bounds of the engine. A batch ends at whichever of its three bounds it meets first.
 
-    ``ahead_from``: that many events to store and commands to decide, together, are worth doing at the same time; for
-    fewer the second thread costs more than the overlap brings. ``gather_seconds`` is how long a batch in a rush may be
-    waited for, until ``gathered_commands_max`` or as many as the last time are there.
+    ``ahead_from``: that many waiting commands are worth deciding while a batch is being stored, and so is any command
+    while that many events times sixteen are; for fewer a batch of their own costs more than the overlap brings.
+    ``gather_seconds`` is how long a batch in a rush may be waited for, until ``gathered_commands_max`` or as many as
+    the last time are there.
     """
 
     batch_commands_max: int = 500
@@ -62,7 +65,7 @@ class EngineSettings:
     cached_streams_max: int = 200_000
     snapshot_every_events: int = 1_000
     lock_ttl_seconds: int = 900
-    ahead_from: int = 128
+    ahead_from: int = 32
     gathered_commands_max: int = 32
     gather_seconds: float = 0.002
 
@@ -101,7 +104,7 @@ class NobodyWatches:
 
 
 class Engine(Submitting):
-    """Two threads over one event log: one decides, one stores and answers. Answers are delivered after the commit."""
+    """A thread over one event log that decides, has stored and answers. Answers are delivered after the commit."""
 
     def __init__(
         self,
@@ -127,21 +130,20 @@ class Engine(Submitting):
         self._queue = TicketQueue(
             commands_max=self._settings.queue_commands_max, bytes_max=self._settings.queue_bytes_max
         )
-        self._wake = threading.Event()
+        self._wake = Wake()
         self._worth_waking = 1  # How many commands must wait for the committer to be woken.
         self._taken = 0  # How many the latest batch took from the queue: in a rush as many come again.
         self._stopping = False
         self._seen_offset: int | None = None  # What the decider remembers holds up to here; None: it must forget.
         self._seen_epoch: str | None = None  # The history that it holds of.
         self._goes_ahead = False
-        self._writer = _Writer(self._store_ahead, self._answer, self._wake.set)
+        self._sent: _Sent | None = None  # On its way into the log, or there and not answered yet.
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     # What callers use.
 
     def start(self) -> None:
-        """Start both threads."""
-        self._writer.start()
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 30.0) -> None:
@@ -157,8 +159,8 @@ class Engine(Submitting):
 
     @property
     def is_running(self) -> bool:
-        """Whether commands are taken and worked off: the threads live and nobody asked them to stop."""
-        return self._thread.is_alive() and self._writer.is_alive and not self._stopping
+        """Whether commands are taken and worked off: the thread lives and nobody asked it to stop."""
+        return self._thread.is_alive() and not self._stopping
 
     @property
     def queue_length(self) -> int:
@@ -166,7 +168,7 @@ class Engine(Submitting):
         return len(self._queue)
 
     def submit_to(self, envelopes: Sequence[tuple[CommandEnvelope, Listener]]) -> None:
-        """Queue commands, kept in order; each listener hears an Answer or an exception, once, on an engine's thread.
+        """Queue commands, kept in order; each listener hears an Answer or an exception, once, on the engine's thread.
 
         Raises Busy or EngineStopped, and then queues none of them.
         """
@@ -186,63 +188,71 @@ class Engine(Submitting):
     # The committer's thread. It alone decides, and alone touches what the decider remembers.
 
     def _run(self) -> None:
-        while not (self._stopping and not self._queue and self._writer.is_idle):
+        while not (self._stopping and not self._queue):
             self._wake.wait()
             self._wake.clear()
             while self.turn():
                 self._gather()
-        self._writer.stop()
 
     def turn(self) -> bool:
-        """Decide one batch, and have it stored once the one before it is. False when there is nothing to do.
+        """Decide one batch and send it, once the one before it is stored. False when there is nothing to do.
 
-        An engine that was never started may be driven by turns, on one thread: see also :meth:`turn_of_writer`.
+        An engine that was never started may be driven by turns, on one thread.
         """
-        if (failed := self._writer.failed) is not None:
-            self._recover(failed)
+        if self._sent is not None and len(self._queue) < self._worth_deciding(self._sent):
+            self._land()
             return True
         settings = self._settings
-        tickets = self._queue.take(commands_max=settings.batch_commands_max, bytes_max=settings.batch_bytes_max)
+        tickets = self._queue.take(commands_max=self._portion(), bytes_max=settings.batch_bytes_max)
         self._taken = len(tickets)
         if not tickets:
             return False
-        plan = self._decide_ahead(tickets) if self._goes_ahead else None
-        if (failed := self._writer.wait()) is not None:
-            self._recover(failed, plan)
-            plan = None  # It was decided on top of what was never stored.
-        if plan is None:
+        decided = self._decide_ahead(tickets) if self._goes_ahead else None
+        if self._land(decided) and decided is not None:
+            self._send(decided)
+        else:  # What was decided on top of a batch that was not stored is void.
             self._commit(tickets)
-        else:
-            self._queue.put_back(plan.undecided)
-            self._writer.write(plan, here=len(self._queue) + len(plan.batch.events) < settings.ahead_from)
         return True
 
-    def turn_of_writer(self) -> bool:
-        """Store the plan that waits for the writer, if there is one: what the writer's thread does by itself."""
-        return self._writer.turn()
+    def _worth_deciding(self, sent: "_Sent") -> int:
+        """How many must wait to be decided while a batch is being stored: one is enough if that batch takes long."""
+        ahead_from = self._settings.ahead_from
+        return 1 if len(sent.plan.batch.events) >= ahead_from * LARGE_BATCH else ahead_from
+
+    def _portion(self) -> int:
+        """How many commands to take: in a rush half of all, so that one half is decided while the other is stored."""
+        on_their_way = 0 if self._sent is None else len(self._sent.plan.verdicts)
+        half = (len(self._queue) + on_their_way + 1) // 2
+        return min(max(half, self._settings.ahead_from), self._settings.batch_commands_max)
 
     def _gather(self) -> None:
-        """In a rush, wait a moment for as many as came the last time: a batch costs as much as twenty commands do.
-
-        Those who were just answered are about to send their next, and who serves them needs the interpreter for it.
-        """
-        wanted = min(self._taken, self._settings.gathered_commands_max)
-        if wanted < RUSH_COMMANDS_MIN or not self._writer.is_idle:
+        """Wait a moment for those who are about to come, or for the store, before the next turn."""
+        if self._sent is not None:
+            if (news := self._sent.append.fileno()) is not None:
+                self._wait_for(self._worth_deciding(self._sent), STORE_SECONDS, news)
             return
-        self._worth_waking = wanted
+        # In a rush for as many as came the last time: a batch costs as much as twenty commands do. Those who were just
+        # answered are about to send their next, and who serves them needs the interpreter for it.
+        wanted = min(self._taken, self._settings.gathered_commands_max)
+        if wanted >= RUSH_COMMANDS_MIN:
+            self._wait_for(wanted, self._settings.gather_seconds)
+
+    def _wait_for(self, commands: int, seconds: float, readable: int | None = None) -> None:
+        """Wait until so many are waiting, or for the time, or until the file can be read from."""
+        self._worth_waking = commands
         self._wake.clear()
-        if len(self._queue) < wanted and not self._stopping:  # Looked at after it was said what is worth waking.
-            self._wake.wait(self._settings.gather_seconds)
+        if len(self._queue) < commands and not self._stopping:  # Looked at after it was said what is worth waking.
+            self._wake.wait(seconds, readable)
         self._worth_waking = 1
 
-    def _decide_ahead(self, tickets: list[Ticket]) -> Plan | None:
+    def _decide_ahead(self, tickets: list[Ticket]) -> "_Decided | None":
         """Decide on top of what is being stored. None when that cannot be done: under the lock it will show why."""
         if self._log.epoch != self._seen_epoch:
             return None
+        after = None if self._sent is None else self._sent.plan
         try:
-            plan = self._decider.decide(
-                self._log.glancing(), tickets, epoch=self._seen_epoch, ahead=True, after=self._writer.plan
-            )
+            plan = self._decider.decide(self._log.glancing(), tickets, epoch=self._seen_epoch, ahead=True, after=after)
+            append = self._log.prepared(plan.batch) if plan.stores_something else None
         except Exception as failure:
             logger.debug("not_decided_ahead", exc_info=failure)
             self._decide_from_scratch()
@@ -250,24 +260,55 @@ class Engine(Submitting):
         if plan.is_a_guess:
             self._decider.unlearn(plan)
             return None
-        return plan
+        return _Decided(plan, append)
 
-    def _recover(self, failed: "_Failed", *decided_on_top: Plan | None) -> None:
+    def _send(self, decided: "_Decided") -> None:
+        """Have a plan stored where the log was left, and nowhere else; go on meanwhile."""
+        plan, append = decided
+        self._queue.put_back(plan.undecided)
+        assert self._seen_offset is not None
+        if append is None:  # All of it was answered before.
+            self._note_stored(plan, (), 0.0)
+            self._answer(plan.verdicts)
+            return
+        started = monotonic()
+        try:
+            append.send_after(self._seen_offset, epoch=self._seen_epoch)
+        except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
+            self._recover(plan, failure)
+        else:
+            self._sent = _Sent(plan, append, self._seen_offset, started)
+
+    def _land(self, decided_on_top: "_Decided | None" = None) -> bool:
+        """Wait until what was sent is stored, and answer it. False when it was not: then it was decided again."""
+        sent, self._sent = self._sent, None
+        if sent is None:
+            return True
+        try:
+            offsets = sent.append.offsets()
+        except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
+            self._recover(sent.plan, failure, None if decided_on_top is None else decided_on_top.plan)
+            return False
+        self._seen_offset = offsets[-1] if offsets else sent.head
+        self._note_stored(sent.plan, offsets, monotonic() - sent.at)
+        self._answer(sent.plan.verdicts)
+        return True
+
+    def _recover(self, plan: Plan, error: Exception, decided_on_top: Plan | None = None) -> None:
         """A batch was not stored as it was decided: decide it again, under the lock."""
-        tickets = failed.plan.tickets
+        tickets = plan.tickets
         self._goes_ahead = False
-        if isinstance(failed.error, HeadMoved):
-            for plan in (*decided_on_top, failed.plan):  # The latest first.
-                if plan is not None:
-                    self._decider.unlearn(plan)
+        if isinstance(error, HeadMoved):
+            for each in (decided_on_top, plan):  # The latest first.
+                if each is not None:
+                    self._decider.unlearn(each)
             self._observer.batch_overtaken(len(tickets))
         else:
-            self._forget(tickets, failed.error)
+            self._forget(tickets, error)
         self._commit(tickets)
 
     def _commit(self, tickets: Sequence[Ticket]) -> None:
         """Commit under the lock, retrying what may be retried; a command that spoils its batch fails alone."""
-        self._writer.forget()  # What it stored last is no longer the latest: nothing may be decided on top of it.
         while tickets:
             error: Exception = StoreUnavailable("not tried")
             for attempt in range(ATTEMPTS_MAX):
@@ -333,18 +374,7 @@ class Engine(Submitting):
         self._seen_offset = None
         self._goes_ahead = False
 
-    # What happens to a plan, on whichever thread stores it.
-
-    def _store_ahead(self, plan: Plan) -> None:
-        """Append a plan where the log was left, and nowhere else. Raises as EventLog.append_after."""
-        started = monotonic()
-        assert self._seen_offset is not None
-        offsets: Sequence[int] = ()
-        if plan.stores_something:
-            offsets = self._log.append_after(self._seen_offset, plan.batch, epoch=self._seen_epoch)
-        if offsets:
-            self._seen_offset = offsets[-1]
-        self._note_stored(plan, offsets, monotonic() - started)
+    # What happens to a plan that is stored.
 
     def _note_stored(self, plan: Plan, offsets: Sequence[int], seconds: float) -> None:
         assert self._seen_offset is not None
@@ -369,96 +399,20 @@ class Engine(Submitting):
         return Position(self._log.shard, self._log.epoch, offset)
 
 
-class _Failed(NamedTuple):
-    """A plan that was not stored, and why."""
+class _Decided(NamedTuple):
+    """A plan that was decided ahead, ready to be sent; nothing is to be sent when all was answered before."""
 
     plan: Plan
-    error: Exception
+    append: PreparedAppend | None
 
 
-class _Writer:
-    """Stores one plan at a time, on a thread of its own, and answers it. Only the committer's thread calls it."""
+class _Sent(NamedTuple):
+    """A plan on its way into the log: after which offset, and since when."""
 
-    def __init__(
-        self, store: Callable[[Plan], None], answer: Callable[[Sequence[Verdict]], None], wake: Callable[[], None]
-    ) -> None:
-        self._store = store
-        self._answer = answer
-        self._wake = wake  # Called when a plan's fate is known.
-        self._plans: SimpleQueue[Plan | None] = SimpleQueue()
-        self._done = threading.Event()
-        self._done.set()
-        self._error: Exception | None = None
-        self.plan: Plan | None = None  # Being stored, or failed, or the last one stored while nobody else stored since.
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread once it has nothing to do."""
-        self._plans.put(None)
-        self._thread.join()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether every plan was stored."""
-        return self._done.is_set() and self._error is None
-
-    @property
-    def failed(self) -> _Failed | None:
-        """The plan that failed, if it did by now."""
-        return self.wait() if self._done.is_set() else None
-
-    def wait(self) -> _Failed | None:
-        """Wait until the latest plan is stored; returns it when it was not."""
-        if not self.is_alive:  # Never started: nobody else would store it.
-            self.turn()
-        self._done.wait()
-        return None if self._error is None or self.plan is None else _Failed(self.plan, self._error)
-
-    def forget(self) -> None:
-        """Somebody else stores now: the plan that failed, or what comes after one that was stored."""
-        self.plan = self._error = None
-
-    def write(self, plan: Plan, *, here: bool) -> None:
-        """Store a plan; the one before must be stored. ``here``: on the caller's thread, which then has to wait."""
-        self.plan = plan
-        if here:
-            self._write(plan)
-        else:
-            self._done.clear()
-            self._plans.put(plan)
-
-    def turn(self) -> bool:
-        """Store the plan that waits; False when none does. For the thread of a writer that was never started."""
-        if self._plans.empty() or (plan := self._plans.get()) is None:
-            return False
-        self._write(plan)
-        return True
-
-    def _run(self) -> None:
-        while (plan := self._plans.get()) is not None:
-            self._write(plan)
-
-    def _write(self, plan: Plan) -> None:
-        error: Exception | None = None
-        try:
-            self._store(plan)
-        except Exception as failure:  # noqa: BLE001 - the committer decides what becomes of it.
-            error = failure
-        self._error = error
-        self._done.set()
-        self._wake()
-        # From here on the committer may have taken the plan back, or stored the next: `self._error` is no longer ours.
-        if error is None:
-            self._answer(plan.verdicts)
+    plan: Plan
+    append: PreparedAppend
+    head: int
+    at: float
 
 
 def _deliver(ticket: Ticket, outcome: Outcome) -> None:

@@ -211,6 +211,32 @@ class AppendTransaction(ReadView, Protocol):
         ...
 
 
+class PreparedAppend(Protocol):
+    """A batch on its way into the log: sent once, then waited for. For one thread at a time."""
+
+    def send_after(self, head: int, *, epoch: str | None = None) -> None:
+        """Have it stored, provided that ``head`` is still the log's last offset. Returns as soon as it is sent.
+
+        ``epoch`` is the history that ``head`` belongs to (None: the one that was last seen).
+
+        Takes the append lock, compares, stores and commits in one exchange, so that nobody ever waits for a process
+        that stopped in between. From here on nobody else in this process can append until :meth:`offsets` was called.
+        Raises StoreUnavailable: out of reach, or its fate is unknown; there are no offsets to wait for then.
+        """
+        ...
+
+    def fileno(self) -> int | None:
+        """A file that can be read from once there is news of what was sent; None when there is no such file."""
+        ...
+
+    def offsets(self) -> Sequence[int]:
+        """Wait until it is stored; the events' offsets. Once.
+
+        Raises HeadMoved or StreamConflict (nothing was stored), or StoreUnavailable (the commit's fate is unknown).
+        """
+        ...
+
+
 class EventLog(Protocol):
     """One shard's log."""
 
@@ -238,18 +264,15 @@ class EventLog(Protocol):
     def glancing(self) -> ReadView:
         """A view without lock or transaction: every look sees what is stored at that moment.
 
-        What is decided on it holds only if nobody appended meanwhile, which :meth:`append_after` makes sure of.
+        What is decided on it holds only if nobody appended meanwhile, which :meth:`prepared` makes sure of.
         ``store_now`` and ``last_offset`` are those of the latest look. For one thread at a time.
         """
         ...
 
-    def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
-        """Store a batch, provided that ``head`` is still the log's last offset; returns the events' offsets.
+    def prepared(self, batch: Batch) -> "PreparedAppend":
+        """A batch made ready to be sent, so that nothing but sending is left once it is known what it comes after.
 
-        ``epoch`` is the history that ``head`` belongs to (None: the one that was last seen).
-
-        Takes the append lock, compares, stores and commits in one exchange, so that nobody ever waits for a process
-        that stopped in between. Raises HeadMoved or StreamConflict (nothing was stored), or StoreUnavailable (out of
-        reach, or the commit's fate is unknown).
+        Raises StoreUnavailable, StreamConflict (its versions contradict each other), or what is wrong with an event
+        that cannot be written.
         """
         ...

@@ -97,6 +97,10 @@ class InMemoryEventLog:
         """A view that sees what is stored at the moment of each look."""
         return _Glance(lambda: _View(self._state, self._clock()))
 
+    def prepared(self, batch: Batch) -> "_Prepared":
+        """A batch that is stored when somebody waits for it."""
+        return _Prepared(self, batch)
+
     def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
         """Store a batch if the log still ends at ``head``."""
         with self.appending() as transaction:
@@ -116,6 +120,26 @@ class InMemoryEventLog:
                 effect()
         if landed is not None:
             raise StoreUnavailable("the connection was lost at commit")
+
+
+class _Prepared:
+    """A batch on its way."""
+
+    def __init__(self, log: InMemoryEventLog, batch: Batch) -> None:
+        self._log = log
+        self._batch = batch
+        self._sent: tuple[int, str | None] | None = None
+
+    def send_after(self, head: int, *, epoch: str | None = None) -> None:
+        self._sent = head, epoch
+
+    def fileno(self) -> int | None:
+        return None
+
+    def offsets(self) -> Sequence[int]:
+        assert self._sent is not None
+        (head, epoch), self._sent = self._sent, None
+        return self._log.append_after(head, self._batch, epoch=epoch)
 
 
 class _View:

@@ -64,9 +64,17 @@ class BatchRows(NamedTuple):
 
         Raises StreamConflict, and psycopg.errors.SerializationFailure when the log does not end there.
         """
-        where = (_INTEGER(shard), epoch.encode(), _BIGINT(head))
+        self.send(connection, shard=shard, epoch=epoch, head=head)
+        return self.offsets(connection)
+
+    def send(self, connection: BoundedConnection, *, shard: int, epoch: str, head: int) -> None:
+        """Send what :meth:`append` sends, and do not wait for what comes of it."""
+        connection.send(_APPEND, (_INTEGER(shard), epoch.encode(), _BIGINT(head), *self.columns))
+
+    def offsets(self, connection: BoundedConnection) -> Sequence[int]:
+        """Wait for what was sent. Raises as :meth:`append`."""
         try:
-            result = connection.ask(_APPEND, (*where, *self.columns))
+            result = connection.answer_to(_APPEND)
         except (psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation) as error:
             raise StreamConflict(error.diag.message_detail or str(error)) from error
         if not self.events_count:

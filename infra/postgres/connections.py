@@ -83,6 +83,11 @@ class BoundedConnection(psycopg.Connection[Any]):
         For what every batch asks: cursors, adapters and pipelines cost more than a small batch itself. Raises what a
         cursor would raise.
         """
+        self.send(statement, parameters)
+        return self.answer_to(statement)
+
+    def send(self, statement: Statement, parameters: Sequence[bytes]) -> None:
+        """Send a statement for :meth:`ask`, all of it, and do not wait for what comes of it."""
         with self.lock:
             if statement.name not in self._statements:
                 self.pgconn.send_prepare(statement.name, statement.text.encode(), statement.parameter_types)
@@ -90,6 +95,11 @@ class BoundedConnection(psycopg.Connection[Any]):
                 self._statements |= {statement.name}
             formats = [Format.BINARY] * len(parameters)
             self.pgconn.send_query_prepared(statement.name, parameters, formats, Format.BINARY)
+            self.wait(generators.send(self.pgconn))
+
+    def answer_to(self, statement: Statement) -> PGresult:
+        """Wait for what came of the statement that was sent last."""
+        with self.lock:
             try:
                 return self._result()
             except psycopg.errors.InvalidSqlStatementName:

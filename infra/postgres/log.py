@@ -122,19 +122,13 @@ class PostgresEventLog:
         finally:
             self._turn.release()
 
-    def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
-        """Store a batch if the log still ends at ``head``: lock, condition, rows and commit in one exchange.
+    def prepared(self, batch: Batch) -> "PostgresPreparedAppend":
+        """A batch, encoded: what is left to do is one exchange, with lock, condition, rows and commit.
 
-        The server has everything it needs before it takes the lock: a process that is stopped here holds up nobody.
-        Raises HeadMoved, StreamConflict, StoreUnavailable; the latter also when the epoch changed.
+        The server has everything it needs before it takes the lock: a process that stops anywhere holds up nobody.
+        Raises StoreUnavailable, StreamConflict.
         """
-        if not self._turn.acquire(timeout=self._timeouts.lock_seconds):
-            raise StoreUnavailable("another thread of this process is still appending")
-        try:
-            with translated():
-                return self._append_after(head, batch, epoch or self.epoch)
-        finally:
-            self._turn.release()
+        return PostgresPreparedAppend(self, BatchRows.of(batch, self._opened().mapper))
 
     def glancing(self) -> "PostgresGlance":
         """A view without a transaction, on a connection of its own; opened at the first look."""
@@ -183,17 +177,38 @@ class PostgresEventLog:
                 self._store = None
                 abandon(store.datastore)
 
-    def _append_after(self, head: int, batch: Batch, epoch: str) -> Sequence[int]:
-        rows = BatchRows.of(batch, self._opened().mapper)
+    def _send_after(self, head: int, rows: BatchRows, epoch: str) -> BoundedConnection:
+        """Take the turn, which ends with the offsets, or right away when nothing could be sent."""
+        if not self._turn.acquire(timeout=self._timeouts.lock_seconds):
+            raise StoreUnavailable("another thread of this process is still appending")
         try:
-            return rows.append(self._connected(), shard=self._shard, epoch=epoch, head=head)
-        except psycopg.errors.SerializationFailure as error:
-            raise HeadMoved(str(error)) from error
-        except psycopg.Error:
-            # A connection that answers told what went wrong: nothing was stored. One that broke leaves it unknown.
-            if self._connection is not None and self._connection.closed:
-                self._discard()
+            with self._append_translated():
+                connection = self._connected()
+                rows.send(connection, shard=self._shard, epoch=epoch, head=head)
+                return connection
+        except BaseException:
+            self._turn.release()
             raise
+
+    def _offsets(self, rows: BatchRows, connection: BoundedConnection) -> Sequence[int]:
+        try:
+            with self._append_translated():
+                return rows.offsets(connection)
+        finally:
+            self._turn.release()
+
+    @contextmanager
+    def _append_translated(self) -> Iterator[None]:
+        """A connection that answers told what went wrong: nothing was stored. One that broke leaves it unknown."""
+        with translated():
+            try:
+                yield
+            except psycopg.errors.SerializationFailure as error:
+                raise HeadMoved(str(error)) from error
+            except psycopg.Error:
+                if self._connection is not None and self._connection.closed:
+                    self._discard()
+                raise
 
     def _glance(self) -> BoundedConnection:
         """The connection that looks ahead, opened when it is needed and again after it broke."""
@@ -289,6 +304,32 @@ class PostgresEventLog:
         opened = _Store(store, ShardRecorder(store, self._shard), SnapshotRecorder(store), EventMapper(self._registry))
         self._epoch = self._epoch or epoch
         return opened
+
+
+class PostgresPreparedAppend:
+    """A batch on its way. Implements :class:`command.ports.PreparedAppend`."""
+
+    __slots__ = ("_connection", "_log", "_rows")
+
+    def __init__(self, log: PostgresEventLog, rows: BatchRows) -> None:
+        self._log = log
+        self._rows = rows
+        self._connection: BoundedConnection | None = None  # Once it was sent.
+
+    def send_after(self, head: int, *, epoch: str | None = None) -> None:
+        """Send all of it, without waiting. Raises StoreUnavailable."""
+        self._connection = self._log._send_after(head, self._rows, epoch or self._log.epoch)
+
+    def fileno(self) -> int | None:
+        """The connection's socket."""
+        assert self._connection is not None
+        return None if self._connection.closed else self._connection.fileno()
+
+    def offsets(self) -> Sequence[int]:
+        """Wait for the commit. Raises HeadMoved, StreamConflict, StoreUnavailable; the latter also in another epoch."""
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        return self._log._offsets(self._rows, connection)
 
 
 # Before the first look.

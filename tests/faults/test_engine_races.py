@@ -1,13 +1,11 @@
 """What has to hold at every interleaving: tried at the very moment at which it would break."""
 
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 
-from command.engine import Engine, _Writer
+from command.engine import Engine
 from command.ports import StoreUnavailable
 from contracts.commands import Command, NoteOrder, PauseTemplate
 from contracts.envelope import CommandEnvelope
@@ -76,39 +74,3 @@ def restore_to_before(dsn: str, claimed: str, refused: str) -> None:
         admin.execute("DELETE FROM command_log WHERE command_id IN (%s, %s)", (claimed, refused))
         admin.execute("DELETE FROM guard_counts WHERE key LIKE '%rare%'")
     bump_epoch(dsn, 0)
-
-
-# The two threads of one engine.
-
-
-def plan(name: str) -> Any:
-    """As much of a plan as a writer looks at."""
-    return SimpleNamespace(verdicts=name)
-
-
-def writer_of(outcomes: dict[str, Exception | None], on_wake: Callable[[_Writer], None]) -> tuple[_Writer, list[str]]:
-    """A writer whose plans end as told, and what the other thread does as soon as it is woken."""
-    answered: list[str] = []
-
-    def store(each: Any) -> None:
-        if (error := outcomes[each.verdicts]) is not None:
-            raise error
-
-    writer = _Writer(store, lambda verdicts: answered.append(str(verdicts)), lambda: on_wake(writer))
-    return writer, answered
-
-
-def test_a_plan_that_was_not_stored_is_not_answered_however_fast_it_is_taken_back() -> None:
-    writer, answered = writer_of({"lost": StoreUnavailable("gone")}, _Writer.forget)
-    writer.write(plan("lost"), here=True)
-    assert answered == []
-
-
-def test_a_plan_that_was_stored_is_answered_whatever_becomes_of_the_next_one() -> None:
-    def the_next_fails(writer: _Writer) -> None:
-        if writer.wait() is None:
-            writer.write(plan("lost"), here=True)
-
-    writer, answered = writer_of({"stored": None, "lost": StoreUnavailable("gone")}, the_next_fails)
-    writer.write(plan("stored"), here=True)
-    assert answered == ["stored"]

@@ -15,7 +15,7 @@ from tests.faults.wire import Wire
 
 pytestmark = pytest.mark.faults
 
-BATCH = 60
+BATCH = 32  # As many as an engine takes at once, however few wait.
 
 Cut = Callable[..., None]
 CUTS = pytest.mark.parametrize("cut", [Wire.cut_before_next_commit, Wire.cut_after_next_commit])

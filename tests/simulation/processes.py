@@ -118,16 +118,15 @@ class EngineProcess(Process):
         return True
 
     def step(self) -> None:
-        """Decide a batch, or store the one that waits to be stored."""
-        if self.world.chance.happens(0.4):
-            self.engine.turn_of_writer()
-        else:
+        """Decide a batch, or let the server store the one that it was sent."""
+        sent = self.log.on_its_way
+        if sent is None or not self.world.chance.happens(0.4) or not sent.land():
             self.engine.turn()
         self.world.checks.glance(self)
 
     def finish(self) -> bool:
         """Work everything off; whether there was anything."""
-        return self.engine.turn() or self.engine.turn_of_writer()
+        return self.engine.turn()
 
     def _listener(self, request: Request | Asked) -> Callable[[object], None]:
         def hear(outcome: object) -> None:

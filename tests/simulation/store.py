@@ -40,6 +40,7 @@ class Exchange(StrEnum):
     APPEND = "append"
     COMMIT = "commit"
     APPEND_AFTER = "append_after"
+    ANSWER = "answer"
 
 
 class Unwritable(Exception):
@@ -218,6 +219,7 @@ class SimulatedLog:
         self._epoch = store.epoch
         self._start = store.starts
         self._lock_timeout_seconds = lock_timeout_seconds
+        self.on_its_way: OnItsWay | None = None  # Sent, and its answer not read yet.
 
     @property
     def shard(self) -> int:
@@ -259,22 +261,24 @@ class SimulatedLog:
         """A view that sees what is stored at the moment of each look."""
         return _Glance(self._look)
 
-    def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
-        """Store a batch if the log still ends at ``head``: one exchange, in which nobody can come between."""
-        self._exchange(Exchange.APPEND_AFTER)
+    def prepared(self, batch: Batch) -> "OnItsWay":
+        """A batch that the server stores some time between its sending and the end of the waiting for it."""
+        return OnItsWay(self, batch)
+
+    def append_after(self, head: int, batch: Batch, epoch: str) -> Sequence[int]:
+        """What the server does about it: nobody can come between, and its sender need not live."""
         store = self._store
         if not store.lock.acquire(timeout=self._lock_timeout_seconds):
             raise StoreUnavailable("the append lock is held by somebody else")
         holding = _Holding(store)
         try:
-            if store.last_offset != head or (epoch or self._epoch) != store.epoch:
+            if store.last_offset != head or epoch != store.epoch:
                 raise HeadMoved(f"the log is at {store.last_offset}, not at {head}")
             offsets = store.write(batch, head)
             self._commit(holding)
         except BaseException:
             holding.end()
             raise
-        self._faults.after_commit()
         return offsets
 
     def _exchange(self, exchange: Exchange) -> None:
@@ -310,6 +314,56 @@ class SimulatedLog:
                 raise StoreUnavailable("the connection was lost at commit")
             case "refused":
                 raise StoreUnavailable("the connection was lost at commit")
+
+
+class OnItsWay:
+    """A batch on its way: the server has it, and has stored it or not. Lost only when the server stops."""
+
+    def __init__(self, log: SimulatedLog, batch: Batch) -> None:
+        self._log = log
+        self._batch = batch
+        self._head, self._epoch, self._start = 0, "", 0
+        self._outcome: Sequence[int] | Exception | None = None
+
+    def send_after(self, head: int, *, epoch: str | None = None) -> None:
+        log = self._log
+        log._exchange(Exchange.APPEND_AFTER)
+        self._head, self._epoch, self._start = head, epoch or log.epoch, log._store.starts
+        log.on_its_way = self
+
+    def land(self) -> bool:
+        """Let the server get on with it; whether it had anything left to do. Whoever holds the lock is waited for."""
+        store = self._log._store
+        if self._outcome is not None or store.holder is not None:
+            return False
+        self._settle()
+        return True
+
+    def fileno(self) -> int | None:
+        return None
+
+    def offsets(self) -> Sequence[int]:
+        log = self._log
+        try:
+            log._exchange(Exchange.ANSWER)
+            if self._outcome is None:
+                self._settle()
+        finally:
+            log.on_its_way = None
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        log._faults.after_commit()
+        assert self._outcome is not None
+        return self._outcome
+
+    def _settle(self) -> None:
+        if self._start != self._log._store.starts:
+            self._outcome = StoreUnavailable("the server was stopped, and what it was sent is lost")
+            return
+        try:
+            self._outcome = self._log.append_after(self._head, self._batch, self._epoch)
+        except Exception as failure:  # noqa: BLE001 - told to whoever waits for it, if anybody lives who does.
+            self._outcome = failure
 
 
 class _Holding:

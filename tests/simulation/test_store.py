@@ -3,7 +3,7 @@
 import pytest
 
 from command.ports import Batch, CommandKey, EventLog, StoreUnavailable, StreamConflict
-from tests.contract.event_log import ACME, EventLogContract, accepted, at, everything, store
+from tests.contract.event_log import ACME, EventLogContract, accepted, append_after, at, everything, store
 from tests.simulation.store import CommitFate, NoFaults, SimulatedLog, Store, real_clock
 
 
@@ -42,7 +42,7 @@ def test_of_a_commit_whose_answer_is_lost_the_log_knows_everything_or_nothing(
     disk = Store(real_clock)
     log = SimulatedLog(disk, OneFate(fate))
     with pytest.raises(StoreUnavailable):
-        log.append_after(0, BATCH) if ahead else append_under_the_lock(log)
+        append_after(log, 0, BATCH) if ahead else append_under_the_lock(log)
     sound, key = SimulatedLog(disk), CommandKey(ACME, "c1")
     with sound.reading() as view:
         assert (key in view.answers([key])) is stored

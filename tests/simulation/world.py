@@ -20,7 +20,7 @@ from tests.simulation.processes import QUIET, ROUGH, EngineProcess, Odds, Proces
 from tests.simulation.read_side import FollowerKind, FollowerProcess, Parked, ReadStores
 from tests.simulation.restores import Operator, Restores
 from tests.simulation.saga_processes import SagaProcess
-from tests.simulation.store import Store
+from tests.simulation.store import OnItsWay, Store
 from tests.simulation.workload import POISON, Shop
 
 START: Final = datetime(2030, 1, 1, 9, tzinfo=UTC)
@@ -114,6 +114,7 @@ class World:
         self.restores = Restores(self)
         self.checks = LogChecks(self)
         self.engines = [self._new_engine(f"engine{number}") for number in range(plan.engines)]
+        self.orphans: list[OnItsWay] = []  # What engines had sent before they were killed.
         self.saga_tables = SagaTables()
         self.parked: dict[tuple[str, str, int], Parked] = {}  # By projection and version, stream, and its version.
         self.bus = Bus() if plan.over_kafka else None
@@ -163,6 +164,8 @@ class World:
             self.violation("I2", "the world", "nothing gets on any more")
             raise SimulationFailed(self._report())
         self.restores.look()
+        if self.orphans and self.chance.happens(0.3):
+            self.orphans.pop(0).land()
         self._now += timedelta(microseconds=self.chance.between(50, 40_000))
         roll = self.chance.random.random()
         if roll < 0.12:
@@ -208,6 +211,8 @@ class World:
         if isinstance(process, EngineProcess):
             place = next(at for at, each in enumerate(self.engines) if each is process)
             self.clients.lost(process.waiting.values())
+            if process.log.on_its_way is not None:  # The server has it, whether or not its sender lives.
+                self.orphans.append(process.log.on_its_way)
             self.engines[place] = self._new_engine(f"engine{place}")
         elif isinstance(process, SagaProcess):
             place = next(at for at, each in enumerate(self.sagas) if each is process)
@@ -340,6 +345,8 @@ class World:
 
     def _be_quiet(self, *, at_the_end: bool = False) -> None:
         self.calm, self.odds, self._skew = True, QUIET, timedelta()
+        while self.orphans:
+            self.orphans.pop(0).land()
         if not self._comes_to_rest(self._finish_something) or not self._comes_to_rest(self._followers_catch_up):
             self.violation("I2", "the world", f"it does not come to rest in {DRAIN_ROUNDS_MAX} rounds")
         self.note(f"quiet at {self.store.last_offset}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from command.engine import Busy, Engine, EngineSettings, HandlerFailed
+from command.engine import LARGE_BATCH, Busy, Engine, EngineSettings, HandlerFailed
 from command.handlers.handler import Handler, Handlers
 from command.ports import AppendTransaction, Batch, CommandKey, ReadView, StoreUnavailable
 from command.unit_of_work import NotYet, UnitOfWork
@@ -71,6 +71,7 @@ class Decided:
     """Tells when a command of this barrel has been decided."""
 
     def __init__(self, engine: Engine) -> None:
+        self.count = 0
         self._seen = threading.Semaphore(0)
         handler = HANDLERS[Pour]
         handlers: Handlers = {Pour: Handler(self._pour, handler.touches, handler.counts)}
@@ -80,6 +81,7 @@ class Decided:
         try:
             return pour(uow, command)
         finally:
+            self.count += 1
             self._seen.release()
 
     def wait(self, count: int) -> None:
@@ -92,7 +94,7 @@ def two_batches(engine: Engine, log: Gated) -> tuple[list, list]:  # type: ignor
     decided = Decided(engine)
     log.gate.clear()
     log.waiting.clear()
-    # Two at once, so that the queue is not empty and the first batch is stored by the writer.
+    # Two at once, so that the queue is not empty when the first batch was sent.
     engine._settings = EngineSettings(batch_commands_max=2, ahead_from=1)
     first = engine.submit_many([asks("1"), asks("2"), asks("3")])
     decided.wait(3)
@@ -331,14 +333,33 @@ def test_a_stop_ends_the_waiting_for_a_rush_and_answers_who_came(log: Gated, not
     assert notes.batches == [RUSH, 1]
 
 
-@pytest.mark.parametrize(("ahead_from", "thread"), [(128, "committer"), (1, "writer")])
-def test_only_batches_worth_it_are_stored_beside_the_next_decision(
-    log: Gated, notes: Notes, ahead_from: int, thread: str
+@pytest.mark.parametrize(("ahead_from", "decided_meanwhile"), [(3, 0), (2, 2)])
+def test_only_as_many_as_are_worth_it_are_decided_while_a_batch_is_being_stored(
+    engine: Engine, log: Gated, ahead_from: int, decided_meanwhile: int
 ) -> None:
-    engine = started(log, notes, EngineSettings(batch_commands_max=2, ahead_from=ahead_from))
+    decided = Decided(engine)
+    engine._settings = EngineSettings(batch_commands_max=2, ahead_from=ahead_from)
+    so_far: list[int] = []
+    log.before_append = lambda: so_far.append(decided.count)
+    answers(engine.submit_many([asks("1"), asks("2"), asks("3"), asks("4", barrel="other")]))
+    assert so_far == [2 + decided_meanwhile]
+
+
+def test_in_a_rush_half_of_the_callers_are_decided_for_while_the_others_are_stored(log: Gated, notes: Notes) -> None:
+    engine = started(log, notes, EngineSettings(ahead_from=RUSH // 2))
     engine.execute(asks("first", barrel="other"))
-    stored_by: list[str] = []
-    log.before_append = lambda: stored_by.append(threading.current_thread().name)
-    answers(engine.submit_many([asks("1"), asks("2"), asks("3")]))
-    assert stored_by == [thread]
+    answers(engine.submit_many(many("rush", 2 * RUSH)))
+    assert notes.batches == [1, RUSH, RUSH]
+    engine.stop()
+
+
+def test_while_a_large_batch_is_being_stored_a_lone_command_is_decided(log: Gated, notes: Notes) -> None:
+    engine = started(log, notes, EngineSettings(batch_commands_max=LARGE_BATCH, ahead_from=1))
+    engine._settings = EngineSettings(batch_commands_max=2 * LARGE_BATCH, ahead_from=2)
+    engine.execute(asks("first", barrel="other"))
+    decided = Decided(engine)
+    so_far: list[int] = []
+    log.before_append = lambda: so_far.append(decided.count)
+    answers(engine.submit_many(many("large", 2 * LARGE_BATCH + 1)))
+    assert so_far == [2 * LARGE_BATCH + 1]
     engine.stop()

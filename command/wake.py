@@ -1,0 +1,51 @@
+"""A bell for a thread that waits for commands and for the store at the same time."""
+
+import os
+import select
+import weakref
+from typing import Final
+
+RINGS_MAX: Final = 64  # Several may ring at the same time, and one just when the waiting ended otherwise.
+
+
+class Wake:
+    """Wakes the one thread that waits: for the bell, or for a file that becomes readable, whichever comes first.
+
+    As ``threading.Event`` it stays set until it is cleared. Nothing is opened before somebody waits.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._somebody_waits = False
+        self._pipe: tuple[int, int] | None = None
+
+    def set(self) -> None:
+        """Ring. In any thread; costs nothing when nobody waits."""
+        self._is_set = True
+        if self._somebody_waits:
+            self._somebody_waits = False
+            assert self._pipe is not None
+            os.write(self._pipe[1], b"!")
+
+    def clear(self) -> None:
+        """Be quiet again."""
+        self._is_set = False
+
+    def wait(self, seconds: float | None = None, readable: int | None = None) -> None:
+        """Wait until it rings, ``readable`` can be read from, or the time is over (None: for as long as it takes)."""
+        reader, _ = self._pipe or self._opened()
+        self._somebody_waits = True  # Before looking: whoever rings from here on writes.
+        if not self._is_set:
+            waiting = select.poll()
+            for file in (reader, readable):
+                if file is not None:
+                    waiting.register(file, select.POLLIN)
+            if any(file == reader for file, _ in waiting.poll(None if seconds is None else seconds * 1_000)):
+                os.read(reader, RINGS_MAX)
+        self._somebody_waits = False
+
+    def _opened(self) -> tuple[int, int]:
+        self._pipe = os.pipe()
+        for end in self._pipe:
+            weakref.finalize(self, os.close, end)
+        return self._pipe
