@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS_MAX: Final = 5
 BACKOFF_SECONDS: Final = 0.05
 STORE_SECONDS: Final = 1.0  # How long to listen to store and callers alike; then to the store alone.
+AHEAD_FROM_BYTES: Final = 16 * 1024  # A batch of so much content is worth deciding while another is stored.
 LARGE_BATCH: Final = 16  # Times `ahead_from` events take long to be stored.
 RUSH_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited for after it.
 
@@ -202,9 +203,7 @@ class Engine(Submitting):
         if self._sent is not None and len(self._queue) < self._worth_deciding(self._sent):
             self._land()
             return True
-        settings = self._settings
-        tickets = self._queue.take(commands_max=self._portion(), bytes_max=settings.batch_bytes_max)
-        self._taken = len(tickets)
+        tickets = self._take()
         if not tickets:
             return False
         decided = self._decide_ahead(tickets) if self._goes_ahead else None
@@ -219,11 +218,16 @@ class Engine(Submitting):
         ahead_from = self._settings.ahead_from
         return 1 if len(sent.plan.batch.events) >= ahead_from * LARGE_BATCH else ahead_from
 
-    def _portion(self) -> int:
-        """How many commands to take: in a rush half of all, so that one half is decided while the other is stored."""
-        on_their_way = 0 if self._sent is None else len(self._sent.plan.verdicts)
-        half = (len(self._queue) + on_their_way + 1) // 2
-        return min(max(half, self._settings.ahead_from), self._settings.batch_commands_max)
+    def _take(self) -> list[Ticket]:
+        """The next batch: in a rush half of all that is there, for one half is decided while the other is stored."""
+        settings, sent, queue = self._settings, self._sent, self._queue
+        commands, content = (0, 0) if sent is None else (len(sent.plan.verdicts), sent.content_bytes)
+        tickets = queue.take(
+            commands_max=min(max((len(queue) + commands + 1) // 2, settings.ahead_from), settings.batch_commands_max),
+            bytes_max=min(max((queue.content_bytes + content + 1) // 2, AHEAD_FROM_BYTES), settings.batch_bytes_max),
+        )
+        self._taken = len(tickets)
+        return tickets
 
     def _gather(self) -> None:
         """Wait a moment for those who are about to come, or for the store, before the next turn."""
@@ -277,7 +281,8 @@ class Engine(Submitting):
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
             self._recover(plan, failure)
         else:
-            self._sent = _Sent(plan, append, self._seen_offset, started)
+            content_bytes = sum([verdict.ticket.content_bytes for verdict in plan.verdicts])
+            self._sent = _Sent(plan, append, self._seen_offset, started, content_bytes)
 
     def _land(self, decided_on_top: "_Decided | None" = None) -> bool:
         """Wait until what was sent is stored, and answer it. False when it was not: then it was decided again."""
@@ -407,12 +412,13 @@ class _Decided(NamedTuple):
 
 
 class _Sent(NamedTuple):
-    """A plan on its way into the log: after which offset, and since when."""
+    """A plan on its way into the log: after which offset, since when, and how much was asked for in it."""
 
     plan: Plan
     append: PreparedAppend
     head: int
     at: float
+    content_bytes: int
 
 
 def _deliver(ticket: Ticket, outcome: Outcome) -> None:

@@ -53,6 +53,11 @@ class TicketQueue:
     def __len__(self) -> int:
         return len(self._tickets)
 
+    @property
+    def content_bytes(self) -> int:
+        """How much content waits."""
+        return self._bytes
+
     def put_all(self, tickets: Sequence[Ticket]) -> None:
         """Queue all of them, together and in order, or none. Raises Busy or EngineStopped."""
         size = sum([ticket.content_bytes for ticket in tickets])
