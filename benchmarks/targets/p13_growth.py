@@ -131,8 +131,7 @@ _SIZES: Final = """
     SELECT 'database', pg_database_size(current_database())
     UNION ALL SELECT 'stored_events', pg_total_relation_size('stored_events')
     UNION ALL SELECT 'guard_counts', pg_total_relation_size('guard_counts')
-    UNION ALL SELECT 'command_log', sum(pg_total_relation_size(inhrelid))::bigint
-        FROM pg_inherits WHERE inhparent = 'command_log'::regclass
+    UNION ALL SELECT 'command_log', pg_total_relation_size('command_log')
 """
 
 TARGET = Target(

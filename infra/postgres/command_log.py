@@ -55,7 +55,7 @@ def _answer(row: TupleRow) -> LoggedAnswer:
     return LoggedAnswer(key, command_type, content_hash, status, code, detail, orjson.loads(data), log_offset)
 
 
-# LIMIT 1 keeps the planner on one probe per id; every probe looks into one partition only.
+# LIMIT 1 keeps the planner on one probe per id.
 _SELECT = """
     SELECT found.* FROM unnest(%b::text[], %b::text[], %b::text[]) AS wanted (tenant_id, app_id, command_id)
     CROSS JOIN LATERAL (
@@ -68,7 +68,7 @@ _SELECT = """
 """
 
 _DROP = """
-    DELETE FROM command_log WHERE (tableoid, ctid) IN (
-        SELECT tableoid, ctid FROM command_log WHERE answered_at < %s LIMIT %s
+    DELETE FROM command_log WHERE ctid = ANY (
+        ARRAY(SELECT ctid FROM command_log WHERE answered_at < %s LIMIT %s)
     )
 """

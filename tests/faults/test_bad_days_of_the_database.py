@@ -94,7 +94,7 @@ def test_a_full_disk_is_named_to_callers_and_costs_nothing_but_time() -> None:
 def test_a_table_that_cannot_grow_is_named_to_callers_and_nothing_of_the_batch_is_stored(shop: str) -> None:
     batch = [asks(f"full-{number}") for number in range(50)]
     with psycopg.connect(shop, autocommit=True) as admin, engine_on(shop, timeouts=IMPATIENT) as engine:
-        with on_a_full_device(admin, "command_log_3"):
+        with on_a_full_device(admin, "command_log"):
             for future in engine.submit_many(batch):
                 with pytest.raises(StoreUnavailable, match="No space left on device"):
                     future.result(30)

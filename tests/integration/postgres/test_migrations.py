@@ -111,3 +111,21 @@ def shape(dsn: str) -> list[tuple[object, ...]]:
             (OUR_INDEXES,),
         ).fetchall()
     return columns + indexes
+
+
+def test_answers_of_a_partitioned_command_log_are_all_in_the_plain_one(empty_postgres_dsn: str, folder: Path) -> None:
+    for newer in names()[14:]:
+        (folder / f"{newer}.sql").unlink()
+    migrate(empty_postgres_dsn, folder)
+    with psycopg.connect(empty_postgres_dsn) as connection:
+        connection.execute(
+            "INSERT INTO command_log SELECT 'acme', 'shop', 'c' || n, 'claim_coupon', 'hash', 'accepted', 'ok', '',"
+            " jsonb_build_object('n', n), n, now() - n * interval '1 hour' FROM generate_series(1, 200) AS n"
+        )
+        before = connection.execute("SELECT * FROM command_log ORDER BY command_id").fetchall()
+    assert migrate(empty_postgres_dsn) == names()[14:]
+    with psycopg.connect(empty_postgres_dsn) as connection:
+        assert connection.execute("SELECT * FROM command_log ORDER BY command_id").fetchall() == before
+        assert len(before) == 200
+        with pytest.raises(psycopg.errors.UniqueViolation, match="command_log_pkey"):
+            connection.execute("INSERT INTO command_log SELECT * FROM command_log")
