@@ -44,7 +44,7 @@ ATTEMPTS_MAX: Final = 5
 BACKOFF_SECONDS: Final = 0.05
 STORE_SECONDS: Final = 1.0  # How long to listen to store and callers alike; then to the store alone.
 AHEAD_FROM_BYTES: Final = 16 * 1024  # A batch of so much content is worth deciding while another is stored.
-LARGE_BATCH: Final = 16  # Times `ahead_from` events take long to be stored.
+HEAVY_BATCH: Final = 16  # Times `ahead_from` events take long to be stored.
 RUSH_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited for after it.
 
 
@@ -52,8 +52,8 @@ RUSH_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited fo
 class EngineSettings:
     """Bounds of the engine. A batch ends at whichever of its three bounds it meets first.
 
-    ``ahead_from``: that many waiting commands are worth deciding while a batch is being stored, and so is any command
-    while that many events times sixteen are; for fewer a batch of their own costs more than the overlap brings.
+    ``ahead_from``: that many waiting commands are worth deciding while a batch is being stored; for fewer a batch of
+    their own costs more than the overlap brings.
     ``gather_seconds`` is how long a batch in a rush may be waited for, until ``gathered_commands_max`` or as many as
     the last time are there.
     """
@@ -214,9 +214,13 @@ class Engine(Submitting):
         return True
 
     def _worth_deciding(self, sent: "_Sent") -> int:
-        """How many must wait to be decided while a batch is being stored: one is enough if that batch takes long."""
-        ahead_from = self._settings.ahead_from
-        return 1 if len(sent.plan.batch.events) >= ahead_from * LARGE_BATCH else ahead_from
+        """How many must wait to be decided while a batch is being stored: half as many as are in it.
+
+        One is enough where a few commands are that much to store, as chunks of a distribution are.
+        """
+        commands, ahead_from = len(sent.plan.verdicts), self._settings.ahead_from
+        is_heavy = commands < ahead_from and len(sent.plan.batch.events) >= ahead_from * HEAVY_BATCH
+        return 1 if is_heavy else max(ahead_from, commands // 2)
 
     def _take(self) -> list[Ticket]:
         """The next batch: in a rush half of all that is there, for one half is decided while the other is stored."""

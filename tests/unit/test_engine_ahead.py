@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from command.engine import LARGE_BATCH, Busy, Engine, EngineSettings, HandlerFailed
+from command.engine import HEAVY_BATCH, Busy, Engine, EngineSettings, HandlerFailed
 from command.handlers.handler import Handler, Handlers
 from command.ports import AppendTransaction, Batch, CommandKey, ReadView, StoreUnavailable
 from command.unit_of_work import NotYet, UnitOfWork
@@ -353,13 +353,19 @@ def test_in_a_rush_half_of_the_callers_are_decided_for_while_the_others_are_stor
     engine.stop()
 
 
-def test_while_a_large_batch_is_being_stored_a_lone_command_is_decided(log: Gated, notes: Notes) -> None:
-    engine = started(log, notes, EngineSettings(batch_commands_max=LARGE_BATCH, ahead_from=1))
-    engine._settings = EngineSettings(batch_commands_max=2 * LARGE_BATCH, ahead_from=2)
+def test_while_a_few_commands_of_many_events_are_being_stored_a_lone_one_is_decided(log: Gated, notes: Notes) -> None:
+    handler, many_barrels = HANDLERS[Pour], [f"barrel{number}" for number in range(2 * HEAVY_BATCH)]
+
+    def pour_all(uow: UnitOfWork, command: Pour) -> dict[str, Any]:
+        for barrel in many_barrels if command.barrel == "all" else ():
+            pour(uow, Pour(barrel=barrel))
+        return pour(uow, command)
+
+    engine = started(log, notes, EngineSettings(batch_commands_max=1, ahead_from=2))
+    engine._decider._handlers = {Pour: Handler(pour_all, handler.touches)}
     engine.execute(asks("first", barrel="other"))
-    decided = Decided(engine)
     so_far: list[int] = []
-    log.before_append = lambda: so_far.append(decided.count)
-    answers(engine.submit_many(many("large", 2 * LARGE_BATCH + 1)))
-    assert so_far == [2 * LARGE_BATCH + 1]
+    log.before_append = lambda: so_far.append(len(engine._queue))
+    answers(engine.submit_many([asks("all", barrel="all"), asks("lone")]))
+    assert so_far == [0]
     engine.stop()
