@@ -4,10 +4,11 @@ import logging
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from itertools import groupby
+from itertools import chain, compress, groupby
+from operator import not_
 from typing import Any, Final, Literal
 
-from command.decisions import BatchView, Decision, clock_of, targets_of
+from command.decisions import BatchView, Decision, Target, clock_of, targets_of
 from command.handlers.handler import Handler, Handlers
 from command.ports import (
     AppendTransaction,
@@ -214,19 +215,22 @@ class Decider:
     ) -> Mapping[CommandKey, LoggedAnswer]:
         """One round trip when all states are known, two when not: counters to look for depend on states."""
         targets = [clock_of(realm) for realm in {rush[0].envelope.realm for rush in rushes}]
-        ready: list[Sequence[Ticket]] = []
-        waiting: list[Sequence[Ticket]] = []
-        for rush in rushes:
-            envelope = rush[0].envelope
-            touched = targets_of(envelope.realm, self._handler(envelope).touches(envelope.command))
-            missing = view.unknown(touched)
-            targets += touched if missing else ()
-            (waiting if missing else ready).append(rush)
+        touched = [self._touched(rush[0].envelope) for rush in rushes]
+        missing = view.unknown(chain.from_iterable(touched))
+        ready, waiting = rushes, []
+        if missing:
+            is_ready = [missing.keys().isdisjoint([target.stream for target in each]) for each in touched]
+            ready = list(compress(rushes, is_ready))
+            waiting = list(compress(rushes, map(not_, is_ready)))
+            targets += [Target(stream, kind) for stream, kind in missing.items()]
         keys = [ticket.key for rush in rushes for ticket in rush if ticket.key not in pending]
         logged = view.look(targets, keys, self._count_keys(view, ready))
         if waiting and (counted := self._count_keys(view, waiting)):
             view.look((), (), counted)
         return logged
+
+    def _touched(self, envelope: CommandEnvelope) -> list[Target]:
+        return targets_of(envelope.realm, self._handler(envelope).touches(envelope.command))
 
     def _count_keys(self, view: BatchView, rushes: Sequence[Sequence[Ticket]]) -> list[str]:
         keys: list[str] = []
@@ -273,8 +277,10 @@ class Decider:
         pending: dict[CommandKey, Verdict],
     ) -> list[Verdict]:
         """A rush, all of it accepted in one go; none of it when that cannot be, and nothing is kept then."""
+        if len(tickets) < RUSH_COMMANDS_MIN:
+            return []
         handler = self._handler(tickets[0].envelope)
-        if handler.rush is None or len(tickets) < RUSH_COMMANDS_MIN:
+        if handler.rush is None:
             return []
         keys = {ticket.key for ticket in tickets}
         all_new = len(keys) == len(tickets) and logged.keys().isdisjoint(keys) and pending.keys().isdisjoint(keys)

@@ -80,26 +80,22 @@ def evolve(coupon: Coupon, event: Event) -> Coupon:
                 valid_from=event.valid_from,
                 valid_until=event.valid_until,
             )
+        # Spelled out: `replace` takes three times as long, and locks and their ends are most of what coupons see.
         case CouponLocked():
-            return replace(
-                coupon,
-                status="locked",
-                order_id=event.order_id,
-                discount_minor=event.discount_minor,
-                lock_until=event.lock_until,
-                external=event.external,
-                released=None,
-            )
+            return Coupon(
+                "locked", coupon.coupon_id, coupon.about, coupon.valid_from, coupon.valid_until,
+                event.order_id, event.discount_minor, event.lock_until, event.external,
+            )  # fmt: skip
         case CouponRedeemed():
-            return replace(
-                coupon,
-                status="redeemed",
-                order_id=event.order_id,
-                discount_minor=event.discount_minor,
-                external=event.external,
-            )
+            return Coupon(
+                "redeemed", coupon.coupon_id, coupon.about, coupon.valid_from, coupon.valid_until,
+                event.order_id, event.discount_minor, coupon.lock_until, event.external, coupon.released,
+            )  # fmt: skip
         case CouponReleased():
-            return replace(coupon, status="claimed", released=event.cause)
+            return Coupon(
+                "claimed", coupon.coupon_id, coupon.about, coupon.valid_from, coupon.valid_until,
+                coupon.order_id, coupon.discount_minor, coupon.lock_until, coupon.external, event.cause,
+            )  # fmt: skip
         case CouponReturned():
             return replace(coupon, status="claimed", order_id=None, released=None)
         case CouponExpired():

@@ -51,19 +51,17 @@ class EventMapper(Mapper[Any]):
     def states_of(self, events: Collection[NewEvent]) -> list[bytes]:
         """The states to store. What a command's events have in common is encoded once, as they follow each other."""
         states: list[bytes] = []
-        last: tuple[Any, ...] = ()
-        common = b""
+        frames: dict[tuple[Any, ...], bytes] = {}  # Few: who asks, when and where is the same for most of a batch.
         for part in parts_of(events):
             if isinstance(part, NewSeries):
                 states += _states_of(part)
                 continue
-            stream, _, event, metadata = part
+            stream, _, event, (event_id, at, rec, actor, *told) = part
             tenant, app, _ = stream.split("/", 2)
-            about = (tenant, app, *metadata[1:])
-            if about != last:
-                last, common = about, _common(tenant, app, metadata)
-            head = orjson.dumps(metadata.event_id)
-            states.append(b'{"id":%s,%s,"data":%s}' % (head, common, event.to_json()))
+            if (frame := frames.get(about := (tenant, app, at, rec, actor))) is None:
+                frame = frames[about] = _frame(tenant, app, part.metadata)
+            values = map(orjson.dumps, (event_id, *told))
+            states.append(frame % (*values, event.to_json()))
         return states
 
     def to_domain_event(self, stored_event: StoredEvent) -> Recorded:  # type: ignore[override]
@@ -97,8 +95,15 @@ _PAYLOAD = b',"data":'  # Within a text its quotes would be escaped, and no memb
 _UTC = orjson.OPT_UTC_Z  # `Z`, as pydantic writes it, instead of `+00:00`.
 
 
-def _common(tenant: str, app: str, metadata: Metadata) -> bytes:
-    return orjson.dumps(_members(tenant, app, metadata), None, _UTC)[1:-1]
+def _frame(tenant: str, app: str, metadata: Metadata) -> bytes:
+    """The state of an event, with a blank for its id, for what is told of its command, and for its payload."""
+    told = dict.fromkeys(_OF_COMMAND)
+    common = orjson.dumps({"id": None, **_members(tenant, app, metadata), **told, "data": None}, None, _UTC)
+    frame = common.replace(b"%", b"%%")
+    for name in ("id", *_OF_COMMAND, "data"):
+        member = b'"%s":' % name.encode()
+        frame = frame.replace(member + b"null", member + b"%s", 1)
+    return frame
 
 
 def _members(tenant: str, app: str, metadata: Metadata) -> dict[str, Any]:
@@ -115,6 +120,7 @@ def _members(tenant: str, app: str, metadata: Metadata) -> dict[str, Any]:
     }
 
 
+_OF_COMMAND = ("cmd", "corr", "cause", "trace")  # In this order among the members, as in the metadata.
 _OF_CAUSE = ("by", "cmd", "corr", "cause", "trace")  # As CommandEnvelope.described has them.
 
 
