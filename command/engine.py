@@ -12,7 +12,7 @@ Any process may run an engine on the same log; there is no leader. Two ways to a
 - *Under the lock*: after a condition failed, or anything else went wrong, the batch is decided while nobody else can
   append. It always gets on; it is the only way that retries, and it looks into the command log before it does.
 
-An engine goes ahead again as soon as it found the log where it had left it (docs/decisions/0012).
+An engine goes ahead again as soon as it found the log where it had left it (docs/decisions/0012, 0023).
 """
 
 import logging
@@ -53,9 +53,8 @@ class EngineSettings:
     """Bounds of the engine. A batch ends at whichever of its three bounds it meets first.
 
     ``ahead_from``: that many waiting commands are worth deciding while a batch is being stored; for fewer a batch of
-    their own costs more than the overlap brings.
-    ``gather_seconds`` is how long a batch in a rush may be waited for, until ``gathered_commands_max`` or as many as
-    the last time are there.
+    their own costs more than the overlap brings. ``gather_seconds`` is how long a batch in a rush may be waited for,
+    until ``gathered_commands_max`` or as many as the last time are there.
     """
 
     batch_commands_max: int = 500

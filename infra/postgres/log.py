@@ -321,9 +321,12 @@ class PostgresPreparedAppend:
         self._connection = self._log._send_after(head, self._rows, epoch or self._log.epoch)
 
     def fileno(self) -> int | None:
-        """The connection's socket."""
+        """The connection's socket; none once it broke, which waiting for the offsets will tell."""
         assert self._connection is not None
-        return None if self._connection.closed else self._connection.fileno()
+        try:
+            return self._connection.fileno()
+        except psycopg.Error:
+            return None
 
     def offsets(self) -> Sequence[int]:
         """Wait for the commit. Raises HeadMoved, StreamConflict, StoreUnavailable; the latter also in another epoch."""
