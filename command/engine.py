@@ -44,7 +44,6 @@ ATTEMPTS_MAX: Final = 5
 BACKOFF_SECONDS: Final = 0.05
 STORE_SECONDS: Final = 1.0  # How long to listen to store and callers alike; then to the store alone.
 AHEAD_FROM_BYTES: Final = 16 * 1024  # A batch of so much content is worth deciding while another is stored.
-HEAVY_BATCH: Final = 16  # Times `ahead_from` events take long to be stored.
 RUSH_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited for after it.
 
 
@@ -144,6 +143,7 @@ class Engine(Submitting):
 
     def start(self) -> None:
         """Start the thread."""
+        self._wake.open()
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 30.0) -> None:
@@ -173,7 +173,7 @@ class Engine(Submitting):
         Raises Busy or EngineStopped, and then queues none of them.
         """
         self._queue.put_all([Ticket(envelope, listener) for envelope, listener in envelopes])
-        if len(self._queue) >= self._worth_waking:
+        if len(self._queue) >= self._worth_waking or self._queue.content_bytes >= AHEAD_FROM_BYTES:
             self._wake.set()
 
     def dry_run(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
@@ -199,12 +199,12 @@ class Engine(Submitting):
 
         An engine that was never started may be driven by turns, on one thread.
         """
-        if self._sent is not None and len(self._queue) < self._worth_deciding(self._sent):
+        if self._sent is not None and not self._is_worth_deciding(self._sent):
             self._land()
             return True
         tickets = self._take()
-        if not tickets:
-            return False
+        if not tickets:  # Whoever stops us may have taken them.
+            return self._sent is not None and self._land()
         decided = self._decide_ahead(tickets) if self._goes_ahead else None
         if self._land(decided) and decided is not None:
             self._send(decided)
@@ -212,31 +212,37 @@ class Engine(Submitting):
             self._commit(tickets)
         return True
 
-    def _worth_deciding(self, sent: "_Sent") -> int:
-        """How many must wait to be decided while a batch is being stored: half as many as are in it.
+    def _is_worth_deciding(self, sent: "_Sent") -> bool:
+        """Whether enough waits for a batch of its own while another is stored: half as much as is in that one."""
+        return (
+            len(self._queue) >= self._worth_deciding(sent)
+            or self._queue.content_bytes >= max(AHEAD_FROM_BYTES, sent.content_bytes // 2)
+        )  # fmt: skip
 
-        One is enough where a few commands are that much to store, as chunks of a distribution are.
-        """
-        commands, ahead_from = len(sent.plan.verdicts), self._settings.ahead_from
-        is_heavy = commands < ahead_from and len(sent.plan.batch.events) >= ahead_from * HEAVY_BATCH
-        return 1 if is_heavy else max(ahead_from, commands // 2)
+    def _worth_deciding(self, sent: "_Sent") -> int:
+        return max(self._settings.ahead_from, len(sent.plan.verdicts) // 2)
 
     def _take(self) -> list[Ticket]:
-        """The next batch: in a rush half of all that is there, for one half is decided while the other is stored."""
+        """The next batch: half of all that is there if that is worth it, so that another half is stored meanwhile."""
         settings, sent, queue = self._settings, self._sent, self._queue
-        commands, content = (0, 0) if sent is None else (len(sent.plan.verdicts), sent.content_bytes)
-        tickets = queue.take(
-            commands_max=min(max((len(queue) + commands + 1) // 2, settings.ahead_from), settings.batch_commands_max),
-            bytes_max=min(max((queue.content_bytes + content + 1) // 2, AHEAD_FROM_BYTES), settings.batch_bytes_max),
-        )
+        commands, content = len(queue), queue.content_bytes
+        if sent is not None:
+            commands, content = commands + len(sent.plan.verdicts), content + sent.content_bytes
+        commands_max, bytes_max = settings.batch_commands_max, settings.batch_bytes_max
+        if commands >= 2 * settings.ahead_from:
+            commands_max = min((commands + 1) // 2, commands_max)
+        elif content >= 2 * AHEAD_FROM_BYTES:
+            bytes_max = min((content + 1) // 2, bytes_max)
+        tickets = queue.take(commands_max=commands_max, bytes_max=bytes_max)
         self._taken = len(tickets)
         return tickets
 
     def _gather(self) -> None:
         """Wait a moment for those who are about to come, or for the store, before the next turn."""
-        if self._sent is not None:
-            if (news := self._sent.append.fileno()) is not None:
-                self._wait_for(self._worth_deciding(self._sent), STORE_SECONDS, news)
+        if (sent := self._sent) is not None:
+            news = None if sent.append is None else sent.append.fileno()
+            if news is not None and not self._is_worth_deciding(sent):
+                self._wait_for(self._worth_deciding(sent), STORE_SECONDS, news)
             return
         # In a rush for as many as came the last time: a batch costs as much as twenty commands do. Those who were just
         # answered are about to send their next, and who serves them needs the interpreter for it.
@@ -274,18 +280,17 @@ class Engine(Submitting):
         plan, append = decided
         self._queue.put_back(plan.undecided)
         assert self._seen_offset is not None
-        if append is None:  # All of it was answered before.
-            self._note_stored(plan, (), 0.0)
-            self._answer(plan.verdicts)
-            return
-        started = monotonic()
+        content_bytes = sum([verdict.ticket.content_bytes for verdict in plan.verdicts])
+        sent = _Sent(plan, append, self._seen_offset, monotonic(), content_bytes)
         try:
-            append.send_after(self._seen_offset, epoch=self._seen_epoch)
+            if append is not None:
+                append.send_after(sent.head, epoch=self._seen_epoch)
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
             self._recover(plan, failure)
-        else:
-            content_bytes = sum([verdict.ticket.content_bytes for verdict in plan.verdicts])
-            self._sent = _Sent(plan, append, self._seen_offset, started, content_bytes)
+            return
+        self._sent = sent
+        if append is None:  # All of it was answered before.
+            self._land()
 
     def _land(self, decided_on_top: "_Decided | None" = None) -> bool:
         """Wait until what was sent is stored, and answer it. False when it was not: then it was decided again."""
@@ -293,12 +298,12 @@ class Engine(Submitting):
         if sent is None:
             return True
         try:
-            offsets = sent.append.offsets()
+            offsets = () if sent.append is None else sent.append.offsets()
+            self._seen_offset = offsets[-1] if offsets else sent.head
+            self._note_stored(sent.plan, offsets, monotonic() - sent.at)
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
             self._recover(sent.plan, failure, None if decided_on_top is None else decided_on_top.plan)
             return False
-        self._seen_offset = offsets[-1] if offsets else sent.head
-        self._note_stored(sent.plan, offsets, monotonic() - sent.at)
         self._answer(sent.plan.verdicts)
         return True
 
@@ -400,7 +405,7 @@ class Engine(Submitting):
                 _deliver(ticket, verdict.error or HandlerFailed("no verdict"))
                 continue
             replayed = not verdict.is_new and not ticket.sent_before
-            position = self._position(verdict.offset)
+            position = Position(self._log.shard, self._seen_epoch or self._log.epoch, verdict.offset)
             _deliver(ticket, Answer(logged.status, logged.code, logged.detail, logged.data, position, replayed))
 
     def _position(self, offset: int) -> Position:
@@ -418,7 +423,7 @@ class _Sent(NamedTuple):
     """A plan on its way into the log: after which offset, since when, and how much was asked for in it."""
 
     plan: Plan
-    append: PreparedAppend
+    append: PreparedAppend | None
     head: int
     at: float
     content_bytes: int

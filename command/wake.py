@@ -11,7 +11,7 @@ RINGS_MAX: Final = 64  # Several may ring at the same time, and one just when th
 class Wake:
     """Wakes the one thread that waits: for the bell, or for a file that becomes readable, whichever comes first.
 
-    As ``threading.Event`` it stays set until it is cleared. Nothing is opened before somebody waits.
+    As ``threading.Event`` it stays set until it is cleared. Nothing is opened before somebody is about to wait.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Wake:
 
     def wait(self, seconds: float | None = None, readable: int | None = None) -> None:
         """Wait until it rings, ``readable`` can be read from, or the time is over (None: for as long as it takes)."""
-        reader, _ = self._pipe or self._opened()
+        reader, _ = self.open()
         self._somebody_waits = True  # Before looking: whoever rings from here on writes.
         if not self._is_set:
             waiting = select.poll()
@@ -44,8 +44,10 @@ class Wake:
                 os.read(reader, RINGS_MAX)
         self._somebody_waits = False
 
-    def _opened(self) -> tuple[int, int]:
-        self._pipe = os.pipe()
-        for end in self._pipe:
-            weakref.finalize(self, os.close, end)
+    def open(self) -> tuple[int, int]:
+        """Open what waiting needs, so that whoever starts the thread learns when that cannot be. Raises OSError."""
+        if self._pipe is None:
+            self._pipe = os.pipe()
+            for end in self._pipe:
+                weakref.finalize(self, os.close, end).atexit = False  # A thread may still wait when all ends.
         return self._pipe

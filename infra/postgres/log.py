@@ -156,8 +156,12 @@ class PostgresEventLog:
             raise
 
     def close(self) -> None:
-        """Give back the connections. The log may be used again; it then opens new ones."""
-        with self._turn, self._opening:
+        """Give back the connections. The log may be used again; it then opens new ones.
+
+        A batch that was sent and that nobody waits for is waited for no longer than an append may take.
+        """
+        is_ours = self._turn.acquire(timeout=self._timeouts.lock_seconds)
+        with self._opening:
             self._discard()
             if self._glances is not None:  # Whoever looks ahead mends it by itself; nobody else closes it.
                 self._glances.close()
@@ -165,6 +169,8 @@ class PostgresEventLog:
             if self._store is not None:
                 self._store.datastore.close()
                 self._store = None
+        if is_ours:
+            self._turn.release()
 
     def _leave(self, store: _Store) -> None:
         """Let go of a pool in which a connection broke; the next look opens another one.

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from command.engine import HEAVY_BATCH, Busy, Engine, EngineSettings, HandlerFailed
+from command import engine as engine_module
+from command.engine import Busy, Engine, EngineSettings, HandlerFailed
 from command.handlers.handler import Handler, Handlers
 from command.ports import AppendTransaction, Batch, CommandKey, ReadView, StoreUnavailable
 from command.unit_of_work import NotYet, UnitOfWork
@@ -353,19 +354,45 @@ def test_in_a_rush_half_of_the_callers_are_decided_for_while_the_others_are_stor
     engine.stop()
 
 
-def test_while_a_few_commands_of_many_events_are_being_stored_a_lone_one_is_decided(log: Gated, notes: Notes) -> None:
-    handler, many_barrels = HANDLERS[Pour], [f"barrel{number}" for number in range(2 * HEAVY_BATCH)]
-
-    def pour_all(uow: UnitOfWork, command: Pour) -> dict[str, Any]:
-        for barrel in many_barrels if command.barrel == "all" else ():
-            pour(uow, Pour(barrel=barrel))
-        return pour(uow, command)
-
-    engine = started(log, notes, EngineSettings(batch_commands_max=1, ahead_from=2))
-    engine._decider._handlers = {Pour: Handler(pour_all, handler.touches)}
+def test_commands_of_much_content_are_a_batch_of_their_own_however_few_they_are(
+    log: Gated, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "AHEAD_FROM_BYTES", 2 * len(asks("1", barrel="long" * 9).content()))
+    engine = started(log, notes)
     engine.execute(asks("first", barrel="other"))
-    so_far: list[int] = []
-    log.before_append = lambda: so_far.append(len(engine._queue))
-    answers(engine.submit_many([asks("all", barrel="all"), asks("lone")]))
-    assert so_far == [0]
+    answers(engine.submit_many([asks(str(number), barrel="long" * 9) for number in range(3)]))
+    answers(engine.submit_many([asks(f"x{number}", barrel=f"more{'long' * 8}") for number in range(4)]))
+    assert notes.batches == [1, 3, 2, 2]
     engine.stop()
+
+
+def test_who_watches_and_breaks_does_not_stop_the_engine(log: Gated) -> None:
+    class Broken(Notes):
+        broken = False
+
+        def batch_committed(self, *args: Any) -> None:
+            if self.broken:
+                self.broken = False
+                raise RuntimeError("no room for metrics")
+
+    notes = Broken()
+    engine = started(log, notes)
+    engine.execute(asks("1"))
+    notes.broken = True
+    assert [answer.data for answer in answers(engine.submit_many([asks("2")]))] == [{"glass": 2}]
+    assert glasses(log) == [1, 2]
+    assert engine.execute(asks("3")).accepted
+    engine.stop()
+
+
+def test_what_was_sent_is_answered_though_a_stop_took_the_rest_of_the_queue(log: Gated, notes: Notes) -> None:
+    engine = Engine(log, HANDLERS, EngineSettings(ahead_from=1), notes)
+    first = engine.submit(asks("1"))
+    assert engine.turn()  # Under the lock; from here on it goes ahead.
+    sent = engine.submit(asks("2"))
+    assert engine.turn()
+    waiting = engine.submit(asks("3"))
+    taken, engine._take = engine._take, list  # type: ignore[method-assign]
+    assert engine.turn()
+    engine._take = taken  # type: ignore[method-assign]
+    assert [future.done() for future in (first, sent, waiting)] == [True, True, False]

@@ -7,6 +7,9 @@
 -- Existing answers are copied in the order in which they were given. That takes about ten seconds per million, and
 -- nothing can be appended meanwhile: migrate when callers can wait, or after `command_log_days` was lowered for a while.
 
+-- Whoever reads the log for long keeps this from beginning, and everybody else from appending: it gives up soon instead.
+SET LOCAL lock_timeout = '3s';
+
 ALTER TABLE command_log RENAME TO command_log_by_hash;
 ALTER TABLE command_log_by_hash RENAME CONSTRAINT command_log_pkey TO command_log_by_hash_pkey;
 ALTER INDEX command_log_answered_at_idx RENAME TO command_log_by_hash_answered_at_idx;
@@ -29,6 +32,7 @@ INSERT INTO command_log SELECT * FROM command_log_by_hash ORDER BY answered_at;
 DROP TABLE command_log_by_hash;
 -- Rows arrive in the order of `answered_at` and are never changed, so a block-range index finds the old ones.
 CREATE INDEX command_log_answered_at_idx ON command_log USING brin (answered_at) WITH (pages_per_range = 32);
+ANALYZE command_log;
 
 -- Arrays are taken apart where their elements are wanted: as a table (FROM unnest) each row was written down once more.
 CREATE OR REPLACE FUNCTION append_batch(
