@@ -4,8 +4,8 @@
 -- indexes opened for every batch, and each look-up find its partition. The log is one table now. Old answers are deleted
 -- as before, in bounded steps, oldest first.
 --
--- Existing answers are copied in the order in which they were given. That takes about ten seconds per million, and
--- nothing can be appended meanwhile: migrate when callers can wait, or after `command_log_days` was lowered for a while.
+-- Existing answers are copied in the order in which they were given, and nothing can be appended meanwhile: migrate when
+-- callers can wait, or after `command_log_days` was lowered for a while.
 
 -- Whoever reads the log for long keeps this from beginning, and everybody else from appending: it gives up soon instead.
 SET LOCAL lock_timeout = '3s';
