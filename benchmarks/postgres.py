@@ -25,7 +25,7 @@ from infra.processes import FolderLock
 DURABLE: Final = ("fsync", "full_page_writes", "synchronous_commit")
 SHOWN: Final = (
     *("server_version", *DURABLE, "wal_sync_method", "commit_delay", "wal_level", "wal_compression"),
-    *("shared_buffers", "max_wal_size", "max_connections", "checkpoint_timeout", "autovacuum"),
+    *("shared_buffers", "min_wal_size", "max_wal_size", "max_connections", "checkpoint_timeout", "autovacuum"),
 )
 CONNECTIONS_MAX: Final = 200
 PGBENCH_SLACK_SECONDS: Final = 60.0

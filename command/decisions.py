@@ -197,7 +197,7 @@ class BatchView:
 
     def _keep_begun(self, begun: Mapping[str, Begun]) -> None:
         self.begun.update(begun)
-        self.begun_by_each.update({stream: each for stream, each in begun.items() if each.series.causes})
+        self.begun_by_each.update({stream: each for stream, each in begun.items() if each.by_each})
         for stream in begun.keys() & self.entries.keys():  # Somebody had looked before there was anything.
             self.entries[stream] = begun[stream].entry(stream)
 
@@ -340,7 +340,7 @@ class Decision:
         series = NewSeries(streams, events, event_ids, Metadata("", *(self._about or self._describe())), causes)
         self._events.append(series)
         self._inside_series += len(series) - 1
-        self._begun.update(dict.fromkeys(streams, Begun(kind, series)))
+        self._begun.update(dict.fromkeys(streams, Begun(kind, streams, events, bool(causes))))
 
     def count(self, key: str) -> int:
         full = self._prefix + key

@@ -2,14 +2,15 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter
 
-from command.ports import NewSeries, Snapshot, StreamHistory
+from command.ports import Snapshot, StreamHistory
 from command.unit_of_work import Kind
 from contracts.envelope import Recorded
+from contracts.events.series import EventSeries
 
 
 class Entry(NamedTuple):
@@ -22,14 +23,20 @@ class Entry(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """New streams with nothing but their first event."""
+    """New streams with nothing but their first event; one for all that began together, remembered as long as any.
+
+    So nothing of the commands that asked for them is in it: those would outlive their answers by hours.
+    ``by_each``: each was begun by a command of its own, and may well be asked for next.
+    """
 
     kind: Kind[Any]
-    series: NewSeries
+    streams: Sequence[str]
+    events: EventSeries
+    by_each: bool
 
     def entry(self, stream: str) -> Entry:
         """The state of one, now that somebody asks."""
-        event = self.series.events[self.series.streams.index(stream)]
+        event = self.events[self.streams.index(stream)]
         return Entry(self.kind, self.kind.evolve(self.kind.initial, event), 1)
 
 

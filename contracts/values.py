@@ -91,9 +91,9 @@ def _business_time(value: datetime) -> datetime:
 # Ids belong to whoever made them; upstream integers become decimal strings.
 Id = Annotated[
     str,
-    BeforeValidator(_integer_as_text),
     Field(min_length=1, max_length=ID_LENGTH_MAX),
     AfterValidator(_printable),
+    BeforeValidator(_integer_as_text),  # Last: pydantic checks a text's bounds by itself only where it is still a text.
 ]
 Text = Annotated[str, Field(max_length=TEXT_LENGTH_MAX), AfterValidator(_without_nul)]
 Instant = Annotated[AwareDatetime, AfterValidator(_as_utc)]

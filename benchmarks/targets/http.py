@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import count
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from benchmarks import processor
-from benchmarks.bench import Bench, Figure, Outcome, Side, Target, in_turn, ratio
+from benchmarks.bench import Bench, Figure, Outcome, Side, Target, best_of, in_turn, ratio
 from benchmarks.http_client import closed_loop, post
 from benchmarks.http_servers import BARE, NO_OP, Running, alone, api
 from benchmarks.processor import Meter, ProcessorTime, micros_each
@@ -20,8 +20,9 @@ from benchmarks.verification import verify
 from benchmarks.workloads import HOT, terms
 from infra.processes import LOOPBACK, wait_until
 
-CONNECTIONS: Final = 64
+CONNECTIONS: Final = (32, 64, 128, 256, 512)
 SHARES_SECONDS: Final = 30.0
+CLAIM: Final = "claim"
 _SHARED: Final = "http"
 _HELLO: Final = b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n"
 
@@ -34,25 +35,36 @@ class Server:
         self._running = running
         self._request = request
         self._roots = {"API": running.pid} | ({"PostgreSQL": bench.postgres.pid} if stores else {})
+        self.connections = CONNECTIONS[0]
+
+    def sweep(self, name: str) -> dict[int, float]:
+        """Find the number of connections at which it serves most, and stay with it; requests a second at each."""
+        seconds = self._bench.effort.sweep_seconds
+        swept = best_of(self._bench, name, lambda connections: self._load(connections, seconds), CONNECTIONS)
+        self.connections = swept.best
+        return swept.values
 
     def measure(self) -> Figure:
         """One round."""
-        effort, pid = self._bench.effort, self._running.pid
+        return self._load(self.connections, self._bench.effort.seconds)
+
+    def _load(self, connections: int, seconds: float) -> Figure:
+        pid = self._running.pid
         wal = self._bench.postgres.wal_bytes()
         meter, threads = Meter(self._roots), processor.of_threads(pid)
         served = closed_loop(
             self._running.port,
             self._request,
-            connections=CONNECTIONS,
-            seconds=effort.seconds,
-            warm_seconds=effort.warm_seconds,
+            connections=connections,
+            seconds=seconds,
+            warm_seconds=self._bench.effort.warm_seconds,
         )
         used, after = meter.used(), processor.of_threads(pid)
         loop = after[pid] - threads[pid]
         return Figure(
             served.per_second,
             {
-                "clients": CONNECTIONS,
+                "clients": connections,
                 "latencies": asdict(served.latencies),
                 "micros_each": micros_each(by_part(used, loop), served.requests),
                 "micros_total": sum(time.total for time in used.values()) * 1e6 / served.requests,
@@ -62,40 +74,45 @@ class Server:
         )
 
 
-def measured(bench: Bench) -> tuple[dict[str, Side], Outcome]:
-    """All three servers, measured in the same rounds, once for a whole run."""
+class Measured(NamedTuple):
+    """All three servers: their rounds, what each gave by its number of connections, and what verifying said."""
+
+    sides: Mapping[str, Side]
+    sweeps: Mapping[str, Mapping[int, float]]
+    checked: Outcome
+
+
+def measured(bench: Bench) -> Measured:
+    """Measured in the same rounds, once for a whole run."""
     if _SHARED not in bench.shared:
         bench.shared[_SHARED] = _measure(bench)
-    told: tuple[dict[str, Side], Outcome] = bench.shared[_SHARED]
+    told: Measured = bench.shared[_SHARED]
     return told
 
 
 def no_op(bench: Bench) -> Outcome:
     """P6."""
-    sides, _ = measured(bench)
-    return _with_processor_time(ratio([sides[NO_OP], sides[BARE]]))
+    return _beside_bare(measured(bench), NO_OP)
 
 
 def claim(bench: Bench) -> Outcome:
     """P7."""
-    sides, checked = measured(bench)
-    outcome = ratio([sides["claim"], sides[BARE]])
-    outcome.verified, outcome.held = checked.verified, checked.held
-    return _with_processor_time(outcome)
+    told = measured(bench)
+    outcome = _beside_bare(told, CLAIM)
+    outcome.verified, outcome.held = told.checked.verified, told.checked.held
+    return outcome
 
 
 def cost(bench: Bench) -> Outcome:
     """P15: microseconds of processor time, of the API and of PostgreSQL, with the share of each part."""
-    sides, _ = measured(bench)
-    costs = [figure.details["micros_total"] for figure in sides["claim"].rounds]
-    side = Side(
-        "durable claim", "µs", [Figure(each.details["micros_total"], each.details) for each in sides["claim"].rounds]
-    )
-    middle = sorted(sides["claim"].rounds, key=lambda each: float(each.details["micros_total"]))[len(costs) // 2]
+    rounds = measured(bench).sides[CLAIM].rounds
+    costs = [figure.details["micros_total"] for figure in rounds]
+    side = Side("durable claim", "µs", [Figure(each.details["micros_total"], each.details) for each in rounds])
+    middle = sorted(rounds, key=lambda each: float(each.details["micros_total"]))[len(costs) // 2]
     parts: Mapping[str, float] = middle.details["micros_each"]
     outcome = Outcome(middle.details["micros_total"], costs, [side], {"micros_each": dict(parts)})
     outcome.notes.append(", ".join(f"{name} {micros:.0f} µs" for name, micros in parts.items()))
-    shares = _shares(bench)
+    shares = _shares(bench, connections=middle.details["clients"])
     in_api = outcome.value - parts["PostgreSQL"]
     outcome.details["rows"] = [
         *part_rows("API", shares["parts"], in_api),
@@ -106,7 +123,7 @@ def cost(bench: Bench) -> Outcome:
     return outcome
 
 
-def _shares(bench: Bench) -> dict[str, Any]:
+def _shares(bench: Bench, connections: int) -> dict[str, Any]:
     """One more round, under the sampler."""
     path = bench.postgres.folder / "shares.json"
     with bench.postgres.database() as dsn:
@@ -114,6 +131,7 @@ def _shares(bench: Bench) -> dict[str, Any]:
         with api(dsn, bench.postgres.folder, shares=path) as running:
             make_template(running)
             server = Server(bench, running, claims(running.token), stores=True)
+            server.connections = connections
             server.measure()
             switch(path).touch()
             server.measure()
@@ -124,7 +142,7 @@ def _shares(bench: Bench) -> dict[str, Any]:
     return told
 
 
-def _measure(bench: Bench) -> tuple[dict[str, Side], Outcome]:
+def _measure(bench: Bench) -> Measured:
     with ExitStack() as stack:
         folder = bench.postgres.folder
         bench.say("starting three servers")
@@ -133,13 +151,14 @@ def _measure(bench: Bench) -> tuple[dict[str, Side], Outcome]:
         make_template(ours)
         bare, edge = (stack.enter_context(alone(kind, folder)) for kind in (BARE, NO_OP))
         servers = {
-            "claim": Server(bench, ours, claims(ours.token), stores=True),
+            CLAIM: Server(bench, ours, claims(ours.token), stores=True),
             NO_OP: Server(bench, edge, claims(edge.token), stores=False),
             BARE: Server(bench, bare, lambda: _HELLO, stores=False),
         }
+        sweeps = {name: server.sweep(name) for name, server in servers.items()}
         sides = in_turn(bench, {name: server.measure for name, server in servers.items()})
         outcome = verify(bench, Outcome(0.0, [], []), dsn)
-    return {side.name: side for side in sides}, outcome
+    return Measured({side.name: side for side in sides}, sweeps, outcome)
 
 
 def claims(token: str) -> Callable[[], bytes]:
@@ -168,11 +187,17 @@ def send(running: Running, path: str, body: Mapping[str, Any]) -> dict[str, Any]
         return told
 
 
-def _with_processor_time(outcome: Outcome) -> Outcome:
+def _beside_bare(told: Measured, name: str) -> Outcome:
     """Rates say what was served while the load shared the cores; processor time says what it costs."""
+    outcome = ratio([told.sides[name], told.sides[BARE]], our_sweep=told.sweeps[name], their_sweep=told.sweeps[BARE])
     ours, theirs = (median(figure.details["micros_total"] for figure in side.rounds) for side in outcome.sides)
     outcome.details["by_processor_time"] = theirs / ours
     outcome.notes.append(f"by processor time {theirs / ours:.3f}×: {theirs:.0f} ÷ {ours:.0f} µs per request")
+    our_best, their_best = (side.rounds[0].details["clients"] for side in outcome.sides)
+    swept = ", ".join(f"{connections}: {rate:,.0f}/s" for connections, rate in told.sweeps[name].items())
+    outcome.notes.append(
+        f"at {our_best} connections, bare uvicorn at {their_best}; ours by connections, shortly: {swept}"
+    )
     return outcome
 
 
@@ -190,7 +215,8 @@ def _kernel_share(times: Any) -> float:
 P6: Final = Target(
     key="p6",
     title="HTTP no-op through key and validation ÷ bare uvicorn",
-    how="a claim through the whole edge to a queue that answers at once ÷ an ASGI function; 64 connections",
+    how="a claim through the whole edge to a queue that answers at once ÷ an ASGI function, each at the best of "
+    "32-512 connections",
     run=no_op,
     target=0.5,
     moonshot=0.6,
@@ -199,7 +225,8 @@ P6: Final = Target(
 P7: Final = Target(
     key="p7",
     title="HTTP claim, durable ÷ bare uvicorn no-op",
-    how="`tessera serve`, claims of one hot template, PostgreSQL on the same cores ÷ as P6; 64 connections",
+    how="`tessera serve`, claims of one hot template, PostgreSQL on the same cores ÷ as P6, each at the best of "
+    "32-512 connections",
     run=claim,
     target=0.15,
     moonshot=0.30,

@@ -1,5 +1,6 @@
 """Streams that begin by the hundred: whoever looked for one before it existed finds it afterwards."""
 
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -56,3 +57,12 @@ def test_also_when_all_of_it_is_one_batch(engine: Engine, made: list[Command]) -
     asked = [*locks("early"), *made, *locks("late")]
     codes = say(engine, *asked, command_id="all")
     assert set(codes[-len(USERS) :]) == {"ok"}
+
+
+def test_a_coupon_is_remembered_but_not_the_command_that_claimed_it(engine: Engine) -> None:
+    made = [claim(user) for user in USERS]
+    remembered = [weakref.ref(command) for command in made]
+    assert set(say(engine, *made, command_id="made")) == {"ok"}
+    made.clear()
+    say(engine, *template("t2"), command_id="next")  # A plan is let go of when the one after it is decided.
+    assert [command() for command in remembered] == [None] * len(USERS)
