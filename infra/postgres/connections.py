@@ -62,6 +62,10 @@ BY_KEY = {
 # in the middle of an exchange is limited by the database's `take_append_lock`.)
 APPENDING = {**BY_KEY, "idle_in_transaction_session_timeout": "3s", "tcp_user_timeout": "3s"}
 
+# For the connection that looks ahead while a batch is being stored: that batch's callers wait for the look as well.
+# Whoever is not answered soon looks again under the lock, where there is time.
+GLANCING = {**BY_KEY, "lock_timeout": "500ms", "statement_timeout": "3s"}
+
 
 class Statement(NamedTuple):
     """What a connection prepares once, under a name: its text with ``$1`` … and the parameters' types (oids)."""

@@ -38,8 +38,8 @@ from infra.postgres.arrays import INTEGER_OID, TEXTS_OID, integers_of, texts
 from infra.postgres.batch_rows import BatchRows
 from infra.postgres.connections import (
     APPENDING,
-    BY_KEY,
     DEFAULT_TIMEOUTS,
+    GLANCING,
     BoundedConnection,
     Statement,
     Timeouts,
@@ -219,7 +219,7 @@ class PostgresEventLog:
     def _glance(self) -> BoundedConnection:
         """The connection that looks ahead, opened when it is needed and again after it broke."""
         if self._glances is None or self._glances.closed:
-            self._glances = connect(self._dsn, self._timeouts, name="glance", autocommit=True, settings=BY_KEY)
+            self._glances = connect(self._dsn, self._timeouts, name="glance", autocommit=True, settings=GLANCING)
         return self._glances
 
     def _begin(self) -> "PostgresAppend":

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from eventsourcing.postgres import PostgresApplicationRecorder
 
-from command.ports import Batch, CommandKey, StoreUnavailable
+from command.ports import Batch, CommandKey, StoreUnavailable, Wanted
 from infra.postgres import command_log
 from infra.postgres.connections import DEFAULT_TIMEOUTS, Timeouts, connect
 from infra.postgres.epoch import bump_epoch
@@ -240,6 +240,27 @@ def test_under_the_librarys_table_lock_vacuum_would_have_to_wait(postgres_dsn: s
         janitor.execute("SET lock_timeout = '100ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             janitor.execute("VACUUM stored_events")
+
+
+def append(log: PostgresEventLog, batch: Batch) -> None:
+    with log.appending() as tx:
+        tx.append(batch)
+
+
+def test_a_look_ahead_gives_up_on_a_lock_that_an_append_still_waits_for(postgres_dsn: str) -> None:
+    with (
+        closing(PostgresEventLog(postgres_dsn)) as log,
+        psycopg.connect(postgres_dsn) as migrating,
+        ThreadPoolExecutor(1) as other,
+    ):
+        store(log, at(1))
+        migrating.execute("LOCK TABLE guard_counts IN ACCESS EXCLUSIVE MODE")
+        appended = other.submit(append, log, Batch(events=[at(2)], counts={"n": 1}))
+        with pytest.raises(StoreUnavailable, match="lock timeout"):
+            log.glancing().look(Wanted(counts=["n"]))
+        assert not appended.done()
+        migrating.rollback()
+        appended.result(10.0)
 
 
 def test_a_log_is_not_used_across_a_fork(log: PostgresEventLog) -> None:
