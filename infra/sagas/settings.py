@@ -14,7 +14,8 @@ class SagaSettings:
     commands_max: int = 500  # Sent together.
     timers_max: int = 1_000  # Fired together.
     realms_max: int = 1_000  # With due timers, looked at together.
-    gather_seconds: float = 0.05  # After hearing something: what comes meanwhile is heard together.
+    gather_seconds: float = 0.05  # After hearing something: what comes meanwhile is heard together …
+    gather_calm_seconds: float = 0.1  # … and for longer when nothing had to be sent for it.
     poll_seconds: float = 0.025  # What guarantees the feed; notifications only make it quicker.
     timer_poll_seconds: float = 0.2
     answer_wait_seconds: float = 30.0

@@ -206,11 +206,12 @@ class SagaWorker:
     def _hear(self) -> int:
         """Hear what there is, then let facts gather: many cost little more than one.
 
-        Whoever hears appends, and each append costs the processes that decide a look at it.
+        Whoever hears appends, and a batch that is overtaken by it is decided again. Most orders owe nothing to anybody:
+        their first steps went along with them.
         """
-        handled = self.runner.run_once()
-        if 0 < handled < self._settings.facts_max:
-            self._stopping.wait(self._settings.gather_seconds)
+        handled, bounds = self.runner.run_once(), self._settings
+        if 0 < handled < bounds.facts_max:
+            self._stopping.wait(bounds.gather_seconds if self.runner.owes else bounds.gather_calm_seconds)
         return handled
 
     def _await_facts(self) -> None:

@@ -1,8 +1,11 @@
 """First steps that are sent along with what causes them, on real PostgreSQL: lost, late, or in the middle of others."""
 
+from contextlib import closing
+
 from contracts.commands import HoldForOrder
 from contracts.envelope import CommandEnvelope
 from infra.sagas.first_step import first_step
+from infra.sagas.runner import SagaRunner
 from tests.integration.sagas.world import Store, World
 
 
@@ -19,6 +22,16 @@ def test_an_order_and_its_hold_are_one_transaction_and_nothing_is_owed(store: St
     world.settle_ear()
     assert (world.owed(), world.step()) == ([], "held")
     world.close()
+
+
+def test_whoever_hears_knows_whether_anything_is_to_be_sent(store: Store) -> None:
+    for steps_along in (True, False):
+        world = World(store, steps_along=steps_along)
+        world.template().claim().settle_ear().place()
+        with closing(SagaRunner(store.sagas(), store.feed)) as ear:
+            assert ear.run_once()
+            assert ear.owes is not steps_along
+        world.close()
 
 
 def test_a_first_step_that_was_lost_is_the_sagas_to_ask_for(world: World) -> None:
