@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 LOOPBACK = "127.0.0.1"
+SERVER_PORTS = range(20_000, 32_000)  # Linux takes those of outgoing connections from 32,768 on, others later.
 LOG_BYTES_MAX = 16 * 1024 * 1024  # A log that grew past this is set aside when its process starts again.
 TAIL_BYTES_MAX = 16 * 1024
 KILL_WAIT_SECONDS = 5.0
@@ -320,12 +322,16 @@ class FolderLock:
 # --- ports -----------------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on now; somebody may take it before you do: be ready to retry."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(neighbours: int = 1) -> int:
+    """A TCP port of the loopback, the first of so many, that nobody listens on now.
+
+    None of those that systems give to outgoing connections: a server that ends and starts again would find it taken by
+    one. Somebody may take it before you do: be ready to retry. Raises OSError when all are taken.
+    """
+    for first in random.sample(SERVER_PORTS, len(SERVER_PORTS)):
+        if all(port_is_free(port) for port in range(first, first + neighbours)):
+            return first
+    raise OSError(errno.EADDRINUSE, f"no {neighbours} free ports from {SERVER_PORTS.start} to {SERVER_PORTS.stop}")
 
 
 def port_is_free(port: int) -> bool:

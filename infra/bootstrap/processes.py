@@ -1,5 +1,6 @@
 """What every long-running process does alike: stop when asked to, serve metrics, trace."""
 
+import errno
 import logging
 import signal
 import threading
@@ -20,6 +21,10 @@ KAFKA_LOOKS_MAX: Final = 60
 KAFKA_LOOK_SECONDS: Final = 1.0
 
 logger = logging.getLogger(__name__)
+
+
+class MetricsPortTaken(RuntimeError):
+    """Somebody listens already where metrics were to be served; the message names the port."""
 
 
 def make_tracing(settings: Settings, service: str) -> Tracing:
@@ -46,13 +51,19 @@ def asked_to_stop() -> Iterator[threading.Event]:
 
 @contextmanager
 def metrics_served(settings: Settings, metrics: Metrics) -> Iterator[None]:
-    """Serve a worker's own metrics, where a port for them is set."""
+    """Serve a worker's own metrics, where a port for them is set. Raises MetricsPortTaken."""
     if settings.follower_metrics_port is None:
         yield
         return
     from prometheus_client import start_http_server
 
-    server, thread = start_http_server(settings.follower_metrics_port, settings.http_host, metrics.registry)
+    port = settings.follower_metrics_port
+    try:
+        server, thread = start_http_server(port, settings.http_host, metrics.registry)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise MetricsPortTaken(f"port {port}, where this process would serve its metrics, is taken") from error
     try:
         yield
     finally:

@@ -74,6 +74,11 @@ _TRANSLATIONS: Final = (
         "infra.bootstrap.workers.WorkerHalted", ExitCode.ERROR, "See `tessera doctor` and `tessera dead-letters list`."
     ),
     _Translation(
+        "infra.bootstrap.processes.MetricsPortTaken",
+        ExitCode.USAGE,
+        "Name another with TESSERA_FOLLOWER_METRICS_PORT; of several workers each takes the next one.",
+    ),
+    _Translation(
         "infra.operations.NotQuiet", ExitCode.UNAVAILABLE, "`tessera sagas list --stuck` and the logs say why."
     ),
     _Translation(

@@ -233,3 +233,10 @@ def test_a_port_is_free_until_somebody_listens() -> None:
     assert port_is_free(port)
     with socket.create_server(("127.0.0.1", port)):
         assert not port_is_free(port)
+
+
+def test_a_free_port_is_none_of_those_that_outgoing_connections_get() -> None:
+    first_of_theirs = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    first = free_port(neighbours=3)
+    assert all(port_is_free(port) for port in range(first, first + 3))
+    assert first + 3 <= first_of_theirs

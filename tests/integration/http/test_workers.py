@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 
 from contracts.access import ROLES
 from infra.bootstrap.stores import create_key
-from infra.processes import free_port
+from infra.processes import LOOPBACK, free_port
 from infra.settings import Settings
 from tests.integration.http.conftest import ACME, settings_for
 from tests.integration.http.test_serving import active_template
@@ -71,20 +72,11 @@ class Workers:
         return sum(map(float, counts))
 
 
-def two_free_ports() -> int:
-    """The first of two neighbours that nobody listens on."""
-    while True:
-        first = free_port()
-        if first < 65_000:
-            return first
-
-
 @pytest.fixture
 def workers(postgres_dsn: str, tmp_path: Path) -> Iterator[Workers]:
     """A running `tessera serve --workers 2`."""
-    settings = settings_for(
-        postgres_dsn, data_dir=tmp_path, http_port=free_port(), follower_metrics_port=two_free_ports()
-    )
+    ports = {"http_port": free_port(), "follower_metrics_port": free_port(neighbours=2)}
+    settings = settings_for(postgres_dsn, data_dir=tmp_path, **ports)
     token = create_key(settings, ACME, role="admin", scopes=ROLES["admin"], label="test")
     log = tmp_path / "serve.log"
     with log.open("wb") as file:
@@ -146,14 +138,24 @@ def _exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def test_a_port_that_somebody_has_is_not_shared_with_them(postgres_dsn: str) -> None:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        settings = settings_for(postgres_dsn, http_port=listener.getsockname()[1])
-        argv = [sys.executable, "-m", "infra.cli", "serve", "--workers", "2"]
+@pytest.mark.parametrize(
+    ("setting", "options", "told"),
+    [
+        ("http_port", ("--workers", "2"), "--port"),
+        ("follower_metrics_port", ("--shared-port",), "TESSERA_FOLLOWER_METRICS_PORT"),  # As each worker is started.
+    ],
+)
+def test_a_port_that_somebody_has_is_not_shared_with_them(
+    postgres_dsn: str, setting: str, options: tuple[str, ...], told: str
+) -> None:
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        port = listener.getsockname()[1]
+        settings = settings_for(postgres_dsn, **{"http_port": free_port(), setting: port})
+        argv = [sys.executable, "-m", "infra.cli", "serve", *options]
         ended = subprocess.run(
-            argv, env=os.environ | settings.to_env(), capture_output=True, timeout=STOP_SECONDS, check=False
+            argv, env=os.environ | settings.to_env(), capture_output=True, timeout=STOP_SECONDS, check=False, text=True
         )
     assert ended.returncode == 2
-    assert b"is taken" in ended.stderr
+    assert f"port {port}" in ended.stderr
+    assert "is taken" in ended.stderr
+    assert told in ended.stderr

@@ -11,7 +11,7 @@ from command.ports import Batch, NewEvent, StoreUnavailable
 from contracts.envelope import Metadata, Recorded
 from contracts.events import CheckoutCompleted, CheckoutReady, CheckoutRefused, CheckoutReleased, Event
 from contracts.identity import Realm, stream_id
-from infra.http.outcomes import CheckoutWatch
+from infra.http.outcomes import WAIT_SECONDS, CheckoutWatch
 from tests.fakes import InMemoryEventLog
 
 ACME = Realm("acme", "shop")
@@ -23,11 +23,13 @@ class FakeFeed:
 
     def __init__(self, log: InMemoryEventLog) -> None:
         self._log = log
+        self.looks = 0
         self.reads = 0
         self.away = False
         self.appended = threading.Event()
 
     def head(self) -> int:
+        self.looks += 1
         if self.away:
             raise StoreUnavailable("away")
         with self._log.reading() as view:
@@ -117,13 +119,16 @@ async def test_nobody_waiting_means_nothing_is_read(
     feed: FakeFeed, log: InMemoryEventLog, watch: CheckoutWatch
 ) -> None:
     watch.expect(ACME, "o1", 1).cancel()
-    await asyncio.sleep(0)
     append(log, ready(1))
-    reads = feed.reads
+    async with asyncio.timeout(10):  # Whoever reads on without end looks every WAIT_SECONDS.
+        looks = -1
+        while looks != feed.looks:
+            looks = feed.looks
+            await asyncio.sleep(20 * WAIT_SECONDS)
     later = watch.expect(ACME, "o1", 2)
     append(log, ready(2))
-    await asyncio.wait_for(later, 10)
-    assert feed.reads > reads
+    assert (await asyncio.wait_for(later, 10))["attempt"] == 2
+    assert feed.looks > looks
 
 
 async def test_a_store_that_comes_back_is_read_again(
