@@ -93,7 +93,7 @@ Id = Annotated[
     str,
     Field(min_length=1, max_length=ID_LENGTH_MAX),
     AfterValidator(_printable),
-    BeforeValidator(_integer_as_text),  # Last: pydantic checks a text's bounds by itself only where it is still a text.
+    BeforeValidator(_integer_as_text),  # Last, so that the bounds stay the text's own, not functions around it.
 ]
 Text = Annotated[str, Field(max_length=TEXT_LENGTH_MAX), AfterValidator(_without_nul)]
 Instant = Annotated[AwareDatetime, AfterValidator(_as_utc)]

@@ -63,8 +63,8 @@ BY_KEY = {
 APPENDING = {**BY_KEY, "idle_in_transaction_session_timeout": "3s", "tcp_user_timeout": "3s"}
 
 # For the connection that looks ahead while a batch is being stored: that batch's callers wait for the look as well.
-# Whoever is not answered soon looks again under the lock, where there is time.
-GLANCING = {**BY_KEY, "lock_timeout": "500ms", "statement_timeout": "3s"}
+# A table that somebody has locked is not waited for; the batch is then decided under the append lock, from scratch.
+GLANCING = {**BY_KEY, "lock_timeout": "500ms"}
 
 
 class Statement(NamedTuple):

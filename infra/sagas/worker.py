@@ -211,7 +211,7 @@ class SagaWorker:
         """
         handled, bounds = self.runner.run_once(), self._settings
         if 0 < handled < bounds.facts_max:
-            self._stopping.wait(bounds.gather_seconds if self.runner.owes else bounds.gather_calm_seconds)
+            self._stopping.wait(bounds.gather_calm_seconds if self.runner.is_calm else bounds.gather_seconds)
         return handled
 
     def _await_facts(self) -> None:
