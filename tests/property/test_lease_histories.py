@@ -121,7 +121,8 @@ def play(there: Pair, step: object) -> None:  # noqa: C901 - one case per kind o
         case Burst():
             for _ in range(step.orders):
                 there.placed.append(step.at_home)
-                send(there.home if step.at_home else there.holder, *order(len(there.placed)))
+                world = there.home if step.at_home else there.holder
+                send(world, *order(len(there.placed), world.now))
         case Told():
             if there.placed:
                 nth = step.nth % len(there.placed)
