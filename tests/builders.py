@@ -1,6 +1,6 @@
 """Short names for the things that tests of the write side are about: terms, orders, and the commands that make them."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from command.domain.ids import coupon_id
@@ -63,9 +63,9 @@ def claim(user_id: str = "alice", template_id: str = "t1") -> ClaimCoupon:
     return ClaimCoupon(template_id=template_id, user_id=user_id)
 
 
-def coupon_of(user_id: str = "alice", template_id: str = "t1", nth: int = 1, at: datetime = NOON) -> str:
-    """The id of a user's n-th coupon, claimed at this time."""
-    return coupon_id(REALM, template_id, user_id, nth, at)
+def coupon_of(user_id: str = "alice", template_id: str = "t1", nth: int = 1) -> str:
+    """The id of a user's n-th coupon."""
+    return coupon_id(REALM, template_id, user_id, nth)
 
 
 def budget(budget_id: str = "b1", limit_minor: int = 100_000, **changes: Any) -> CreateBudget:

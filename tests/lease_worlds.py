@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from command.domain import leases
@@ -100,10 +99,10 @@ def spends_here(world: World, template_id: str = "t1") -> None:
     world.send(ActivateTemplate(template_id=template_id))
 
 
-def order(nth: int, at: datetime = NOON) -> list[Command]:
-    """An order that holds 10.00 of the budget, with a coupon that is claimed at this time."""
+def order(nth: int) -> list[Command]:
+    """An order that holds 10.00 of the budget."""
     user = f"u{nth}"
-    return [claim(user), *held(coupon_of(user, at=at), order_id=f"o{nth}", user_id=user)]
+    return [claim(user), *held(coupon_of(user), order_id=f"o{nth}", user_id=user)]
 
 
 def payment(nth: int) -> list[Command]:

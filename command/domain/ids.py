@@ -1,21 +1,16 @@
 """Ids that follow from what caused them: the same cause, the same id, on every machine and in every replay."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
-from math import floor
 from typing import Final
 
 from contracts.identity import Realm, are_plain, escape
-from contracts.placement import COUPON_ID_LENGTH, COUPON_PREFIX, LETTERS, slot_letters, slot_of
+from contracts.placement import COUPON_PREFIX, LETTERS, slot_letters, slot_of
 
 _LENGTH: Final = 24  # Five bits each: 120 bits.
 # Five bits of each byte of a digest make one letter: one call, where base 32 would take eight microseconds of Python.
 _LETTER_OF_BYTE: Final = bytes(ord(LETTERS[byte & 31]) for byte in range(256))
-_COUPON_DIGEST_LENGTH: Final = COUPON_ID_LENGTH - 9  # Behind prefix, slot and second: 90 bits for those of a second.
-ORDERED_LETTERS: Final = "".join(sorted(LETTERS))  # As indexes sort them.
-_SHIFTS: Final = range(25, -1, -5)  # Of six letters.
 _TEMPLATES_REMEMBERED_MAX: Final = 4_096
 _GUARDS_REMEMBERED_MAX: Final = 4_096  # One claim asks for its counter's name three times.
 
@@ -27,32 +22,23 @@ def derived_id(prefix: str, realm: Realm, *parts: object) -> str:
     return prefix + _letters(text)
 
 
-def coupon_id(realm: Realm, template_id: str, user_id: str, nth: int, claimed_at: datetime) -> str:
-    """The id of a user's n-th coupon of a template.
+def coupon_id(realm: Realm, template_id: str, user_id: str, nth: int) -> str:
+    """The id of a user's n-th coupon of a template: nobody can be given the same one twice.
 
-    After its prefix it carries the slot of its template, so that it is found where its template is, and the second in
-    which it was claimed: coupons of the same time lie together in every index (docs/decisions/0025).
+    After its prefix it carries the slot of its template, so that it is found where its template is.
     """
     start, prefix = _of_template(realm, template_id)
-    return prefix + second_letters(claimed_at) + _letters(f"{start}{escape(user_id)}/{nth}", _COUPON_DIGEST_LENGTH)
+    return prefix + _letters(f"{start}{escape(user_id)}/{nth}")
 
 
-def coupon_ids(realm: Realm, template_id: str, claims: Sequence[tuple[str, int]], claimed_at: datetime) -> list[str]:
-    """The same for many claims of one template at one time: (user, n-th) each."""
+def coupon_ids(realm: Realm, template_id: str, claims: Sequence[tuple[str, int]]) -> list[str]:
+    """The same for many claims of one template: (user, n-th) each."""
     start, prefix = _of_template(realm, template_id)
-    prefix += second_letters(claimed_at)
     if not are_plain(user_id for user_id, _ in claims):
         claims = [(escape(user_id), nth) for user_id, nth in claims]
-    length = _COUPON_DIGEST_LENGTH
-    digests = [sha256(f"{start}{user_id}/{nth}".encode()).digest()[:length] for user_id, nth in claims]
+    digests = [sha256(f"{start}{user_id}/{nth}".encode()).digest()[:_LENGTH] for user_id, nth in claims]
     letters = b"".join(digests).translate(_LETTER_OF_BYTE).decode()
-    return [prefix + letters[place : place + length] for place in range(0, len(letters), length)]
-
-
-def second_letters(at: datetime) -> str:
-    """The second of an instant, in the order of time; every 34 years it begins anew."""
-    second = floor(at.timestamp())
-    return "".join([ORDERED_LETTERS[second >> shift & 31] for shift in _SHIFTS])
+    return [prefix + letters[place : place + _LENGTH] for place in range(0, len(letters), _LENGTH)]
 
 
 @lru_cache(_GUARDS_REMEMBERED_MAX)
@@ -76,5 +62,5 @@ def _of_template(realm: Realm, template_id: str) -> tuple[str, str]:
     return start, COUPON_PREFIX + slot_letters(slot_of(template_id))
 
 
-def _letters(text: str, length: int = _LENGTH) -> str:
-    return sha256(text.encode()).digest()[:length].translate(_LETTER_OF_BYTE).decode()
+def _letters(text: str) -> str:
+    return sha256(text.encode()).digest()[:_LENGTH].translate(_LETTER_OF_BYTE).decode()

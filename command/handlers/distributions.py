@@ -93,7 +93,7 @@ def _keys_of(uow: UnitOfWork, template: Template, user_ids: Sequence[str]) -> _K
 def _issue(uow: UnitOfWork, template: Template, claims: Sequence[tuple[str, int]], distribution_id: str) -> None:
     """One event on the template for all of them, one on each coupon's own new stream."""
     uow.record(TEMPLATE, template.template_id, templates.issue_many(template, len(claims), distribution_id))
-    ids = coupon_ids(uow.realm, template.template_id, claims, uow.now)
+    ids = coupon_ids(uow.realm, template.template_id, claims)
     origin = Origin("distribution", distribution_id)
     uow.create_each(COUPON, ids, coupons.claim_each(template, ids, claims, origin, now=uow.now))
 

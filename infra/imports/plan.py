@@ -12,7 +12,6 @@ from typing import Any, Final
 import duckdb
 from pydantic import ValidationError
 
-from command.domain.ids import ORDERED_LETTERS
 from contracts.commands import Command
 from contracts.identity import Realm
 from contracts.placement import LETTERS
@@ -53,12 +52,9 @@ CREATE MACRO _letters(digest, many) AS array_to_string(list_transform(range(many
     '{LETTERS}', 1 + (CAST('0x' || substr(digest, 1 + 2 * i, 2) AS INTEGER) & 31), 1)), '');
 CREATE MACRO _in_braces(key) AS CASE WHEN regexp_matches(key, '^[^{{]*\\{{[^}}]+\\}}')
     THEN regexp_extract(key, '^[^{{]*\\{{([^}}]+)\\}}', 1) ELSE key END;
-CREATE MACRO _epoch_second(moment) AS CAST(floor(epoch(CAST(moment AS TIMESTAMPTZ))) AS BIGINT);
-CREATE MACRO _second(moment) AS array_to_string(list_transform([25, 20, 15, 10, 5, 0], lambda shift: substr(
-    '{ORDERED_LETTERS}', 1 + CAST((_epoch_second(moment) >> shift) & 31 AS INTEGER), 1)), '');
-CREATE MACRO coupon_id(template_id, user_id, nth, claimed_at) AS
-    'c' || _letters(sha256(_in_braces(CAST(template_id AS VARCHAR))), 2) || _second(claimed_at)
-    || _letters(sha256(concat_ws('/', @realm, 'c', _part(template_id), _part(user_id), CAST(nth AS VARCHAR))), 18);
+CREATE MACRO coupon_id(template_id, user_id, nth) AS
+    'c' || _letters(sha256(_in_braces(CAST(template_id AS VARCHAR))), 2)
+    || _letters(sha256(concat_ws('/', @realm, 'c', _part(template_id), _part(user_id), CAST(nth AS VARCHAR))), 24);
 """
 
 

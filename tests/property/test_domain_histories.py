@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from command.domain.budget import Budget
 from command.domain.checkout import CHECKOUT, Checkout
 from command.domain.coupon import COUPON, Coupon
+from command.domain.ids import coupon_id
 from command.domain.orders import ORDER
 from command.domain.settlement import Settlement
 from command.domain.template import TEMPLATE, Template
@@ -43,9 +44,9 @@ from contracts.orders import RefundLine
 from contracts.refusals import Refusal
 from contracts.terms import FixedValidity, ValidityAfterClaim
 from tests.builders import (
+    REALM,
     budget,
     claim,
-    coupon_of,
     credit,
     hold,
     line,
@@ -62,8 +63,8 @@ from tests.gwt import NOON, World
 USERS = ("alice", "bob")
 TEMPLATES = ("t1", "t2")
 ORDERS = ("o1", "o2", "o3")
-FIRST, SECOND = coupon_of("alice", "t1"), coupon_of("alice", "t2")
-COUPONS = (FIRST, SECOND, coupon_of("bob", "t1"), coupon_of("alice", "t1", 2))  # The last: if claimed before any wait.
+FIRST, SECOND = coupon_id(REALM, "t1", "alice", 1), coupon_id(REALM, "t2", "alice", 1)
+COUPONS = (FIRST, SECOND, coupon_id(REALM, "t1", "bob", 1), coupon_id(REALM, "t1", "alice", 2))
 STOCK = 4
 LIMIT = 2
 BUDGET_MINOR = 2500

@@ -121,8 +121,7 @@ def play(there: Pair, step: object) -> None:  # noqa: C901 - one case per kind o
         case Burst():
             for _ in range(step.orders):
                 there.placed.append(step.at_home)
-                world = there.home if step.at_home else there.holder
-                send(world, *order(len(there.placed), world.now))
+                send(there.home if step.at_home else there.holder, *order(len(there.placed)))
         case Told():
             if there.placed:
                 nth = step.nth % len(there.placed)

@@ -109,7 +109,6 @@ class Shop:
         self._batches: deque[str] = deque(maxlen=4)
         self._reservations: deque[tuple[str, str]] = deque(maxlen=10)
         self._distributions: deque[tuple[str, str, list[str]]] = deque(maxlen=3)
-        self._given: deque[tuple[str, tuple[str, ...], datetime]] = deque(maxlen=6)  # Template, users, asked when.
         self._opening = list(self._first_commands())
         self._kinds, self._weights = zip(*self._menu(), strict=True)
 
@@ -309,9 +308,8 @@ class Shop:
 
     def _listed(self) -> str:
         """The coupon of somebody on a list, who was given it by now or not; often of those who are next."""
-        given = [*self._given, (self._distributions[-1][1], tuple(self._distributions[-1][2]), self.now)]
-        template_id, users, at = self._chance.one_of((given[-1], self._chance.one_of(given)))
-        return coupon_id_of(self.realm, template_id, self._chance.one_of((users[0], self._chance.one_of(users))), 1, at)
+        _, template_id, users = self._chance.one_of((self._distributions[-1], self._chance.one_of(self._distributions)))
+        return coupon_id_of(self.realm, template_id, self._chance.one_of((users[0], self._chance.one_of(users))), 1)
 
     def _unlock(self) -> Command | None:
         if not self._locked:
@@ -365,11 +363,11 @@ class Shop:
     def _chunk(self) -> Command | None:
         if not self._distributions:
             return None
-        distribution_id, template_id, users = self._chance.one_of(self._distributions)
+        distribution_id, _, users = self._chance.one_of(self._distributions)
         first = self._chance.one_of((1, 1, 5, 5, 9))
-        chunk = tuple(users[first - 1 : first + 3])
-        self._given.append((template_id, chunk, self.now))
-        return IssueDistributionChunk(distribution_id=distribution_id, first_row=first, user_ids=chunk)
+        return IssueDistributionChunk(
+            distribution_id=distribution_id, first_row=first, user_ids=tuple(users[first - 1 : first + 3])
+        )
 
     # Orders, as their own system tells of them: in any order, more than once, before what they depend on.
 

@@ -42,7 +42,7 @@ def say(engine: Engine, *commands: Command, command_id: str) -> list[str]:
 
 
 def locks(order: str) -> list[Command]:
-    return [LockCoupon(coupon_id=coupon_id(REALM, "t1", user, 1, NOW), order_id=f"{order}-{user}") for user in USERS]
+    return [LockCoupon(coupon_id=coupon_id(REALM, "t1", user, 1), order_id=f"{order}-{user}") for user in USERS]
 
 
 @pytest.mark.parametrize("made", [GIVEN, [claim(user) for user in USERS]], ids=["by_a_distribution", "by_a_rush"])

@@ -1,7 +1,7 @@
 """Which shard holds what, from ids alone; and commands to shards."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,12 +21,11 @@ from contracts.commands import (
 )
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
-from contracts.placement import COUPON_ID_LENGTH, SLOTS, Placement, PlacementError, coupon_slot, slot_of
+from contracts.placement import SLOTS, Placement, PlacementError, coupon_slot, slot_of
 from contracts.position import Position
 from infra.settings import Settings, SettingsError
 from infra.shards.router import NOT_PLACEABLE, Router, shard_of
 from tests.builders import terms
-from tests.gwt import NOON
 
 SMALL, GIANT = Realm("acme", "shop"), Realm("giant", "shop")
 PLACEMENT = Placement.of((0, 1), tenants={"acme": 1}, spread={"giant": {0: "0-511", 1: "512-1023"}})
@@ -46,20 +45,12 @@ def envelope(command: Command, realm: Realm = GIANT) -> CommandEnvelope:
 def test_a_coupon_id_carries_the_slot_of_its_template() -> None:
     for number in range(200):
         template_id = f"template-{number}"
-        one = coupon_id(GIANT, template_id, "ann", 1, NOON)
+        one = coupon_id(GIANT, template_id, "ann", 1)
         assert coupon_slot(one) == slot_of(template_id)
-        assert coupon_ids(GIANT, template_id, [("ann", 1), ("ann", 2)], NOON) == [
+        assert coupon_ids(GIANT, template_id, [("ann", 1), ("ann", 2)]) == [
             one,
-            coupon_id(GIANT, template_id, "ann", 2, NOON),
+            coupon_id(GIANT, template_id, "ann", 2),
         ]
-
-
-def test_coupons_of_a_template_sort_by_the_second_in_which_they_were_claimed() -> None:
-    times = [NOON + timedelta(seconds=seconds) for seconds in (0, 1, 31, 32, 1_023, 1_024, 40_000, 10_000_000)]
-    ids = [coupon_id(GIANT, "t1", f"user-{len(times) - nth}", 1, at) for nth, at in enumerate(times)]
-    assert ids == sorted(ids)
-    assert {len(each) for each in ids} == {COUPON_ID_LENGTH}
-    assert coupon_id(GIANT, "t1", "ann", 1, NOON) == coupon_id(GIANT, "t1", "ann", 1, NOON + timedelta(seconds=0.9))
 
 
 def test_what_shares_a_part_in_braces_shares_a_slot() -> None:
@@ -122,7 +113,7 @@ def router(*engines: OneShard) -> Router:
 
 def test_commands_go_where_what_they_name_lies() -> None:
     template, order = keys_on(1, "t"), keys_on(0, "o")
-    held = coupon_id(GIANT, template, "ann", 1, NOON)
+    held = coupon_id(GIANT, template, "ann", 1)
     assert shard_of(PLACEMENT, envelope(ClaimCoupon(template_id=template, user_id="ann"))) == 1
     assert shard_of(PLACEMENT, envelope(LockCoupon(coupon_id=held, order_id=order))) == 1
     placed = PlaceOrder(order_id=order, currency="GBP", total_minor=100, coupon_ids=(held,))

@@ -258,8 +258,8 @@ def test_a_recurring_budget_has_its_limit_anew_at_its_own_midnight() -> None:
     evening = datetime(2026, 3, 2, 22, 50, tzinfo=UTC)  # 23:50 in Berlin.
     daily = budget(limit_minor=1000, recurs="day", zone="Europe/Berlin")
     terms = template(budget_ids=("b1",), claims_per_user_max=None)
-    first, second = coupon_of(at=evening), coupon_of(nth=2, at=evening)
-    past = [daily, *terms, claim(), claim(), *paid(first)]
+    past = [daily, *terms, claim(), claim(), *paid(MINE)]
+    second = coupon_of(nth=2)
     world = given([*past, place(second, order_id="o2"), place(second, order_id="o3")], now=evening)
     assert refusals(world.when(hold("o2"))) == [(second, "budget_exhausted")]
     world.when(hold("o3"), after=600).then_answered(status="held")

@@ -267,7 +267,7 @@ def test_nothing_is_spent_after_the_end_of_a_lease_nor_a_while_before_it() -> No
     for early, status in ((1, CheckoutReady), (0, BudgetLeaseWanted)):
         there = pair()
         there.wait(TERM_SECONDS - MARGIN_SECONDS - early)
-        there.send(*order(1, there.holder.now))
+        there.send(*order(1))
         assert isinstance(there.holder.log[-1].event, status)
 
 
@@ -377,9 +377,9 @@ def test_a_refund_after_the_return_is_credited_at_home_in_the_period_that_paid()
 def test_each_period_has_leases_of_its_own() -> None:
     there = pair(recurs="day")
     there.wait(86_400)
-    there.send(*order(1, there.holder.now))
+    there.send(*order(1))
     there.keep()
-    there.send(*order(2, there.holder.now))
+    there.send(*order(2))
     granted = there.home.events(BudgetLeaseGranted)
     assert [(it.period, it.number) for it in granted] == [("2026-03-02", 1), ("2026-03-03", 1)]
     assert len(there.holder.events(CheckoutReady)) == 2

@@ -205,9 +205,9 @@ def test_half_even_is_exact(thousandths: int) -> None:
 def test_a_mapping_knows_the_id_of_the_coupon_that_an_earlier_row_claims(
     shop: Shop, realm: Realm, template_id: str, user_id: str, nth: int
 ) -> None:
-    for at in ("1969-12-31 23:59:59.5", "2017-03-26 00:59:59.999999", "2017-03-26 01:00:00", "2054-07-01 00:00:00"):
-        told = macro(shop, f"coupon_id('{template_id}', '{user_id}', {nth}, TIMESTAMPTZ '{at}+00')", realm)
-        assert told == coupon_id(realm, template_id, user_id, nth, datetime.fromisoformat(f"{at}+00:00"))
+    assert macro(shop, f"coupon_id('{template_id}', '{user_id}', {nth})", realm) == coupon_id(
+        realm, template_id, user_id, nth
+    )
 
 
 def test_an_instant_is_written_as_commands_read_it(shop: Shop) -> None:

@@ -5,10 +5,10 @@ SELECT redemption_id AS row_key,
            AT TIME ZONE 'America/New_York' AS occurred_at,
        'lock_coupon' AS command,
        {
-           'coupon_id': coupon_id('t' || campaign_id || '-' || coupon_upc, household_id, 1, opens_at),
+           'coupon_id': coupon_id('t' || campaign_id || '-' || coupon_upc, household_id, 1),
            'order_id': 'r' || redemption_id,
            'discount_minor': 0,
            'lock_seconds': 3600
        } AS fields,
        0 AS source_rows
-FROM redemptions JOIN windows USING (campaign_id)
+FROM redemptions

@@ -6,7 +6,7 @@ SELECT redemption_id AS row_key,
            AT TIME ZONE 'America/New_York' AS occurred_at,
        'redeem_coupon' AS command,
        {
-           'coupon_id': coupon_id('t' || campaign_id || '-' || coupon_upc, household_id, 1, opens_at),
+           'coupon_id': coupon_id('t' || campaign_id || '-' || coupon_upc, household_id, 1),
            'order_id': 'r' || redemption_id
        } AS fields
-FROM redemptions JOIN windows USING (campaign_id)
+FROM redemptions
