@@ -284,6 +284,10 @@ class Decision:
         return self._envelope.command_id
 
     @property
+    def command_ids(self) -> list[str]:
+        return [each.command_id for each in self._rush or (self._envelope,)]
+
+    @property
     def recorded(self) -> int:
         """How many events it would add."""
         return len(self._events) + self._inside_series

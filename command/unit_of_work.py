@@ -57,6 +57,11 @@ class UnitOfWork(Protocol):
         ...
 
     @property
+    def command_ids(self) -> Sequence[str]:
+        """The ids of all commands of a rush, in their order; of a single command its own."""
+        ...
+
+    @property
     def now(self) -> datetime:
         """The realm's business time, never earlier than any event of the realm."""
         ...

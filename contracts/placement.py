@@ -15,7 +15,7 @@ from contracts.identity import Realm
 SLOTS: Final = 1_024  # Two letters of 32, which is how a coupon's id tells its slot.
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
 COUPON_PREFIX: Final = "c"
-COUPON_ID_LENGTH: Final = 27  # The prefix, two letters of slot, 24 letters of digest.
+COUPON_ID_LENGTH: Final = 27  # The prefix, two letters of slot, 24 of digest, or six of time and 18.
 _VALUE: Final = {letter: value for value, letter in enumerate(LETTERS)}
 
 

@@ -57,6 +57,7 @@ class InMemoryUnitOfWork:
     def __init__(self, world: "World", command_id: str, now: datetime) -> None:
         self.realm = world.realm
         self.command_id = command_id
+        self.command_ids = (command_id,)
         self.now = now
         self.lock_ttl_seconds = LOCK_TTL_SECONDS
         self.recorded: list[Recorded] = []

@@ -6,11 +6,14 @@ from hashlib import sha256
 from typing import Final
 
 from contracts.identity import Realm, are_plain, escape
-from contracts.placement import COUPON_PREFIX, LETTERS, slot_letters, slot_of
+from contracts.placement import COUPON_ID_LENGTH, COUPON_PREFIX, LETTERS, slot_letters, slot_of
 
 _LENGTH: Final = 24  # Five bits each: 120 bits.
 # Five bits of each byte of a digest make one letter: one call, where base 32 would take eight microseconds of Python.
 _LETTER_OF_BYTE: Final = bytes(ord(LETTERS[byte & 31]) for byte in range(256))
+ORDERED_LETTERS: Final = "".join(sorted(LETTERS))  # As indexes sort them.
+_SHIFTS: Final = range(25, -1, -5)  # Of six letters.
+_TIMES_REMEMBERED_MAX: Final = 4_096
 _TEMPLATES_REMEMBERED_MAX: Final = 4_096
 _GUARDS_REMEMBERED_MAX: Final = 4_096  # One claim asks for its counter's name three times.
 
@@ -22,23 +25,54 @@ def derived_id(prefix: str, realm: Realm, *parts: object) -> str:
     return prefix + _letters(text)
 
 
-def coupon_id(realm: Realm, template_id: str, user_id: str, nth: int) -> str:
-    """The id of a user's n-th coupon of a template: nobody can be given the same one twice.
+def coupon_id(realm: Realm, template_id: str, user_id: str, nth: int, command_id: str = "") -> str:
+    """The id of a user's n-th coupon of a template, which this command gives out.
 
-    After its prefix it carries the slot of its template, so that it is found where its template is.
+    After its prefix it carries the slot of its template, so that it is found where its template is, and the time in its
+    command's id, if there is one: coupons of about the same time stand side by side in an index (docs/decisions/0025).
     """
     start, prefix = _of_template(realm, template_id)
-    return prefix + _letters(f"{start}{escape(user_id)}/{nth}")
+    return (prefix + time_letters(command_id) + _letters(f"{start}{escape(user_id)}/{nth}"))[:COUPON_ID_LENGTH]
 
 
-def coupon_ids(realm: Realm, template_id: str, claims: Sequence[tuple[str, int]]) -> list[str]:
-    """The same for many claims of one template: (user, n-th) each."""
+def coupon_ids(
+    realm: Realm, template_id: str, claims: Sequence[tuple[str, int]], command_ids: Sequence[str] = ("",)
+) -> list[str]:
+    """The same for many claims of one template: (user, n-th) each. ``command_ids``: of each claim, or of all."""
     start, prefix = _of_template(realm, template_id)
     if not are_plain(user_id for user_id, _ in claims):
         claims = [(escape(user_id), nth) for user_id, nth in claims]
     digests = [sha256(f"{start}{user_id}/{nth}".encode()).digest()[:_LENGTH] for user_id, nth in claims]
     letters = b"".join(digests).translate(_LETTER_OF_BYTE).decode()
-    return [prefix + letters[place : place + _LENGTH] for place in range(0, len(letters), _LENGTH)]
+    starts = [prefix + time_letters(command_id) for command_id in command_ids]
+    if len(starts) < len(claims):
+        starts *= len(claims)
+    places = range(0, len(letters), _LENGTH)
+    return [(start + letters[at : at + _LENGTH])[:COUPON_ID_LENGTH] for start, at in zip(starts, places, strict=False)]
+
+
+def time_letters(command_id: str) -> str:
+    """The time that a command's id begins with, to four seconds, as letters that sort as it does; none without one.
+
+    Such are the ids that the API makes, and UUIDs of version 7, with dashes or without. (Those of version 4 look like
+    them, and tell a time that means nothing.)
+    """
+    match len(command_id):
+        case 32:
+            return _time_letters(command_id[:9])
+        case 36:
+            return _time_letters(command_id[:8] + command_id[9])
+    return ""
+
+
+@lru_cache(_TIMES_REMEMBERED_MAX)
+def _time_letters(digits: str) -> str:
+    """36 of 48 bits of milliseconds, in hexadecimal, as six letters: they begin anew every 139 years."""
+    try:
+        time = int(digits, 16)
+    except ValueError:
+        return ""
+    return "".join([ORDERED_LETTERS[time >> shift & 31] for shift in _SHIFTS])
 
 
 @lru_cache(_GUARDS_REMEMBERED_MAX)

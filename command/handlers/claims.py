@@ -76,7 +76,7 @@ def claim_together(uow: UnitOfWork, commands: Sequence[ClaimCoupon]) -> list[Dat
     templates.require_stock(template, len(commands))
     templates.require_within_limits(template, Taken(max(before), 0))
     claims = [(user_id, taken + 1) for user_id, taken in zip(user_ids, before, strict=True)]
-    ids = coupon_ids(uow.realm, template_id, claims)
+    ids = coupon_ids(uow.realm, template_id, claims, uow.command_ids)
     events = coupons.claim_each(template, ids, claims, Origin(channel, reference), now=now)
     uow.record(TEMPLATE, template_id, templates.issue_many(template, len(claims)))
     uow.create_by_each(COUPON, ids, events)
@@ -105,11 +105,11 @@ def rush_counters(uow: UnitOfWork, commands: Sequence[ClaimCoupon]) -> list[str]
 def issue_coupon(
     uow: UnitOfWork, template_id: str, user_id: str, origin: Origin, reservation_id: str | None = None
 ) -> CouponClaimed:
-    """Take the next coupon out of the stock. The n-th claim of a user is a stream's name: it exists once."""
+    """Take the next coupon out of the stock."""
     template = uow.load(TEMPLATE, template_id)
     claims = guard_key("claims", template_id, user_id)
     nth = uow.count(claims) + 1
-    coupon_id = nth_coupon_id(uow.realm, template_id, user_id, nth)
+    coupon_id = nth_coupon_id(uow.realm, template_id, user_id, nth, uow.command_id)
     uow.record(TEMPLATE, template_id, templates.issue(template, coupon_id, user_id, reservation_id))
     events = coupons.claim(template, coupon_id, user_id, nth, origin, now=uow.now)
     uow.create(COUPON, coupon_id, events)

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
+from uuid import UUID
 
 import pytest
 
@@ -21,12 +22,13 @@ from contracts.commands import (
 )
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.identity import Realm
-from contracts.placement import SLOTS, Placement, PlacementError, coupon_slot, slot_of
+from contracts.placement import COUPON_ID_LENGTH, SLOTS, Placement, PlacementError, coupon_slot, slot_of
 from contracts.position import Position
 from infra.settings import Settings, SettingsError
 from infra.shards.router import NOT_PLACEABLE, Router, shard_of
 from tests.builders import terms
 
+NOON_MS: Final = 1_772_452_800_000
 SMALL, GIANT = Realm("acme", "shop"), Realm("giant", "shop")
 PLACEMENT = Placement.of((0, 1), tenants={"acme": 1}, spread={"giant": {0: "0-511", 1: "512-1023"}})
 
@@ -51,6 +53,36 @@ def test_a_coupon_id_carries_the_slot_of_its_template() -> None:
             one,
             coupon_id(GIANT, template_id, "ann", 2),
         ]
+
+
+def api_id(milliseconds: int) -> str:
+    """As the API makes them."""
+    return f"{milliseconds << 80 | 12_345:032x}"
+
+
+def test_coupons_of_a_template_sort_by_the_time_in_the_ids_of_their_commands() -> None:
+    times = [NOON_MS + milliseconds for milliseconds in (0, 4_096, 131_072, 4_194_304, 134_217_728, 86_400_000_000)]
+    for made in (api_id, lambda time: str(UUID(api_id(time)))):
+        ids = [coupon_id(GIANT, "t1", f"user-{len(times) - nth}", 1, made(at)) for nth, at in enumerate(times)]
+        assert ids == sorted(ids)
+        assert {len(each) for each in ids} == {COUPON_ID_LENGTH}
+        assert {coupon_slot(each) for each in ids} == {slot_of("t1")}
+
+
+@pytest.mark.parametrize("command_id", ["", "claim-1", "import:a-shop:0000000000000000000", "x" * 32, "é" * 36])
+def test_commands_without_a_time_in_their_ids_make_coupons_without_one(command_id: str) -> None:
+    assert coupon_id(GIANT, "t1", "ann", 1, command_id) == coupon_id(GIANT, "t1", "ann", 1)
+
+
+def test_the_ids_of_many_coupons_are_those_of_each() -> None:
+    claims = [("ann", 1), ("b/b", 2), ("cleo", 1)]
+    command_ids = [api_id(NOON_MS), "claim-1", api_id(NOON_MS + 10_000)]
+    assert coupon_ids(GIANT, "t1", claims, command_ids) == [
+        coupon_id(GIANT, "t1", *claim, command_id) for claim, command_id in zip(claims, command_ids, strict=True)
+    ]
+    assert coupon_ids(GIANT, "t1", claims, [api_id(NOON_MS)]) == [
+        coupon_id(GIANT, "t1", *claim, api_id(NOON_MS)) for claim in claims
+    ]
 
 
 def test_what_shares_a_part_in_braces_shares_a_slot() -> None:
