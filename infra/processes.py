@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ LOG_BYTES_MAX = 16 * 1024 * 1024  # A log that grew past this is set aside when 
 TAIL_BYTES_MAX = 16 * 1024
 KILL_WAIT_SECONDS = 5.0
 POLL_SECONDS = 0.05
+SIGNAL_SECONDS = 0.5  # Within which a signal is heard in any case.
 _PR_SET_PDEATHSIG = 1
 
 
@@ -317,6 +318,20 @@ class FolderLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def join_hearing_signals(threads: Iterable[threading.Thread]) -> None:
+    """Wait for threads, on the main thread.
+
+    Handlers of signals run on that thread, between two steps of Python. A signal that another thread was given, or that
+    came just before a wait, does not end the wait: without an end to it, its handler would never run.
+    """
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(SIGNAL_SECONDS)
 
 
 # --- ports -----------------------------------------------------------------------------------------------------------

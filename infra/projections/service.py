@@ -1,5 +1,6 @@
 """Everything about projections for processes and operators: followers to run, and list, rebuild and drop by name."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Event as Signal
@@ -16,6 +17,7 @@ from infra.clickhouse.facts import POSITION_NAME, FactsStore
 from infra.kafka.errors import KafkaUnavailable
 from infra.kafka.lanes import Stranger, ignore_strangers, lanes_of
 from infra.postgres.feed import StoreFeed
+from infra.processes import join_hearing_signals
 from infra.projections.coordination import PostgresCoordination
 from infra.projections.facts_target import FactsTarget
 from infra.projections.lane_follower import LaneFollower, LaneSource
@@ -160,8 +162,7 @@ class ProjectionService:
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        join_hearing_signals(threads)
         return all(healthy.values())
 
     def _wait_for_stores(self, stop: Signal) -> None:
@@ -175,7 +176,7 @@ class ProjectionService:
                 if looks_left == 0 or stop.is_set():
                     raise
                 _log.warning("stores_awaited", reason=str(error), looks_left=looks_left)
-                stop.wait(STORE_LOOK_SECONDS)
+                time.sleep(STORE_LOOK_SECONDS)  # Not a wait on `stop`: its own signal handler could deadlock with it.
             else:
                 return
 

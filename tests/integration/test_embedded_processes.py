@@ -228,6 +228,23 @@ def test_a_folder_has_one_owner_who_is_named(tmp_path: Path) -> None:
         pass
 
 
+STOPPED_BY_A_SIGNAL_THAT_ANOTHER_THREAD_GOT = """
+import signal, threading
+from infra.processes import join_hearing_signals
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+idle = threading.Thread(target=stop.wait)
+idle.start()
+threading.Timer(0.3, lambda: signal.pthread_kill(idle.ident, signal.SIGTERM)).start()
+join_hearing_signals([idle])
+"""
+
+
+def test_a_signal_that_another_thread_got_is_heard_while_the_main_one_waits() -> None:
+    argv = [sys.executable, "-c", STOPPED_BY_A_SIGNAL_THAT_ANOTHER_THREAD_GOT]
+    assert subprocess.run(argv, timeout=30, check=False).returncode == 0
+
+
 def test_a_port_is_free_until_somebody_listens() -> None:
     port = free_port()
     assert port_is_free(port)
