@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import fmean
 from typing import Any, Final, Literal, Self
 
 from benchmarks.figures import ratio_of_rounds
@@ -119,13 +120,21 @@ def ratio(sides: list[Side], **details: Any) -> Outcome:
     return Outcome(value, rounds, sides, dict(details))
 
 
-def best_of(bench: Bench, what: str, measure: Callable[[int], Figure], clients: tuple[int, ...]) -> "Sweep":
-    """Measure once for each number of clients, shortly, to learn which serves best."""
-    seen: dict[int, Figure] = {}
-    for number in clients:
-        bench.say(f"{what}: {number} clients")
-        seen[number] = measure(number)
-    return Sweep(max(seen, key=lambda number: seen[number].value), {key: each.value for key, each in seen.items()})
+def best_of(
+    bench: Bench, what: str, measure: Callable[[int], Figure], clients: tuple[int, ...], *, passes: int = 1
+) -> "Sweep":
+    """Measure each number of clients shortly, to learn which serves best.
+
+    With several passes, there and back, by their mean: where neighbours differ by less than the machine's moods, one
+    look picks whichever was lucky.
+    """
+    seen: dict[int, list[float]] = {number: [] for number in clients}
+    for nth in range(passes):
+        for number in clients[:: -1 if nth % 2 else 1]:
+            bench.say(f"{what}: {number} clients")
+            seen[number].append(measure(number).value)
+    means = {number: fmean(values) for number, values in seen.items()}
+    return Sweep(max(means, key=lambda number: means[number]), means)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from benchmarks.bench import Bench, Effort, Figure, Outcome, Target, in_turn, ratio
+from benchmarks.bench import Bench, Effort, Figure, Outcome, Target, best_of, in_turn, ratio
 from benchmarks.http_client import UnexpectedAnswer, is_whole, post
 from benchmarks.postgres import Instance, NotDurable, PgbenchFailed, parse_pgbench, require_durable
 from benchmarks.targets import TARGETS
@@ -42,6 +42,19 @@ def test_the_order_of_the_sides_alternates_from_round_to_round() -> None:
     assert seen == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert [each.values for each in sides] == [[1, 4, 5], [2, 3, 6]]
     assert ratio(sides).value == pytest.approx(5 / 6)
+
+
+def test_the_best_number_of_clients_is_that_of_the_best_mean_over_passes_there_and_back() -> None:
+    asked: list[int] = []
+    lucky = iter([5.0, 7.0, 4.0, 6.0, 2.0, 5.5])
+
+    def measure(clients: int) -> Figure:
+        asked.append(clients)
+        return Figure(next(lucky), {})
+
+    swept = best_of(bench(1), "it", measure, (1, 2, 4), passes=2)
+    assert asked == [1, 2, 4, 4, 2, 1]
+    assert (swept.best, swept.values) == (1, {1: 5.25, 2: 4.5, 4: 5.0})
 
 
 def test_a_target_is_met_from_its_bound_on_whichever_way_is_better() -> None:
