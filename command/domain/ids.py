@@ -1,5 +1,6 @@
 """Ids that follow from what caused them: the same cause, the same id, on every machine and in every replay."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -13,6 +14,9 @@ _LENGTH: Final = 24  # Five bits each: 120 bits.
 _LETTER_OF_BYTE: Final = bytes(ord(LETTERS[byte & 31]) for byte in range(256))
 ORDERED_LETTERS: Final = "".join(sorted(LETTERS))  # As indexes sort them.
 _SHIFTS: Final = range(25, -1, -5)  # Of six letters.
+_TIMED: Final = re.compile(
+    r"([0-9a-f]{8})(?:([0-9a-f])[0-9a-f]{23}|-([0-9a-f])[0-9a-f]{3}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})(?=:|\Z)"
+)
 _TIMES_REMEMBERED_MAX: Final = 4_096
 _TEMPLATES_REMEMBERED_MAX: Final = 4_096
 _GUARDS_REMEMBERED_MAX: Final = 4_096  # One claim asks for its counter's name three times.
@@ -25,53 +29,56 @@ def derived_id(prefix: str, realm: Realm, *parts: object) -> str:
     return prefix + _letters(text)
 
 
-def coupon_id(realm: Realm, template_id: str, user_id: str, nth: int, command_id: str = "") -> str:
-    """The id of a user's n-th coupon of a template, which this command gives out.
+def coupon_id(realm: Realm, template_id: str, user_id: str, nth: int, command_id: str = "", place: int = 0) -> str:
+    """The id of a user's n-th coupon of a template. ``place``: among those that its command gives out.
 
-    After its prefix it carries the slot of its template, so that it is found where its template is, and the time in its
-    command's id, if there is one: coupons of about the same time stand side by side in an index (docs/decisions/0025).
+    After its prefix it carries the slot of its template, so that it is found where its template is. When its command's
+    id begins with a time, that comes next, so that coupons of about the same time stand side by side in an index, and
+    the rest follows from the command; else all of it follows from the number (docs/decisions/0025).
     """
     start, prefix = _of_template(realm, template_id)
-    return (prefix + time_letters(command_id) + _letters(f"{start}{escape(user_id)}/{nth}"))[:COUPON_ID_LENGTH]
+    time = time_letters(command_id)
+    digest = _letters(f"{start}{escape(user_id)}/{f'{command_id}/{place}' if time else nth}")
+    return (prefix + time + digest)[:COUPON_ID_LENGTH]
 
 
 def coupon_ids(
-    realm: Realm, template_id: str, claims: Sequence[tuple[str, int]], command_ids: Sequence[str] = ("",)
+    realm: Realm, template_id: str, claims: Sequence[tuple[str, int]], command_ids: Sequence[str] = ()
 ) -> list[str]:
-    """The same for many claims of one template: (user, n-th) each. ``command_ids``: of each claim, or of all."""
+    """The same for many claims of one template: (user, n-th) each. ``command_ids``: of each claim, or none at all."""
     start, prefix = _of_template(realm, template_id)
     if not are_plain(user_id for user_id, _ in claims):
         claims = [(escape(user_id), nth) for user_id, nth in claims]
-    digests = [sha256(f"{start}{user_id}/{nth}".encode()).digest()[:_LENGTH] for user_id, nth in claims]
+    times = [time_letters(command_id) for command_id in command_ids]
+    if any(times):
+        names = [
+            f"{start}{user_id}/{f'{command_id}/0' if time else nth}"
+            for (user_id, nth), command_id, time in zip(claims, command_ids, times, strict=True)
+        ]
+    else:
+        names, times = [f"{start}{user_id}/{nth}" for user_id, nth in claims], [""] * len(claims)
+    digests = [sha256(name.encode()).digest()[:_LENGTH] for name in names]
     letters = b"".join(digests).translate(_LETTER_OF_BYTE).decode()
-    starts = [prefix + time_letters(command_id) for command_id in command_ids]
-    if len(starts) < len(claims):
-        starts *= len(claims)
     places = range(0, len(letters), _LENGTH)
-    return [(start + letters[at : at + _LENGTH])[:COUPON_ID_LENGTH] for start, at in zip(starts, places, strict=False)]
+    return [
+        (prefix + time + letters[at : at + _LENGTH])[:COUPON_ID_LENGTH] for time, at in zip(times, places, strict=True)
+    ]
 
 
 def time_letters(command_id: str) -> str:
     """The time that a command's id begins with, to four seconds, as letters that sort as it does; none without one.
 
-    Such are the ids that the API makes, and UUIDs of version 7, with dashes or without. (Those of version 4 look like
-    them, and tell a time that means nothing.)
+    Such are the ids that the API makes (32 hexadecimal digits; in a batch ``:`` and a number follow) and UUIDs of
+    version 7. Other 32 hexadecimal digits tell a time that means nothing, which does no harm.
     """
-    match len(command_id):
-        case 32:
-            return _time_letters(command_id[:9])
-        case 36:
-            return _time_letters(command_id[:8] + command_id[9])
-    return ""
+    found = _TIMED.match(command_id)
+    return "" if found is None else _time_letters(found[1] + (found[2] or found[3]))
 
 
 @lru_cache(_TIMES_REMEMBERED_MAX)
 def _time_letters(digits: str) -> str:
     """36 of 48 bits of milliseconds, in hexadecimal, as six letters: they begin anew every 139 years."""
-    try:
-        time = int(digits, 16)
-    except ValueError:
-        return ""
+    time = int(digits, 16)
     return "".join([ORDERED_LETTERS[time >> shift & 31] for shift in _SHIFTS])
 
 

@@ -103,13 +103,18 @@ def rush_counters(uow: UnitOfWork, commands: Sequence[ClaimCoupon]) -> list[str]
 
 
 def issue_coupon(
-    uow: UnitOfWork, template_id: str, user_id: str, origin: Origin, reservation_id: str | None = None
+    uow: UnitOfWork,
+    template_id: str,
+    user_id: str,
+    origin: Origin,
+    reservation_id: str | None = None,
+    place: int = 0,
 ) -> CouponClaimed:
-    """Take the next coupon out of the stock."""
+    """Take the next coupon out of the stock. ``place``: among those that this command takes."""
     template = uow.load(TEMPLATE, template_id)
     claims = guard_key("claims", template_id, user_id)
     nth = uow.count(claims) + 1
-    coupon_id = nth_coupon_id(uow.realm, template_id, user_id, nth, uow.command_id)
+    coupon_id = nth_coupon_id(uow.realm, template_id, user_id, nth, uow.command_id, place)
     uow.record(TEMPLATE, template_id, templates.issue(template, coupon_id, user_id, reservation_id))
     events = coupons.claim(template, coupon_id, user_id, nth, origin, now=uow.now)
     uow.create(COUPON, coupon_id, events)

@@ -133,8 +133,8 @@ def confirm(uow: UnitOfWork, command: ConfirmTemplateReservation) -> Data:
     uow.add(guard_key("reserved", command.template_id, reservation.user_id), -reservation.quantity)
     origin = Origin("reservation", command.reservation_id)
     coupon_ids = [
-        issue_coupon(uow, command.template_id, reservation.user_id, origin, command.reservation_id).coupon_id
-        for _ in range(reservation.quantity)
+        issue_coupon(uow, command.template_id, reservation.user_id, origin, command.reservation_id, place).coupon_id
+        for place in range(reservation.quantity)
     ]
     return answer | {"coupon_ids": coupon_ids}
 

@@ -38,6 +38,7 @@ class Ear(ABC):
         self._on_commands = on_commands
         self._memories: OrderedDict[str, Saga] = OrderedDict()
         self._parked: frozenset[str] = frozenset()
+        self._owes = False  # Whether anything is to be sent for what was heard last.
         self.is_calm = False  # Whether sagas heard something the last time, and nothing is to be sent for it.
 
     @property
@@ -51,7 +52,7 @@ class Ear(ABC):
         Raises StoreUnavailable, KafkaUnavailable, StreamConflict and PositionMoved, after which it may be called again,
         and EpochChanged, UnknownEventType, UnreadableEvent, FactsSkipped and UnknownProcessVersion, which need help.
         """
-        self.is_calm = False
+        self.is_calm = self._owes = False
         try:
             return self._run_once()
         except Exception:
@@ -99,10 +100,10 @@ class Ear(ABC):
         while len(self._memories) > self._settings.memories_max:
             self._memories.popitem(last=False)
         self._parked |= {failure.fact.stream for failure in hearing.failures}
-        owes = bool(hearing.commands())
-        self.is_calm = bool(hearing.heard) and not owes
-        if owes:
+        if hearing.commands():
+            self._owes = True
             self._on_commands()
+        self.is_calm = bool(hearing.heard) and not self._owes
 
     # Parked facts that an operator wants to be tried again.
 

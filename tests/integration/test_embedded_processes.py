@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from infra.processes import (
+    SERVER_PORTS,
     Child,
     ChildSpec,
     Ending,
@@ -254,6 +255,8 @@ def test_a_port_is_free_until_somebody_listens() -> None:
 
 def test_a_free_port_is_none_of_those_that_outgoing_connections_get() -> None:
     first_of_theirs = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    if first_of_theirs < SERVER_PORTS.stop:
+        pytest.skip(f"this machine gives outgoing connections ports from {first_of_theirs} on, which is not usual")
     first = free_port(neighbours=3)
     assert all(port_is_free(port) for port in range(first, first + 3))
     assert first + 3 <= first_of_theirs

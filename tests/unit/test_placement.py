@@ -1,6 +1,6 @@
 """Which shard holds what, from ids alone; and commands to shards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -60,29 +60,49 @@ def api_id(milliseconds: int) -> str:
     return f"{milliseconds << 80 | 12_345:032x}"
 
 
-def test_coupons_of_a_template_sort_by_the_time_in_the_ids_of_their_commands() -> None:
+def uuid7(milliseconds: int) -> str:
+    """As callers may make them."""
+    return str(UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | 12_345))
+
+
+@pytest.mark.parametrize(
+    "made", [api_id, uuid7, lambda time: f"{api_id(time)}:{time % 1_000}", lambda time: f"{uuid7(time)}:7"]
+)
+def test_coupons_of_a_template_sort_by_the_time_in_the_ids_of_their_commands(made: Callable[[int], str]) -> None:
     times = [NOON_MS + milliseconds for milliseconds in (0, 4_096, 131_072, 4_194_304, 134_217_728, 86_400_000_000)]
-    for made in (api_id, lambda time: str(UUID(api_id(time)))):
-        ids = [coupon_id(GIANT, "t1", f"user-{len(times) - nth}", 1, made(at)) for nth, at in enumerate(times)]
-        assert ids == sorted(ids)
-        assert {len(each) for each in ids} == {COUPON_ID_LENGTH}
-        assert {coupon_slot(each) for each in ids} == {slot_of("t1")}
+    ids = [coupon_id(GIANT, "t1", f"user-{len(times) - nth}", 1, made(at)) for nth, at in enumerate(times)]
+    assert ids == sorted(ids)
+    assert {len(each) for each in ids} == {COUPON_ID_LENGTH}
+    assert {coupon_slot(each) for each in ids} == {slot_of("t1")}
 
 
-@pytest.mark.parametrize("command_id", ["", "claim-1", "import:a-shop:0000000000000000000", "x" * 32, "é" * 36])
+@pytest.mark.parametrize(
+    "command_id",
+    [
+        *("", "claim-1", "x" * 32, "é" * 36, "0" * 31 + "\n", "0" * 33),
+        *("import:shop:00000000000000000000", "20260301-claim-of-anna-and-of-nobody"),
+        "7e2f0d3c-6f0e-4d0a-9c1b-1f2e3d4c5b6a",  # A UUID of version 4.
+    ],
+)
 def test_commands_without_a_time_in_their_ids_make_coupons_without_one(command_id: str) -> None:
     assert coupon_id(GIANT, "t1", "ann", 1, command_id) == coupon_id(GIANT, "t1", "ann", 1)
 
 
+def test_what_a_command_with_a_time_gives_out_does_not_depend_on_what_was_given_out_before() -> None:
+    first, second = api_id(NOON_MS), api_id(NOON_MS + 1)
+    assert coupon_id(GIANT, "t1", "ann", 1, first) == coupon_id(GIANT, "t1", "ann", 2, first)
+    one_each = {
+        coupon_id(GIANT, "t1", user, 1, it, place) for user in "ab" for it in (first, second) for place in (0, 1)
+    }
+    assert len(one_each) == 8
+
+
 def test_the_ids_of_many_coupons_are_those_of_each() -> None:
     claims = [("ann", 1), ("b/b", 2), ("cleo", 1)]
-    command_ids = [api_id(NOON_MS), "claim-1", api_id(NOON_MS + 10_000)]
-    assert coupon_ids(GIANT, "t1", claims, command_ids) == [
-        coupon_id(GIANT, "t1", *claim, command_id) for claim, command_id in zip(claims, command_ids, strict=True)
-    ]
-    assert coupon_ids(GIANT, "t1", claims, [api_id(NOON_MS)]) == [
-        coupon_id(GIANT, "t1", *claim, api_id(NOON_MS)) for claim in claims
-    ]
+    for command_ids in ([api_id(NOON_MS), "claim-1", api_id(NOON_MS + 10_000)], ["a", "b", "c"]):
+        assert coupon_ids(GIANT, "t1", claims, command_ids) == [
+            coupon_id(GIANT, "t1", *claim, command_id) for claim, command_id in zip(claims, command_ids, strict=True)
+        ]
 
 
 def test_what_shares_a_part_in_braces_shares_a_slot() -> None:

@@ -35,9 +35,11 @@ Terms = dict[str, Any]
 
 
 def asks(command: Command, number: int) -> CommandEnvelope:
-    """As different as envelopes of one rush may be; a few have the same id."""
+    """As different as envelopes of one rush may be: a few have the same id, and some ids tell a time, others none."""
     cause = f"cause {number}" if number % 3 == 0 else None
-    return CommandEnvelope(REALM, f"c-{number % 40}", command, f'key "{number % 2}"', f"corr%{number}", cause, None)
+    number %= 40
+    command_id = f"c-{number}" if number % 4 == 0 else f"{(number * 5_000) << 80:032x}"
+    return CommandEnvelope(REALM, command_id, command, f'key "{number % 2}"', f"corr%{number}", cause, None)
 
 
 def decided(handlers: Handlers, commands: Sequence[Command], terms: Terms) -> tuple[Plan, Decider, InMemoryEventLog]:
