@@ -33,6 +33,7 @@ from infra.processes import wait_until
 from infra.projections.service import ProjectionService
 from infra.sagas.worker import SagaWorker
 from infra.settings import Settings
+from infra.telemetry.ids import new_id
 from projections.catalog import READ_MODELS
 from tests.engines import Corners
 from tests.faults.own_server import OwnServer, own_folder, own_server
@@ -115,7 +116,7 @@ class Site:
 
     def buy(self, name: str, *, pay: bool = True) -> str:
         """A claim, an order and its payment; returns the coupon's id."""
-        claimed = self.send("/v1/templates/t/claims", {"user_id": f"u-{name}"}, f"claim-{name}")
+        claimed = self.send("/v1/templates/t/claims", {"user_id": f"u-{name}"}, new_id())
         coupon_id: str = claimed["data"]["coupon_id"]
         line = {"line_id": "a", "sku": "kettle", "unit_price_minor": 6_000}
         order = {"order_id": f"o-{name}", "user_id": f"u-{name}", "currency": "EUR"}
