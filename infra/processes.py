@@ -4,7 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
-import random
+import secrets
 import shutil
 import signal
 import socket
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -343,7 +344,8 @@ def free_port(neighbours: int = 1) -> int:
     None of those that systems give to outgoing connections: a server that ends and starts again would find it taken by
     one. Somebody may take it before you do: be ready to retry. Raises OSError when all are taken.
     """
-    for first in random.sample(SERVER_PORTS, len(SERVER_PORTS)):
+    start = secrets.randbelow(len(SERVER_PORTS))  # Of its own chance: whoever seeds `random` alike would ask alike.
+    for first in chain(SERVER_PORTS[start:], SERVER_PORTS[:start]):
         if all(port_is_free(port) for port in range(first, first + neighbours)):
             return first
     raise OSError(errno.EADDRINUSE, f"no {neighbours} free ports from {SERVER_PORTS.start} to {SERVER_PORTS.stop}")
