@@ -228,7 +228,7 @@ P6: Final = Target(
 P7: Final = Target(
     key="p7",
     title="HTTP claim, durable ÷ bare uvicorn no-op",
-    how="`tessera serve`, claims of one hot template, PostgreSQL on the same cores at the best of 32-512 "
+    how="`tessera serve`, claims of one hot template, PostgreSQL on the same cores, at the best of 32-512 "
     "connections ÷ as P6",
     run=claim,
     target=0.15,

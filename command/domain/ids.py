@@ -12,7 +12,7 @@ from contracts.placement import COUPON_ID_LENGTH, COUPON_PREFIX, LETTERS, slot_l
 _LENGTH: Final = 24  # Five bits each: 120 bits.
 # Five bits of each byte of a digest make one letter: one call, where base 32 would take eight microseconds of Python.
 _LETTER_OF_BYTE: Final = bytes(ord(LETTERS[byte & 31]) for byte in range(256))
-ORDERED_LETTERS: Final = "".join(sorted(LETTERS))  # As indexes sort them.
+_ORDERED_LETTERS: Final = "".join(sorted(LETTERS))  # As indexes sort them.
 _SHIFTS: Final = range(25, -1, -5)  # Of six letters.
 _TIMED: Final = re.compile(
     r"([0-9a-f]{8})(?:([0-9a-f])[0-9a-f]{23}|-([0-9a-f])[0-9a-f]{3}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})(?=:|\Z)"
@@ -37,7 +37,7 @@ def coupon_id(realm: Realm, template_id: str, user_id: str, nth: int, command_id
     the rest follows from the command; else all of it follows from the number (docs/decisions/0025).
     """
     start, prefix = _of_template(realm, template_id)
-    time = time_letters(command_id)
+    time = _time_letters(command_id)
     digest = _letters(f"{start}{escape(user_id)}/{f'{command_id}/{place}' if time else nth}")
     return (prefix + time + digest)[:COUPON_ID_LENGTH]
 
@@ -49,7 +49,7 @@ def coupon_ids(
     start, prefix = _of_template(realm, template_id)
     if not are_plain(user_id for user_id, _ in claims):
         claims = [(escape(user_id), nth) for user_id, nth in claims]
-    times = [time_letters(command_id) for command_id in command_ids]
+    times = [_time_letters(command_id) for command_id in command_ids]
     if any(times):
         names = [
             f"{start}{user_id}/{f'{command_id}/0' if time else nth}"
@@ -65,21 +65,21 @@ def coupon_ids(
     ]
 
 
-def time_letters(command_id: str) -> str:
+def _time_letters(command_id: str) -> str:
     """The time that a command's id begins with, to four seconds, as letters that sort as it does; none without one.
 
     Such are the ids that the API makes (32 hexadecimal digits; in a batch ``:`` and a number follow) and UUIDs of
     version 7. Other 32 hexadecimal digits tell a time that means nothing, which does no harm.
     """
     found = _TIMED.match(command_id)
-    return "" if found is None else _time_letters(found[1] + (found[2] or found[3]))
+    return "" if found is None else _ordered_letters(found[1] + (found[2] or found[3]))
 
 
 @lru_cache(_TIMES_REMEMBERED_MAX)
-def _time_letters(digits: str) -> str:
+def _ordered_letters(digits: str) -> str:
     """36 of 48 bits of milliseconds, in hexadecimal, as six letters: they begin anew every 139 years."""
     time = int(digits, 16)
-    return "".join([ORDERED_LETTERS[time >> shift & 31] for shift in _SHIFTS])
+    return "".join([_ORDERED_LETTERS[time >> shift & 31] for shift in _SHIFTS])
 
 
 @lru_cache(_GUARDS_REMEMBERED_MAX)
