@@ -21,6 +21,7 @@ from infra.relay.relay import At, Relay, RelayLimits
 from infra.settings import Settings
 
 _PR_SET_PDEATHSIG = 1
+SIGNAL_SECONDS = 1.0  # The process's first thread hears of a signal; until it stops the others, they would go on.
 
 
 def main(options: dict[str, Any]) -> None:
@@ -34,6 +35,7 @@ def main(options: dict[str, Any]) -> None:
         passed += at == options.get("at")
         if at == options.get("at") and passed == options["nth"]:
             os.kill(os.getpid(), options["signal"])
+            sleep(SIGNAL_SECONDS)
 
     settings = Settings(**options["settings"])
     lead_seconds = options["lead_seconds"]
