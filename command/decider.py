@@ -1,7 +1,7 @@
 """Turns a batch of commands into what is to be stored for them, on top of the states that it keeps in memory."""
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from itertools import chain, compress, groupby
@@ -14,7 +14,9 @@ from command.ports import (
     AppendTransaction,
     Batch,
     CommandKey,
+    Glance,
     LoggedAnswer,
+    Look,
     ReadView,
     StoreUnavailable,
     StreamConflict,
@@ -153,34 +155,43 @@ class Decider:
             self.forget()
         return True
 
-    def decide(
-        self,
-        view: ReadView,
-        tickets: Sequence[Ticket],
-        *,
-        epoch: str | None,
-        ahead: bool = False,
-        after: Plan | None = None,
-    ) -> Plan:
-        """Decide tickets in order. ``after``: the plan that is being stored meanwhile and counts as stored.
+    def decide(self, view: ReadView, tickets: Sequence[Ticket], *, epoch: str | None) -> Plan:
+        """Decide tickets in order, and wait for every look.
 
         ``epoch`` is the view's; whoever asked in another one has to look again before it asks.
 
-        ``ahead``: the view has not looked yet and does not know the time; guesses are made with that of the last one.
-
         Raises StoreUnavailable, or whatever the store raises; what a handler raises is its ticket's verdict.
         """
-        self._epoch = epoch
+        steps = self._steps(BatchView(view, self._cache, self._formats), tickets, epoch, None)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                plan: Plan = done.value
+                return plan
+
+    def ahead(
+        self, glance: Glance, tickets: Sequence[Ticket], *, epoch: str | None, after: Plan | None
+    ) -> Generator[Look, None, Plan]:
+        """Decide ahead, step by step: it yields each look that it sent and goes on once there is news of that.
+
+        ``after``: the plan that is being stored meanwhile and counts as stored. Before the first look the time is not
+        known: guesses of what to look for are made with that of the last one. Nothing is remembered before the last
+        step: whoever wants no more may just leave it. Raises as :meth:`decide`.
+        """
+        earlier = None if after is None else after.view
         batch = BatchView(
-            view,
-            self._cache,
-            self._formats,
-            earlier=None if after is None else after.view,
-            assumed_now=self._last_now if ahead else None,
+            glance, self._cache, self._formats, glance=glance, earlier=earlier, assumed_now=self._last_now
         )
+        return self._steps(batch, tickets, epoch, after)
+
+    def _steps(
+        self, batch: BatchView, tickets: Sequence[Ticket], epoch: str | None, after: Plan | None
+    ) -> Generator[Look, None, Plan]:
+        self._epoch = epoch
         pending = {} if after is None else {each.ticket.key: each for each in after.verdicts if each.is_new}
         rushes = [list(rush) for _, rush in groupby(tickets, self._alike)]
-        logged = self._look(batch, rushes, pending)
+        logged = yield from self._look(batch, rushes, pending)
         self._last_now = batch.store_now
         verdicts: list[Verdict] = []
         for rush in rushes:
@@ -212,7 +223,7 @@ class Decider:
 
     def _look(
         self, view: BatchView, rushes: Sequence[Sequence[Ticket]], pending: Mapping[CommandKey, Verdict]
-    ) -> Mapping[CommandKey, LoggedAnswer]:
+    ) -> Generator[Look, None, Mapping[CommandKey, LoggedAnswer]]:
         """One round trip when all states are known, two when not: counters to look for depend on states."""
         targets = [clock_of(realm) for realm in {rush[0].envelope.realm for rush in rushes}]
         touched = [self._touched(rush[0].envelope) for rush in rushes]
@@ -224,9 +235,9 @@ class Decider:
             waiting = list(compress(rushes, map(not_, is_ready)))
             targets += [Target(stream, kind) for stream, kind in missing.items()]
         keys = [ticket.key for rush in rushes for ticket in rush if ticket.key not in pending]
-        logged = view.look(targets, keys, self._count_keys(view, ready))
+        logged = yield from view.look(targets, keys, self._count_keys(view, ready))
         if waiting and (counted := self._count_keys(view, waiting)):
-            view.look((), (), counted)
+            yield from view.look((), (), counted)
         return logged
 
     def _touched(self, envelope: CommandEnvelope) -> list[Target]:

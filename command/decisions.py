@@ -1,6 +1,6 @@
 """One batch of decisions: a command sees what earlier ones of its batch decided; a refused one leaves no trace."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 from command.domain.clock import CLOCK
 from command.ports import (
     CommandKey,
+    Glance,
     LoggedAnswer,
+    Look,
     NewEvent,
     NewEvents,
     NewSeries,
@@ -51,11 +53,13 @@ class BatchView:
         cache: StateCache | None,
         formats: SnapshotFormats,
         *,
+        glance: Glance | None = None,
         earlier: "BatchView | None" = None,
         assumed_now: datetime | None = None,
         until: datetime | None = None,
     ) -> None:
         self._view = view
+        self._glance = glance  # The view, if it is one that can be waited for.
         self._cache = cache
         self._formats = formats
         self._earlier = earlier
@@ -85,11 +89,20 @@ class BatchView:
 
     def look(
         self, targets: Iterable[Target], answers: Iterable[CommandKey], counts: Iterable[str]
-    ) -> Mapping[CommandKey, LoggedAnswer]:
-        """Fetch all that is not known yet of states and counters, and the logged answers, in one round trip."""
+    ) -> Generator[Look, None, Mapping[CommandKey, LoggedAnswer]]:
+        """Fetch all that is not known yet of states and counters, and the logged answers, in one round trip.
+
+        At a glance it yields the look, and is to be resumed once there is news of it (or to wait for that).
+        """
         missing = self.unknown(targets)
         missing_counts = self._unknown_counts(counts)
-        seen = self._view.look(Wanted(list(missing), self._hashes(missing), list(answers), missing_counts))
+        wanted = Wanted(list(missing), self._hashes(missing), list(answers), missing_counts)
+        if self._glance is None:
+            seen = self._view.look(wanted)
+        else:
+            look = self._glance.send(wanted)
+            yield look
+            seen = look.seen()
         self._take_in(missing, seen.histories)
         self._take_in_counts(missing_counts, seen.counts)
         self._assumed_now = None

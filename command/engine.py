@@ -7,8 +7,10 @@ as the last time: each batch has its price, and callers who were just answered a
 Any process may run an engine on the same log; there is no leader. Two ways to append:
 
 - *Ahead* (the usual way): a batch is decided on top of the one before it, stored by then or not, and is appended on the
-  condition that nobody else appended since. One exchange with the store. Where there is enough to do, a batch is sent
-  and the next one is decided while the store works: half of the callers are decided for while the others are stored.
+  condition that nobody else appended since. Two exchanges with the store: a look at what it depends on, and the append.
+  Where there is enough to do, a batch is sent and the next one is looked for and decided while the store works: half of
+  the callers are decided for while the others are stored. Nothing is waited for that need not be (``turn``): whichever
+  of the two exchanges there is news of first is gone on with.
 - *Under the lock*: after a condition failed, or anything else went wrong, the batch is decided while nobody else can
   append. It always gets on; it is the only way that retries, and it looks into the command log before it does.
 
@@ -18,15 +20,16 @@ An engine goes ahead again as soon as it found the log where it had left it (doc
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from sys import maxsize
 from time import monotonic, sleep
 from typing import Final, NamedTuple, Protocol
 
 from command.decider import Decider, HandlerFailed, Plan, StreamClosed, Verdict
 from command.handlers.handler import Handlers
-from command.ports import EventLog, HeadMoved, PreparedAppend, StoreUnavailable, StreamConflict
+from command.ports import EventLog, HeadMoved, Look, PreparedAppend, StoreUnavailable, StreamConflict
 from command.tickets import Busy, EngineStopped, Listener, Outcome, Submitting, Ticket, TicketQueue
 from command.wake import Wake
 from contracts.envelope import Answer, CommandEnvelope
@@ -35,7 +38,7 @@ from contracts.registry import UnknownEventType
 
 __all__ = [
     "Busy", "Engine", "EngineObserver", "EngineSettings", "EngineStopped", "HandlerFailed", "Listener", "Outcome",
-    "StreamClosed",
+    "Pause", "StreamClosed",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ BACKOFF_SECONDS: Final = 0.05
 STORE_SECONDS: Final = 1.0  # How long to listen to store and callers alike; then to the store alone.
 AHEAD_FROM_BYTES: Final = 16 * 1024  # A batch of so much content is worth deciding while another is stored.
 RUSH_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited for after it.
+NOBODY: Final = maxsize  # No number of commands is worth waking for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,13 @@ class Engine(Submitting):
         self._seen_offset: int | None = None  # What the decider remembers holds up to here; None: it must forget.
         self._seen_epoch: str | None = None  # The history that it holds of.
         self._goes_ahead = False
+        self._gathered = False  # Whether it was waited for whoever comes in a rush.
+        # The way of a batch: looked for, decided and encoded, sent. No more than one at each place.
+        self._deciding: _Deciding | None = None
+        self._decided: _Decided | None = None
         self._sent: _Sent | None = None  # On its way into the log, or there and not answered yet.
+        self._set_aside: list[list[Ticket]] = []  # To be decided under the lock, in this order.
+        self._readable: set[int] = set()  # Where there is news from the store.
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
 
     # What callers use.
@@ -173,7 +183,10 @@ class Engine(Submitting):
         Raises Busy or EngineStopped, and then queues none of them.
         """
         self._queue.put_all([Ticket(envelope, listener) for envelope, listener in envelopes])
-        if len(self._queue) >= self._worth_waking or self._queue.content_bytes >= AHEAD_FROM_BYTES:
+        worth_waking = self._worth_waking
+        if len(self._queue) >= worth_waking or (
+            self._queue.content_bytes >= AHEAD_FROM_BYTES and worth_waking < NOBODY
+        ):
             self._wake.set()
 
     def dry_run(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
@@ -188,29 +201,86 @@ class Engine(Submitting):
     # The committer's thread. It alone decides, and alone touches what the decider remembers.
 
     def _run(self) -> None:
-        while not (self._stopping and not self._queue):
-            self._wake.wait()
-            self._wake.clear()
-            while self.turn():
-                self._gather()
+        readable: Collection[int] = ()
+        while not self._stopping or self._has_work:
+            pause = self.turn(readable)
+            readable = () if pause is None else self._wait(pause)
 
-    def turn(self) -> bool:
-        """Decide one batch and send it, once the one before it is stored. False when there is nothing to do.
+    def _wait(self, pause: "Pause") -> Collection[int]:
+        """Wait for what ends a pause; the files that can be read from by then."""
+        self._worth_waking = pause.commands
+        self._wake.clear()
+        readable: Collection[int] = ()
+        # Looked at after it was said what is worth waking. Whoever is to stop waits for the store, and for no callers.
+        if len(self._queue) < pause.commands and (pause.files or not self._stopping):
+            readable = self._wake.wait(pause.seconds, pause.files)
+        self._worth_waking = 1
+        return readable
 
-        An engine that was never started may be driven by turns, on one thread.
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._queue or self._deciding or self._decided or self._sent or self._set_aside)
+
+    def turn(self, readable: Collection[int] = ()) -> "Pause | None":
+        """Take one step; None when the next one may be taken at once, else what to wait for before it.
+
+        ``readable``: those files of the last pause that can be read from. An engine that was never started may be
+        driven by turns, on one thread.
         """
-        if self._sent is not None and not self._is_worth_deciding(self._sent):
-            self._land()
+        self._readable.update(readable)
+        if self._set_aside and self._sent is None:
+            self._commit(self._set_aside.pop(0))
+        elif self._deciding is not None and self._is_due(self._deciding):
+            self._go_on_deciding(self._deciding)
+        elif self._may_begin():
+            self._begin()
+        elif self._sent is not None and self._is_due(self._sent):
+            self._land(self._sent)
+        elif self._decided is not None and self._sent is None:
+            self._send(self._decided)
+        else:
+            return self._next_pause()
+        return None
+
+    def _is_due(self, exchange: "_Deciding | _Sent") -> bool:
+        """Whether there is news of an exchange with the store, or nothing but to wait for it would bring any."""
+        if (file := exchange.file) is None:
             return True
-        tickets = self._take()
-        if not tickets:  # Whoever stops us may have taken them.
-            return self._sent is not None and self._land()
-        decided = self._decide_ahead(tickets) if self._goes_ahead else None
-        if self._land(decided) and decided is not None:
-            self._send(decided)
-        else:  # What was decided on top of a batch that was not stored is void.
-            self._commit(tickets)
-        return True
+        if file in self._readable:
+            self._readable.discard(file)
+            return True
+        return monotonic() - exchange.at > STORE_SECONDS
+
+    def _may_begin(self) -> bool:
+        if not self._queue or self._deciding or self._decided or self._set_aside:
+            return False
+        if self._sent is not None:
+            return self._is_worth_deciding(self._sent)
+        return self._gathered or len(self._queue) >= self._rush
+
+    @property
+    def _rush(self) -> int:
+        """How many a batch is waited for; 0 when there is no rush.
+
+        In a rush as many as came the last time: a batch costs as much as twenty commands do. Those who were just
+        answered are about to send their next, and who serves them needs the interpreter for it.
+        """
+        wanted = min(self._taken, self._settings.gathered_commands_max)
+        return wanted if wanted >= RUSH_COMMANDS_MIN else 0
+
+    def _next_pause(self) -> "Pause":
+        """Wait for the store, and for those who are about to come if a batch of theirs may be begun."""
+        deciding, sent = self._deciding, self._sent
+        under_way = [each.file for each in (deciding, sent) if each is not None]
+        files = [file for file in under_way if file is not None]
+        if deciding is not None or self._decided is not None or self._set_aside:
+            return Pause(NOBODY, STORE_SECONDS, files)
+        if sent is not None:
+            return Pause(self._worth_deciding(sent), STORE_SECONDS, files)
+        if self._rush and not self._gathered:
+            self._gathered = True
+            return Pause(self._rush, self._settings.gather_seconds)
+        return Pause(1)
 
     def _is_worth_deciding(self, sent: "_Sent") -> bool:
         """Whether enough waits for a batch of its own while another is stored: half as much as is in that one."""
@@ -237,46 +307,55 @@ class Engine(Submitting):
         self._taken = len(tickets)
         return tickets
 
-    def _gather(self) -> None:
-        """Wait a moment for those who are about to come, or for the store, before the next turn."""
-        if (sent := self._sent) is not None:
-            news = None if sent.append is None else sent.append.fileno()
-            if news is not None and not self._is_worth_deciding(sent):
-                self._wait_for(self._worth_deciding(sent), STORE_SECONDS, news)
+    def _begin(self) -> None:
+        """Take a batch and look what it depends on, to decide it on top of what is being stored."""
+        tickets, self._gathered = self._take(), False
+        if not tickets:  # Whoever stops us may have taken them.
             return
-        # In a rush for as many as came the last time: a batch costs as much as twenty commands do. Those who were just
-        # answered are about to send their next, and who serves them needs the interpreter for it.
-        wanted = min(self._taken, self._settings.gathered_commands_max)
-        if wanted >= RUSH_COMMANDS_MIN:
-            self._wait_for(wanted, self._settings.gather_seconds)
-
-    def _wait_for(self, commands: int, seconds: float, readable: int | None = None) -> None:
-        """Wait until so many are waiting, or for the time, or until the file can be read from."""
-        self._worth_waking = commands
-        self._wake.clear()
-        if len(self._queue) < commands and not self._stopping:  # Looked at after it was said what is worth waking.
-            self._wake.wait(seconds, readable)
-        self._worth_waking = 1
-
-    def _decide_ahead(self, tickets: list[Ticket]) -> "_Decided | None":
-        """Decide on top of what is being stored. None when that cannot be done: under the lock it will show why."""
-        if self._log.epoch != self._seen_epoch:
-            return None
+        if not self._goes_ahead or self._log.epoch != self._seen_epoch:
+            self._set_aside.append(tickets)
+            return
         after = None if self._sent is None else self._sent.plan
         try:
-            plan = self._decider.decide(self._log.glancing(), tickets, epoch=self._seen_epoch, ahead=True, after=after)
+            steps = self._decider.ahead(self._log.glancing(), tickets, epoch=self._seen_epoch, after=after)
+            self._deciding = _Deciding(tickets, steps, next(steps), monotonic())
+        except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
+            self._give_up(tickets, failure)
+
+    def _go_on_deciding(self, deciding: "_Deciding") -> None:
+        """Take in what was seen, and decide, or look for what else it takes."""
+        self._deciding = None
+        try:
+            look = next(deciding.steps)
+        except StopIteration as done:
+            self._prepare(deciding.tickets, done.value)
+        except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
+            self._give_up(deciding.tickets, failure)
+        else:
+            self._deciding = deciding._replace(look=look, at=monotonic())
+
+    def _prepare(self, tickets: list[Ticket], plan: Plan) -> None:
+        """Encode what was decided. What cannot be decided ahead is set aside: under the lock it will show why."""
+        try:
             append = self._log.prepared(plan.batch) if plan.stores_something else None
-        except Exception as failure:
-            logger.debug("not_decided_ahead", exc_info=failure)
-            self._decide_from_scratch()
-            return None
+        except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
+            self._give_up(tickets, failure)
+            return
         if plan.is_a_guess:
             self._decider.unlearn(plan)
-            return None
-        return _Decided(plan, append)
+            self._set_aside.append(tickets)
+        else:
+            self._decided = _Decided(plan, append)
+
+    def _give_up(self, tickets: list[Ticket], failure: Exception) -> None:
+        """What was not decided ahead is decided under the lock."""
+        logger.debug("not_decided_ahead", exc_info=failure)
+        self._decide_from_scratch()
+        self._set_aside.append(tickets)
 
     def _send(self, decided: "_Decided") -> None:
         """Have a plan stored where the log was left, and nowhere else; go on meanwhile."""
+        self._decided = None
         plan, append = decided
         self._queue.put_back(plan.undecided)
         assert self._seen_offset is not None
@@ -287,38 +366,42 @@ class Engine(Submitting):
                 append.send_after(sent.head, epoch=self._seen_epoch)
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
             self._recover(plan, failure)
-            return
-        self._sent = sent
-        if append is None:  # All of it was answered before.
-            self._land()
+        else:
+            self._sent = sent
 
-    def _land(self, decided_on_top: "_Decided | None" = None) -> bool:
-        """Wait until what was sent is stored, and answer it. False when it was not: then it was decided again."""
-        sent, self._sent = self._sent, None
-        if sent is None:
-            return True
+    def _land(self, sent: "_Sent") -> None:
+        """Wait until what was sent is stored; send what was decided on top of it, and answer."""
+        self._sent = None
         try:
             offsets = () if sent.append is None else sent.append.offsets()
             self._seen_offset = offsets[-1] if offsets else sent.head
             self._note_stored(sent.plan, offsets, monotonic() - sent.at)
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
-            self._recover(sent.plan, failure, None if decided_on_top is None else decided_on_top.plan)
-            return False
+            self._recover(sent.plan, failure)
+            return
+        if self._decided is not None:  # The store does not wait until everybody is answered.
+            self._send(self._decided)
         self._answer(sent.plan.verdicts)
-        return True
 
-    def _recover(self, plan: Plan, error: Exception, decided_on_top: Plan | None = None) -> None:
-        """A batch was not stored as it was decided: decide it again, under the lock."""
-        tickets = plan.tickets
+    def _recover(self, plan: Plan, error: Exception) -> None:
+        """A batch was not stored as it was decided, and what was decided on top of it is void: all of it once more."""
+        decided, deciding = self._decided, self._deciding
+        self._decided = self._deciding = None
+        self._readable.clear()
         self._goes_ahead = False
         if isinstance(error, HeadMoved):
-            for each in (decided_on_top, plan):  # The latest first.
-                if each is not None:
-                    self._decider.unlearn(each)
-            self._observer.batch_overtaken(len(tickets))
+            if decided is not None:  # The latest first.
+                self._decider.unlearn(decided.plan)
+            self._decider.unlearn(plan)
+            self._observer.batch_overtaken(len(plan.verdicts))
         else:
-            self._forget(tickets, error)
-        self._commit(tickets)
+            self._forget(plan.tickets, error)
+        again = [plan.tickets]
+        if decided is not None:
+            again.append([*decided.plan.tickets, *decided.plan.undecided])
+        if deciding is not None:
+            again.append(deciding.tickets)
+        self._set_aside[:0] = again
 
     def _commit(self, tickets: Sequence[Ticket]) -> None:
         """Commit under the lock, retrying what may be retried; a command that spoils its batch fails alone."""
@@ -412,6 +495,32 @@ class Engine(Submitting):
         return Position(self._log.shard, self._log.epoch, offset)
 
 
+class Pause(NamedTuple):
+    """What an engine waits for before its next step; the first of it counts.
+
+    So many ``commands`` wait in the queue, so many ``seconds`` have passed (None: however long it takes), or one of the
+    ``files`` can be read from.
+    """
+
+    commands: int
+    seconds: float | None = None
+    files: Sequence[int] = ()
+
+
+class _Deciding(NamedTuple):
+    """A batch that is being decided ahead, up to a look: whose, how it goes on, what was sent, and since when."""
+
+    tickets: list[Ticket]
+    steps: Generator[Look, None, Plan]
+    look: Look
+    at: float
+
+    @property
+    def file(self) -> int | None:
+        """What can be read from once there is news of the look."""
+        return self.look.fileno()
+
+
 class _Decided(NamedTuple):
     """A plan that was decided ahead, ready to be sent; nothing is to be sent when all was answered before."""
 
@@ -427,6 +536,11 @@ class _Sent(NamedTuple):
     head: int
     at: float
     content_bytes: int
+
+    @property
+    def file(self) -> int | None:
+        """What can be read from once there is news of it."""
+        return None if self.append is None else self.append.fileno()
 
 
 def _deliver(ticket: Ticket, outcome: Outcome) -> None:

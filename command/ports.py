@@ -200,6 +200,29 @@ class ReadView(Protocol):
         ...
 
 
+class Look(Protocol):
+    """A look that was sent. For one thread at a time."""
+
+    def fileno(self) -> int | None:
+        """A file that can be read from once there is news of it; None when nothing has to be waited for."""
+        ...
+
+    def seen(self) -> Seen:
+        """Wait for what it brought. Once; raises as :meth:`ReadView.look` does."""
+        ...
+
+
+class Glance(ReadView, Protocol):
+    """A view without lock or transaction: every look sees what is stored at that moment.
+
+    ``store_now`` and ``last_offset`` are those of the latest look.
+    """
+
+    def send(self, wanted: Wanted) -> Look:
+        """Begin to look, and do not wait for what it brings. A look that nobody waited for is void from then on."""
+        ...
+
+
 class AppendTransaction(ReadView, Protocol):
     """A view taken under the append lock: nobody else appends until it ends."""
 
@@ -261,11 +284,10 @@ class EventLog(Protocol):
         """A read-only view of one instant (repeatable read), without the lock."""
         ...
 
-    def glancing(self) -> ReadView:
-        """A view without lock or transaction: every look sees what is stored at that moment.
+    def glancing(self) -> Glance:
+        """A look at whatever is stored. For one thread at a time.
 
         What is decided on it holds only if nobody appended meanwhile, which :meth:`prepared` makes sure of.
-        ``store_now`` and ``last_offset`` are those of the latest look. For one thread at a time.
         """
         ...
 

@@ -3,6 +3,7 @@
 import os
 import select
 import weakref
+from collections.abc import Collection
 from typing import Final
 
 RINGS_MAX: Final = 64  # Several may ring at the same time, and one just when the waiting ended otherwise.
@@ -31,18 +32,24 @@ class Wake:
         """Be quiet again."""
         self._is_set = False
 
-    def wait(self, seconds: float | None = None, readable: int | None = None) -> None:
-        """Wait until it rings, ``readable`` can be read from, or the time is over (None: for as long as it takes)."""
+    def wait(self, seconds: float | None = None, files: Collection[int] = ()) -> list[int]:
+        """Wait until it rings, one of the files can be read from, or the time is over (None: for as long as it takes).
+
+        Returns the files that can be read from.
+        """
+        ready: list[int] = []
         reader, _ = self.open()
         self._somebody_waits = True  # Before looking: whoever rings from here on writes.
         if not self._is_set:
             waiting = select.poll()
-            for file in (reader, readable):
-                if file is not None:
-                    waiting.register(file, select.POLLIN)
-            if any(file == reader for file, _ in waiting.poll(None if seconds is None else seconds * 1_000)):
+            for file in (reader, *files):
+                waiting.register(file, select.POLLIN)
+            ready = [file for file, _ in waiting.poll(None if seconds is None else seconds * 1_000)]
+            if reader in ready:
+                ready.remove(reader)
                 os.read(reader, RINGS_MAX)
         self._somebody_waits = False
+        return ready
 
     def open(self) -> tuple[int, int]:
         """Open what waiting needs, so that whoever starts the thread learns when that cannot be. Raises OSError."""

@@ -10,6 +10,7 @@ from command.ports import (
     Batch,
     CommandKey,
     EventLog,
+    Glance,
     HeadMoved,
     LoggedAnswer,
     NewEvent,
@@ -93,7 +94,7 @@ class InMemoryEventLog:
         """A view of this instant, without the lock."""
         yield _View(self._state, self._clock())
 
-    def glancing(self) -> ReadView:
+    def glancing(self) -> Glance:
         """A view that sees what is stored at the moment of each look."""
         return _Glance(lambda: _View(self._state, self._clock()))
 
@@ -223,9 +224,22 @@ class _Glance:
     def look(self, wanted: Wanted) -> Seen:
         return self._again().look(wanted)
 
+    def send(self, wanted: Wanted) -> "_Look":
+        return _Look(lambda: self.look(wanted))
+
     def _again(self) -> _View:
         self._latest = self._look()
         return self._latest
+
+
+class _Look:
+    """A look that happens when somebody waits for it."""
+
+    def __init__(self, seen: Callable[[], Seen]) -> None:
+        self.seen = seen
+
+    def fileno(self) -> int | None:
+        return None
 
 
 class _Transaction(_View):

@@ -80,6 +80,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     answer_seconds: float = DEFAULT_TIMEOUTS.answer_seconds
     _statements: frozenset[bytes] = frozenset()  # Those that are prepared.
+    _owed: Statement | None = None  # Sent, and not asked yet what came of it.
 
     def ask(self, statement: Statement, parameters: Sequence[bytes]) -> PGresult:
         """Run a statement whose parameters and result are binary, and nothing of it converted.
@@ -99,16 +100,23 @@ class BoundedConnection(psycopg.Connection[Any]):
                 self._statements |= {statement.name}
             formats = [Format.BINARY] * len(parameters)
             self.pgconn.send_query_prepared(statement.name, parameters, formats, Format.BINARY)
+            self._owed = statement
             self.wait(generators.send(self.pgconn))
 
     def answer_to(self, statement: Statement) -> PGresult:
         """Wait for what came of the statement that was sent last."""
         with self.lock:
+            self._owed = None
             try:
                 return self._result()
             except psycopg.errors.InvalidSqlStatementName:
                 self._statements -= {statement.name}  # Somebody between us and the server lost it: only this once.
                 raise
+
+    def drop_answer(self) -> None:
+        """Let go of what came of a statement that was sent and that nobody waited for. Raises as waiting for it."""
+        if self._owed is not None:
+            self.answer_to(self._owed)
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         """As inherited. After a rollback the driver lets the server forget all statements (None), ours with its own."""

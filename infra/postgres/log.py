@@ -218,6 +218,9 @@ class PostgresEventLog:
 
     def _glance(self) -> BoundedConnection:
         """The connection that looks ahead, opened when it is needed and again after it broke."""
+        if self._glances is not None:
+            with suppress(psycopg.Error):  # What went wrong then is nobody's business now.
+                self._glances.drop_answer()
         if self._glances is None or self._glances.closed:
             self._glances = connect(self._dsn, self._timeouts, name="glance", autocommit=True, settings=GLANCING)
         return self._glances
@@ -329,10 +332,7 @@ class PostgresPreparedAppend:
     def fileno(self) -> int | None:
         """The connection's socket; none once it broke, which waiting for the offsets will tell."""
         assert self._connection is not None
-        try:
-            return self._connection.fileno()
-        except psycopg.Error:
-            return None
+        return _file_of(self._connection)
 
     def offsets(self) -> Sequence[int]:
         """Wait for the commit. Raises HeadMoved, StreamConflict, StoreUnavailable; the latter also in another epoch."""
@@ -492,7 +492,7 @@ class PostgresAppend(PostgresView):
 
 
 class PostgresGlance(PostgresView):
-    """Looks at whatever is stored by now, without a transaction. Implements :class:`command.ports.ReadView`."""
+    """Looks at whatever is stored by now, without a transaction. Implements :class:`command.ports.Glance`."""
 
     def __init__(self, log: "PostgresEventLog", store: _Store) -> None:
         super().__init__(log._glance().cursor(row_factory=tuple_row), store, _NOT_LOOKED)
@@ -512,28 +512,59 @@ class PostgresGlance(PostgresView):
             self.look(Wanted())
         return self._head.last_offset
 
-    @translated()
     def look(self, wanted: Wanted) -> Seen:
         """As every view, and what time it is besides."""
-        if not wanted.streams:
-            return self._look_at_keys(wanted)
+        return self.send(wanted).seen()
+
+    @translated()
+    def send(self, wanted: Wanted) -> "PostgresLook":
+        """What nearly every batch asks is one statement with one row. Streams are looked at by whoever waits."""
+        if wanted.streams:
+            return PostgresLook(lambda: self._look_at_streams(wanted))
+        connection = cast(BoundedConnection, self._cursor.connection)
+        parameters = (_INTEGER(self._log.shard), *command_log.columns_of(wanted.answers), texts(wanted.counts))
+        connection.send(_LOOK, parameters)
+        return PostgresLook(lambda: self._look_at_keys(wanted), connection)
+
+    @translated()
+    def _look_at_streams(self, wanted: Wanted) -> Seen:
         with self._cursor.connection.pipeline():
             head = self._cursor.connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._log.shard,))
             seen = self._ask(wanted)
         self._head = self._log._checked(head.fetchone())
         return seen()
 
+    @translated()
     def _look_at_keys(self, wanted: Wanted) -> Seen:
-        """What nearly every batch asks, as one statement with one row. Answers that there are are fetched then."""
-        keys = command_log.columns_of(wanted.answers)
-        parameters = (_INTEGER(self._log.shard), *keys, texts(wanted.counts))
-        result = cast(BoundedConnection, self._cursor.connection).ask(_LOOK, parameters)
+        """The one row. Answers that there are are fetched now."""
+        result = cast(BoundedConnection, self._cursor.connection).answer_to(_LOOK)
         micros, offset, epoch, is_known, counts = (result.get_value(0, column) or b"" for column in range(5))
         now = _BINARY_EPOCH + timedelta(microseconds=int.from_bytes(micros, signed=True))
         self._head = self._log._checked((now, int.from_bytes(offset), epoch.decode() or None))
         answers = self.answers(wanted.answers) if any(is_known) else {}
         found = zip(wanted.counts, integers_of(counts), strict=True)
         return Seen({}, answers, {key: value for key, value in found if value != _ABSENT})
+
+
+class PostgresLook:
+    """A look on its way. Implements :class:`command.ports.Look`."""
+
+    __slots__ = ("_connection", "seen")
+
+    def __init__(self, seen: Callable[[], Seen], connection: BoundedConnection | None = None) -> None:
+        self.seen = seen
+        self._connection = connection
+
+    def fileno(self) -> int | None:
+        """The connection's socket; none once it broke, which waiting will tell."""
+        return None if self._connection is None else _file_of(self._connection)
+
+
+def _file_of(connection: BoundedConnection) -> int | None:
+    try:
+        return connection.fileno()
+    except psycopg.Error:
+        return None
 
 
 def _kind(stream: str) -> str:

@@ -1,5 +1,6 @@
 """What every event log promises, told once: each implementation runs this class against itself."""
 
+import select
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -319,6 +320,21 @@ class EventLogContract:
         assert log.glancing().look(wanted._replace(streams=())) == seen._replace(histories={})
         assert log.glancing().look(wanted._replace(streams=(), answers=keys[1:])).answers == {}
         assert log.glancing().look(Wanted()) == Seen({}, {}, {})
+
+    def test_a_look_that_nobody_waited_for_does_not_answer_the_next_one(self, log: EventLog) -> None:
+        with log.appending() as tx:
+            tx.append(Batch(counts={"k": 3, "other": 4}))
+        left = log.glancing().send(Wanted(counts=["k"]))
+        look = log.glancing().send(Wanted(counts=["other", "k"]))
+        assert left is not look
+        assert look.seen().counts == {"k": 3, "other": 4}
+        assert log.glancing().look(Wanted(counts=["other"])).counts == {"other": 4}
+
+    def test_there_is_news_of_a_look_once_its_file_can_be_read_from(self, log: EventLog) -> None:
+        look = log.glancing().send(Wanted(counts=["k"]))
+        if (file := look.fileno()) is not None:
+            assert select.select([file], [], [], 10)[0] == [file]
+        assert look.seen() == Seen({}, {}, {})
 
     def test_a_glance_sees_what_is_stored_at_each_look(self, log: EventLog) -> None:
         glance = log.glancing()

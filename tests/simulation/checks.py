@@ -133,7 +133,8 @@ class LogChecks:
         """I7 at any time: of what is new, an engine that is up with the log remembers the latest version or nothing."""
         engine, store = process.engine, self._world.store
         is_up = (engine._seen_epoch, engine._seen_offset) == (store.epoch, store.last_offset)
-        if not is_up or engine._sent is not None or store.holder is not None:  # Some of it may not be committed.
+        under_way = engine._decided is not None or engine._sent is not None
+        if not is_up or under_way or store.holder is not None:  # Some of it may not be committed.
             return
         for event in store.events[process.glanced :]:
             remembered = engine._decider._cache._entries.get(event.stream)

@@ -34,6 +34,7 @@ class Odds:
 
 ROUGH: Final = Odds()
 QUIET: Final = Odds(0, 0, 0, 0, 0, 0, 0)
+TURNS_MAX: Final = 6  # Of an engine at once; a batch that meets no misfortune takes four.
 
 
 class Process:
@@ -118,15 +119,17 @@ class EngineProcess(Process):
         return True
 
     def step(self) -> None:
-        """Decide a batch, or let the server store the one that it was sent."""
+        """Take some steps on the way of a batch, or let the server store the one that it was sent."""
         sent = self.log.on_its_way
         if sent is None or not self.world.chance.happens(0.4) or not sent.land():
-            self.engine.turn()
+            for _ in range(self.world.chance.between(1, TURNS_MAX)):
+                if self.engine.turn() is not None:
+                    break
         self.world.checks.glance(self)
 
     def finish(self) -> bool:
         """Work everything off; whether there was anything."""
-        return self.engine.turn()
+        return self.engine.turn() is None or self.engine.turn() is None  # After a pause it waits for nobody any more.
 
     def _listener(self, request: Request | Asked) -> Callable[[object], None]:
         def hear(outcome: object) -> None:

@@ -13,6 +13,7 @@ from command.ports import (
     Batch,
     CommandKey,
     EventLog,
+    Glance,
     HeadMoved,
     LoggedAnswer,
     NewEvent,
@@ -257,7 +258,7 @@ class SimulatedLog:
         self._notice_restore()
         yield _View(self._store, self._store.committed)
 
-    def glancing(self) -> ReadView:
+    def glancing(self) -> Glance:
         """A view that sees what is stored at the moment of each look."""
         return _Glance(self._look)
 
@@ -485,6 +486,11 @@ class _Glance:
     def look(self, wanted: Wanted) -> Seen:
         return self._again().look(wanted)
 
+    def send(self, wanted: Wanted) -> "_Look":
+        """It is looked at once, and what is stored until somebody waits for it is not seen: the worst case."""
+        view = self._again()
+        return _Look(lambda: view.look(wanted))
+
     @property
     def _latest(self) -> _View:
         return self._seen or self._again()
@@ -492,6 +498,16 @@ class _Glance:
     def _again(self) -> _View:
         self._seen = self._look()
         return self._seen
+
+
+class _Look:
+    """A look on its way."""
+
+    def __init__(self, seen: Callable[[], Seen]) -> None:
+        self.seen = seen
+
+    def fileno(self) -> int | None:
+        return None
 
 
 class _Transaction(_View):

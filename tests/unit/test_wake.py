@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 10
 @contextmanager
 def waiting(wake: Wake, readable: int | None = None) -> Iterator[threading.Thread]:
     """Somebody who waits, for as long as it takes."""
-    thread = threading.Thread(target=lambda: wake.wait(None, readable), daemon=True)
+    thread = threading.Thread(target=lambda: wake.wait(None, () if readable is None else [readable]), daemon=True)
     thread.start()
     yield thread
     thread.join(PATIENCE_SECONDS)

@@ -1,0 +1,199 @@
+"""The steps of an engine between its waits: what it waits for, and what it does with whichever news comes first."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import pytest
+
+from command import engine as engine_module
+from command.engine import NOBODY, Engine, EngineSettings, Pause
+from command.ports import Batch, HeadMoved, Look, Seen, StoreUnavailable, Wanted
+from tests.fakes import InMemoryEventLog
+from tests.unit.test_engine import HANDLERS, Notes, asks, glasses
+
+LOOK, APPEND = 1_001, 1_002  # Files that nobody opens: whoever drives an engine by hand says when there is news.
+TURNS_MAX: Final = 20
+
+
+class Sent:
+    """Something on its way to a store far away."""
+
+    def __init__(self, file: int, outcome: Callable[[], Any]) -> None:
+        self._file = file
+        self.seen = self.offsets = outcome
+
+    def fileno(self) -> int:
+        return self._file
+
+
+class FarAway(InMemoryEventLog):
+    """A log that takes a while: there is no news of a look or an append before somebody says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.happened: list[str] = []
+        self.overtaken = False
+
+    def glancing(self) -> Any:
+        glance, log = super().glancing(), self
+
+        class Glance:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(glance, name)
+
+            def send(self, wanted: Wanted) -> Look:
+                log.happened.append("look")
+                look = glance.send(wanted)
+                return Sent(LOOK, look.seen)
+
+        return Glance()
+
+    def prepared(self, batch: Batch) -> Any:
+        log = self
+
+        class Prepared(Sent):
+            def send_after(self, head: int, *, epoch: str | None = None) -> None:
+                log.happened.append("append")
+                self.offsets = lambda: log.append_after(head, batch, epoch=epoch)
+
+        return Prepared(APPEND, lambda: ())
+
+    def append_after(self, head: int, batch: Batch, *, epoch: str | None = None) -> Sequence[int]:
+        if self.overtaken:
+            self.overtaken = False
+            raise HeadMoved("somebody was quicker")
+        return super().append_after(head, batch, epoch=epoch)
+
+
+class ByHand:
+    """An engine without a thread, whose batches are of one command each."""
+
+    def __init__(self) -> None:
+        self.log, self.notes = FarAway(), Notes()
+        self.engine = Engine(self.log, HANDLERS, EngineSettings(ahead_from=1, batch_commands_max=1), self.notes)
+        self.answered: list[str] = []
+        self.ask("first")
+        self.go_on()  # Under the lock; from here on it goes ahead.
+        assert self.answered == ["first"]
+
+    def ask(self, command_id: str, **about: Any) -> None:
+        def hear(outcome: object) -> None:
+            assert not isinstance(outcome, Exception), outcome
+            self.answered.append(command_id)
+            self.log.happened.append(f"answer {command_id}")
+
+        self.engine.submit_to([(asks(command_id, **about), hear)])
+
+    def go_on(self, *news: int) -> Pause:
+        """Until it waits for something."""
+        for _ in range(TURNS_MAX):
+            if (pause := self.engine.turn(news)) is not None:
+                return pause
+            news = ()
+        raise AssertionError(f"it never waits: {self.log.happened}")
+
+
+@pytest.fixture
+def hand() -> ByHand:
+    return ByHand()
+
+
+def test_who_has_nothing_to_do_waits_for_one_command_and_for_as_long_as_it_takes(hand: ByHand) -> None:
+    assert hand.go_on() == Pause(1)
+
+
+def test_while_a_look_is_under_way_nobody_else_is_waited_for(hand: ByHand) -> None:
+    hand.ask("1")
+    assert hand.go_on() == Pause(NOBODY, engine_module.STORE_SECONDS, [LOOK])
+    assert hand.go_on(LOOK) == Pause(1, engine_module.STORE_SECONDS, [APPEND])
+    assert hand.answered == ["first"]
+    assert hand.go_on(APPEND) == Pause(1)
+    assert hand.answered == ["first", "1"]
+
+
+def test_a_batch_is_answered_once_it_is_stored_though_the_next_one_is_still_being_looked_for(hand: ByHand) -> None:
+    hand.ask("1")
+    hand.go_on()
+    hand.go_on(LOOK)
+    hand.ask("2")
+    assert hand.go_on().files == [LOOK, APPEND]
+    hand.go_on(APPEND)
+    assert hand.answered == ["first", "1"]
+    hand.go_on(LOOK)
+    hand.go_on(APPEND)
+    assert hand.answered == ["first", "1", "2"]
+    assert glasses(hand.log) == [1, 2, 3]
+
+
+def test_what_was_decided_is_sent_before_those_below_it_are_answered(hand: ByHand) -> None:
+    hand.ask("1")
+    hand.go_on()
+    hand.go_on(LOOK)
+    hand.ask("2")
+    hand.go_on()
+    assert hand.go_on(LOOK).files == [APPEND]
+    hand.log.happened.clear()
+    hand.go_on(APPEND)
+    assert hand.log.happened == ["append", "answer 1"]
+
+
+@pytest.mark.parametrize("decided", [True, False])
+def test_a_batch_that_was_overtaken_and_what_rests_on_it_are_decided_again_in_their_order(
+    hand: ByHand, *, decided: bool
+) -> None:
+    hand.ask("1")
+    hand.go_on()
+    hand.go_on(LOOK)
+    hand.ask("2")
+    hand.go_on()
+    if decided:
+        hand.go_on(LOOK)
+    hand.ask("3")
+    hand.log.overtaken = True
+    hand.go_on(APPEND)
+    assert hand.answered[:3] == ["first", "1", "2"]
+    hand.go_on(LOOK)
+    hand.go_on(APPEND)
+    assert hand.answered == ["first", "1", "2", "3"]
+    assert glasses(hand.log) == [1, 2, 3]  # The barrel holds no more.
+    assert hand.notes.overtaken == 1
+
+
+def test_what_cannot_be_decided_ahead_waits_for_the_batch_below_it(
+    hand: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand.ask("1")
+    hand.go_on()
+    hand.go_on(LOOK)
+    hand.ask("2")
+    hand.go_on()
+
+    def lost() -> Seen:
+        raise StoreUnavailable("the line was cut")
+
+    assert hand.engine._deciding is not None
+    monkeypatch.setattr(hand.engine._deciding.look, "seen", lost)
+    assert hand.go_on(LOOK) == Pause(NOBODY, engine_module.STORE_SECONDS, [APPEND])
+    hand.log.overtaken = True
+    hand.go_on(APPEND)
+    assert hand.answered == ["first", "1", "2"]
+    assert glasses(hand.log) == [1, 2, 3]
+
+
+def test_a_store_that_is_silent_for_long_is_waited_for_alone(hand: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "STORE_SECONDS", -1.0)
+    hand.ask("1")
+    hand.go_on()
+    assert hand.answered == ["first", "1"]
+
+
+def test_in_a_rush_it_waits_once_for_as_many_as_the_last_time(hand: ByHand) -> None:
+    rush = engine_module.RUSH_COMMANDS_MIN
+    hand.engine._settings = settings = EngineSettings(gather_seconds=0.5)
+    for number in range(rush):
+        hand.ask(f"rush-{number}")
+    hand.go_on()
+    hand.go_on(LOOK)
+    assert hand.go_on(APPEND) == Pause(rush, settings.gather_seconds)
+    hand.ask("alone")
+    assert hand.go_on().files == [LOOK]
