@@ -23,7 +23,7 @@ class PortTaken(RuntimeError):
 
 
 def serve_together(settings: Settings) -> None:
-    """Serve with ``http_workers`` processes until SIGTERM or SIGINT. Raises PortTaken.
+    """Serve with ``http_workers`` processes until SIGTERM or SIGINT. Raises PortTaken or MetricsPortTaken.
 
     The kernel spreads connections over them (SO_REUSEPORT), and any engine may write any stream. A worker that ends by
     itself takes its own connections along and nobody else's; it is started again after a pause.
@@ -32,6 +32,11 @@ def serve_together(settings: Settings) -> None:
     # Whoever shares a port shares it with anybody who asks to: look before.
     if not port_is_free(settings.http_port):
         raise PortTaken(f"port {settings.http_port} is taken")
+    for number in range(settings.http_workers):  # A worker whose port is taken later is started until it is free again.
+        if (port := _metrics_port(settings, number)) is not None and not port_is_free(port):
+            from infra.bootstrap.processes import MetricsPortTaken
+
+            raise MetricsPortTaken(f"port {port}, where worker-{number} would serve its metrics, is taken")
     with Supervisor(POLICY) as supervisor:
         for number in range(settings.http_workers):
             supervisor.start(_worker(settings, number))
@@ -46,10 +51,14 @@ def _log(what: Ended | Started) -> None:
             logger.info("worker_started_again", worker=name, pid=pid)
 
 
-def _worker(settings: Settings, number: int) -> ChildSpec:
+def _metrics_port(settings: Settings, number: int) -> int | None:
     """Each counts for itself, so each serves its own metrics, when a first port for them is set."""
-    if (first := settings.follower_metrics_port) is not None:
-        settings = settings.model_copy(update={"follower_metrics_port": first + number})
+    first = settings.follower_metrics_port
+    return None if first is None else first + number
+
+
+def _worker(settings: Settings, number: int) -> ChildSpec:
+    settings = settings.model_copy(update={"follower_metrics_port": _metrics_port(settings, number)})
     return ChildSpec(
         name=f"worker-{number}",
         argv=(sys.executable, "-m", "infra.cli", "serve", "--shared-port"),

@@ -142,6 +142,7 @@ def _exists(pid: int) -> bool:
     ("setting", "options", "told"),
     [
         ("http_port", ("--workers", "2"), "--port"),
+        ("follower_metrics_port", ("--workers", "2"), "TESSERA_FOLLOWER_METRICS_PORT"),
         ("follower_metrics_port", ("--shared-port",), "TESSERA_FOLLOWER_METRICS_PORT"),  # As each worker is started.
     ],
 )
