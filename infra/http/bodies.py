@@ -10,6 +10,7 @@ from starlette.types import Receive
 from contracts.commands import Command
 from infra.entry.bodies import malformed, problem_of
 from infra.entry.problems import FieldError, Problem, pointer_to
+from infra.http.protocol import taken_at_once
 
 _WHITE_SPACE: Final = b" \t\r\n"
 
@@ -21,15 +22,14 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit_byte
     announced = headers.get(b"content-length", b"0")
     if not announced.isdigit() or int(announced) > limit_bytes:
         raise _too_large(limit_bytes)
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):  # Nearly always it is all there.
-        whole: bytes = message.get("body", b"")
+    if (whole := taken_at_once(receive)) is not None:  # Nearly always it is all there.
         if len(whole) > limit_bytes:
             raise _too_large(limit_bytes)
         return whole
     chunks: list[bytes] = []
     size = 0
     while True:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise Problem("body_incomplete", "the connection ended before the body did")
         chunk = message.get("body", b"")
@@ -39,7 +39,6 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit_byte
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
-        message = await receive()
 
 
 def parse_command(command: type[C], raw: bytes, path: Mapping[str, str]) -> C:

@@ -20,7 +20,7 @@ from infra.entry.failures import problem_for
 from infra.entry.problems import FieldError, Problem
 from infra.http.access import KeyRing
 from infra.http.problems import problem_response
-from infra.http.protocol import answer
+from infra.http.protocol import answered_at_once
 from infra.telemetry.ids import new_id
 from infra.telemetry.tracing import Tracing
 
@@ -122,7 +122,8 @@ class Edge:
             exchange.traceparent = self._tracing.traceparent_of(headers.get(b"traceparent"), exchange.made_id)
             response = await self._answer(route, exchange)
         response.raw_headers.append((b"x-request-id", exchange.request_id.encode()))
-        await answer(response, scope, receive, send)
+        if not answered_at_once(response, send):
+            await response(scope, receive, send)
         seconds = perf_counter() - started
         self._observer.request_served(route.path, route.method, response.status_code, seconds)
         if self._tells_all:

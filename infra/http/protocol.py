@@ -1,8 +1,9 @@
-"""Writes a whole answer at once where uvicorn serves, instead of piece by piece through its ASGI interface.
+"""Takes a whole body and writes a whole answer at once where uvicorn serves, past its ASGI interface.
 
 For a head, and again for a body, uvicorn goes through a coroutine, looks at every header, and writes: the kernel then
-sends from two buffers. Ours nearly always has the whole answer, with headers of its own making. Everything else stays
-uvicorn's: parsing, keeping alive, pipelining, 100-continue, shutting down. What is unusual goes the way of ASGI.
+sends from two buffers. Ours nearly always has the whole answer, with headers of its own making. A request's body nearly
+always came with its head, and uvicorn gives it by way of two coroutines and an event. Everything else stays uvicorn's:
+parsing, keeping alive, pipelining, 100-continue, shutting down. What is unusual goes the way of ASGI.
 
 It leans on names inside of uvicorn, so it is done with the releases that it was compared with only.
 """
@@ -14,7 +15,7 @@ from typing import Final
 
 import uvicorn
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from infra.http.reply import JsonReply
@@ -25,18 +26,30 @@ _IS_COMPARED: Final = uvicorn.__version__.startswith(COMPARED_WITH)
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # What would end a header, and begin another.
 
 
-async def answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a response: at once where that can be done, else as ASGI has it."""
-    # `send` is a method of the server's own object for this request, unless somebody stands in between.
+def taken_at_once(receive: Receive) -> bytes | None:
+    """The whole body, if it is there; None, and nothing done, when ``receive`` has to be asked."""
+    # A method of the server's own object for this request, unless somebody stands in between.
+    cycle = getattr(receive, "__self__", None)
+    if type(cycle) is not RequestResponseCycle or not _IS_COMPARED:
+        return None
+    if cycle.more_body or cycle.disconnected or cycle.response_complete:
+        return None
+    if cycle.waiting_for_100_continue or cycle.flow.read_paused:
+        return None
+    body, cycle.body = bytes(cycle.body), bytearray()
+    cycle.message_event.clear()  # Whoever asks from here on waits for the end of the connection.
+    return body
+
+
+def answered_at_once(response: Response, send: Send) -> bool:
+    """Whether a response was sent; nothing was done when it has to go the way of ASGI."""
     cycle = getattr(send, "__self__", None)
-    if (
+    return (
         type(cycle) is RequestResponseCycle
         and _IS_COMPARED
         and isinstance(response, JsonReply)
         and _wrote_at_once(cycle, response.status_code, response.raw_headers, bytes(response.body))
-    ):
-        return
-    await response(scope, receive, send)
+    )
 
 
 def _wrote_at_once(

@@ -1,4 +1,4 @@
-"""Whole answers, written at once: whoever is served sees the very bytes that uvicorn itself would have sent."""
+"""Bodies and answers at once: whoever is served sees the very bytes that uvicorn itself would have sent."""
 
 import asyncio
 import logging
@@ -29,13 +29,14 @@ class Echo:
         self.may_answer = threading.Event()
         self.failures: list[Exception] = []
         self.heard: list[str] = []  # After an answer.
+        self.taken: list[bool] = []  # Of each body, whether it was taken at once.
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             return
         path = scope["path"]
-        body = b"" if path == "/unread" else (await receive())["body"]
+        body = b"" if path == "/unread" else await self._body(receive)
         if path == "/late":
             self.asked.set()
             await asyncio.to_thread(self.may_answer.wait, ANSWER_SECONDS)
@@ -45,12 +46,26 @@ class Echo:
             watch = asyncio.ensure_future(receive())
             await asyncio.sleep(0)  # It waits by now.
         try:
-            await protocol.answer(JsonReply({"said": said}, 201, HEADERS.get(path)), scope, receive, send)
+            reply = JsonReply({"said": said}, 201, HEADERS.get(path))
+            if not protocol.answered_at_once(reply, send):
+                await reply(scope, receive, send)
         except Exception as error:
             self.failures.append(error)
             raise
         if path in {"/unread", "/watched"}:
             self.heard.append((await (watch or receive()))["type"])
+
+    async def _body(self, receive: Receive) -> bytes:
+        whole = protocol.taken_at_once(receive)
+        self.taken.append(whole is not None)
+        if whole is not None:
+            return whole
+        pieces: list[bytes] = []
+        while True:
+            piece = await receive()
+            pieces.append(piece["body"])
+            if not piece["more_body"]:
+                return b"".join(pieces)
 
 
 @pytest.fixture
@@ -142,6 +157,36 @@ def test_the_bytes_are_those_of_uvicorn(
     assert said(port, EXCHANGES[name]) == ours
     assert at_once == []  # Those were uvicorn's own.
     assert echo.failures == []
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("a body and a goodbye", [True]),
+        ("a client that waits for leave to send", [False]),
+    ],
+)
+def test_a_body_that_came_with_its_head_is_taken_at_once(port: int, echo: Echo, name: str, taken: list[bool]) -> None:
+    said(port, EXCHANGES[name])
+    assert echo.taken == taken
+
+
+def test_a_body_that_comes_in_pieces_is_waited_for(port: int, echo: Echo) -> None:
+    request = asked(b"POST", b"/a", b"piece by piece", CLOSE)
+    with connected(port) as connection:
+        connection.sendall(request[:-5])
+        assert wait_until(lambda: echo.taken == [False], timeout_seconds=ANSWER_SECONDS)
+        connection.sendall(request[-5:])
+        assert rest(connection).endswith(b"POST /a b'piece by piece'\"}")
+
+
+def test_a_large_body_is_the_same_either_way(port: int, echo: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So large that the server stopped reading for a while."""
+    request = asked(b"POST", b"/a", b"x" * LARGE_BYTES, CLOSE)
+    ours = said(port, request)
+    monkeypatch.setattr(protocol, "_IS_COMPARED", False)
+    assert said(port, request) == ours
+    assert len(ours) > LARGE_BYTES
 
 
 def test_an_answer_waits_for_a_client_that_does_not_read(port: int, at_once: list[bool]) -> None:
