@@ -134,7 +134,7 @@ class Engine(Submitting):
             commands_max=self._settings.queue_commands_max, bytes_max=self._settings.queue_bytes_max
         )
         self._wake = Wake()
-        self._worth_waking = 1  # How many commands must wait for the committer to be woken.
+        self._waits_for = AWAKE
         self._taken = 0  # How many the latest batch took from the queue: in a rush as many come again.
         self._stopping = False
         self._seen_offset: int | None = None  # What the decider remembers holds up to here; None: it must forget.
@@ -183,10 +183,7 @@ class Engine(Submitting):
         Raises Busy or EngineStopped, and then queues none of them.
         """
         self._queue.put_all([Ticket(envelope, listener) for envelope, listener in envelopes])
-        worth_waking = self._worth_waking
-        if len(self._queue) >= worth_waking or (
-            self._queue.content_bytes >= AHEAD_FROM_BYTES and worth_waking < NOBODY
-        ):
+        if self._waits_for.is_over(self._queue):
             self._wake.set()
 
     def dry_run(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
@@ -208,13 +205,13 @@ class Engine(Submitting):
 
     def _wait(self, pause: "Pause") -> Collection[int]:
         """Wait for what ends a pause; the files that can be read from by then."""
-        self._worth_waking = pause.commands
+        self._waits_for = pause
         self._wake.clear()
         readable: Collection[int] = ()
         # Looked at after it was said what is worth waking. Whoever is to stop waits for the store, and for no callers.
-        if len(self._queue) < pause.commands and (pause.files or not self._stopping):
+        if not pause.is_over(self._queue) and (pause.files or not self._stopping):
             readable = self._wake.wait(pause.seconds, pause.files)
-        self._worth_waking = 1
+        self._waits_for = AWAKE
         return readable
 
     @property
@@ -228,28 +225,32 @@ class Engine(Submitting):
         driven by turns, on one thread.
         """
         self._readable.update(readable)
-        if self._set_aside and self._sent is None:
+        deciding, sent = self._deciding, self._sent
+        if self._set_aside and sent is None:
             self._commit(self._set_aside.pop(0))
-        elif self._deciding is not None and self._is_due(self._deciding):
-            self._go_on_deciding(self._deciding)
+        elif deciding is not None and self._is_due(deciding, but_for=sent):
+            self._go_on_deciding(deciding)
         elif self._may_begin():
             self._begin()
-        elif self._sent is not None and self._is_due(self._sent):
-            self._land(self._sent)
-        elif self._decided is not None and self._sent is None:
+        elif sent is not None and self._is_due(sent, but_for=None if deciding and deciding.is_late else deciding):
+            self._land(sent)
+        elif self._decided is not None and sent is None:
             self._send(self._decided)
         else:
             return self._next_pause()
         return None
 
-    def _is_due(self, exchange: "_Deciding | _Sent") -> bool:
-        """Whether there is news of an exchange with the store, or nothing but to wait for it would bring any."""
+    def _is_due(self, exchange: "_Deciding | _Sent", *, but_for: "_Deciding | _Sent | None") -> bool:
+        """Whether there is news of an exchange with the store.
+
+        Or nothing but to wait for it would bring any; or it is late, and there is no other to be heard meanwhile.
+        """
         if (file := exchange.file) is None:
             return True
         if file in self._readable:
             self._readable.discard(file)
             return True
-        return monotonic() - exchange.at > STORE_SECONDS
+        return but_for is None and exchange.is_late
 
     def _may_begin(self) -> bool:
         if not self._queue or self._deciding or self._decided or self._set_aside:
@@ -276,21 +277,19 @@ class Engine(Submitting):
         if deciding is not None or self._decided is not None or self._set_aside:
             return Pause(NOBODY, STORE_SECONDS, files)
         if sent is not None:
-            return Pause(self._worth_deciding(sent), STORE_SECONDS, files)
+            return Pause(self._worth_deciding(sent), STORE_SECONDS, files, _worth_deciding_bytes(sent))
         if self._rush and not self._gathered:
             self._gathered = True
-            return Pause(self._rush, self._settings.gather_seconds)
+            return Pause(self._rush, self._settings.gather_seconds, content_bytes=AHEAD_FROM_BYTES)
         return Pause(1)
 
     def _is_worth_deciding(self, sent: "_Sent") -> bool:
         """Whether enough waits for a batch of its own while another is stored: half as much as is in that one."""
-        return (
-            len(self._queue) >= self._worth_deciding(sent)
-            or self._queue.content_bytes >= max(AHEAD_FROM_BYTES, sent.content_bytes // 2)
-        )  # fmt: skip
+        commands, content_bytes = self._worth_deciding(sent), _worth_deciding_bytes(sent)
+        return len(self._queue) >= commands or self._queue.content_bytes >= content_bytes
 
     def _worth_deciding(self, sent: "_Sent") -> int:
-        return max(self._settings.ahead_from, len(sent.plan.verdicts) // 2)
+        return max(1, self._settings.ahead_from, len(sent.plan.verdicts) // 2)
 
     def _take(self) -> list[Ticket]:
         """The next batch: half of all that is there if that is worth it, so that another half is stored meanwhile."""
@@ -341,7 +340,7 @@ class Engine(Submitting):
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
             self._give_up(tickets, failure)
             return
-        if plan.is_a_guess:
+        if plan.is_a_guess or (append is None and self._log.epoch != self._seen_epoch):
             self._decider.unlearn(plan)
             self._set_aside.append(tickets)
         else:
@@ -353,21 +352,25 @@ class Engine(Submitting):
         self._decide_from_scratch()
         self._set_aside.append(tickets)
 
-    def _send(self, decided: "_Decided") -> None:
-        """Have a plan stored where the log was left, and nowhere else; go on meanwhile."""
-        self._decided = None
+    def _send(self, decided: "_Decided", *, patient: bool = True) -> None:
+        """Have a plan stored where the log was left, and nowhere else; go on meanwhile.
+
+        Who is not patient does nothing where another thread of this process is appending.
+        """
         plan, append = decided
-        self._queue.put_back(plan.undecided)
         assert self._seen_offset is not None
         content_bytes = sum([verdict.ticket.content_bytes for verdict in plan.verdicts])
         sent = _Sent(plan, append, self._seen_offset, monotonic(), content_bytes)
+        self._decided = None
         try:
-            if append is not None:
-                append.send_after(sent.head, epoch=self._seen_epoch)
+            if append is not None and not append.send_after(sent.head, epoch=self._seen_epoch, patient=patient):
+                self._decided = decided
+                return
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
             self._recover(plan, failure)
         else:
             self._sent = sent
+        self._queue.put_back(plan.undecided)
 
     def _land(self, sent: "_Sent") -> None:
         """Wait until what was sent is stored; send what was decided on top of it, and answer."""
@@ -379,9 +382,11 @@ class Engine(Submitting):
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
             self._recover(sent.plan, failure)
             return
-        if self._decided is not None:  # The store does not wait until everybody is answered.
-            self._send(self._decided)
-        self._answer(sent.plan.verdicts)
+        try:
+            if self._decided is not None:  # The store does not wait until everybody is answered.
+                self._send(self._decided, patient=False)
+        finally:
+            self._answer(sent.plan.verdicts)
 
     def _recover(self, plan: Plan, error: Exception) -> None:
         """A batch was not stored as it was decided, and what was decided on top of it is void: all of it once more."""
@@ -498,13 +503,21 @@ class Engine(Submitting):
 class Pause(NamedTuple):
     """What an engine waits for before its next step; the first of it counts.
 
-    So many ``commands`` wait in the queue, so many ``seconds`` have passed (None: however long it takes), or one of the
-    ``files`` can be read from.
+    So many ``commands`` wait in the queue, or commands of so much content, so many ``seconds`` have passed (None: it
+    takes as long as it takes), or one of the ``files`` can be read from.
     """
 
     commands: int
     seconds: float | None = None
     files: Sequence[int] = ()
+    content_bytes: int = NOBODY
+
+    def is_over(self, queue: TicketQueue) -> bool:
+        """Whether enough is waiting."""
+        return len(queue) >= self.commands or queue.content_bytes >= self.content_bytes
+
+
+AWAKE: Final = Pause(1)  # Nobody waits: ringing costs nothing.
 
 
 class _Deciding(NamedTuple):
@@ -519,6 +532,11 @@ class _Deciding(NamedTuple):
     def file(self) -> int | None:
         """What can be read from once there is news of the look."""
         return self.look.fileno()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether there was no news for long."""
+        return monotonic() - self.at > STORE_SECONDS
 
 
 class _Decided(NamedTuple):
@@ -541,6 +559,15 @@ class _Sent(NamedTuple):
     def file(self) -> int | None:
         """What can be read from once there is news of it."""
         return None if self.append is None else self.append.fileno()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether there was no news for long."""
+        return monotonic() - self.at > STORE_SECONDS
+
+
+def _worth_deciding_bytes(sent: _Sent) -> int:
+    return max(AHEAD_FROM_BYTES, sent.content_bytes // 2)
 
 
 def _deliver(ticket: Ticket, outcome: Outcome) -> None:

@@ -237,10 +237,11 @@ class AppendTransaction(ReadView, Protocol):
 class PreparedAppend(Protocol):
     """A batch on its way into the log: sent once, then waited for. For one thread at a time."""
 
-    def send_after(self, head: int, *, epoch: str | None = None) -> None:
+    def send_after(self, head: int, *, epoch: str | None = None, patient: bool = True) -> bool:
         """Have it stored, provided that ``head`` is still the log's last offset. Returns as soon as it is sent.
 
-        ``epoch`` is the history that ``head`` belongs to (None: the one that was last seen).
+        ``epoch`` is the history that ``head`` belongs to (None: the one that was last seen). Who is not ``patient`` is
+        told False, and nothing was sent, where somebody else in this process would have to be waited for.
 
         Takes the append lock, compares, stores and commits in one exchange, so that nobody ever waits for a process
         that stopped in between. From here on nobody else in this process can append until :meth:`offsets` was called.

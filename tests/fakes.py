@@ -131,8 +131,9 @@ class _Prepared:
         self._batch = batch
         self._sent: tuple[int, str | None] | None = None
 
-    def send_after(self, head: int, *, epoch: str | None = None) -> None:
+    def send_after(self, head: int, *, epoch: str | None = None, patient: bool = True) -> bool:
         self._sent = head, epoch
+        return True
 
     def fileno(self) -> int | None:
         return None

@@ -114,8 +114,16 @@ class BoundedConnection(psycopg.Connection[Any]):
                 raise
 
     def drop_answer(self) -> None:
-        """Let go of what came of a statement that was sent and that nobody waited for. Raises as waiting for it."""
-        if self._owed is not None:
+        """Let go of what came of a statement that was sent and that nobody waited for. Raises as waiting for it.
+
+        Where nothing came yet the connection is closed: another one is there sooner than this may take.
+        """
+        if self._owed is None:
+            return
+        self.pgconn.consume_input()
+        if self.pgconn.is_busy():
+            self.close()
+        else:
             self.answer_to(self._owed)
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:

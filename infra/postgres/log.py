@@ -183,9 +183,13 @@ class PostgresEventLog:
                 self._store = None
                 abandon(store.datastore)
 
-    def _send_after(self, head: int, rows: BatchRows, epoch: str) -> BoundedConnection:
+    def _send_after(self, head: int, rows: BatchRows, epoch: str, *, patient: bool) -> BoundedConnection | None:
         """Take the turn, which ends with the offsets, or right away when nothing could be sent."""
-        if not self._turn.acquire(timeout=self._timeouts.lock_seconds):
+        if not patient and self._connection is None:  # Opening one may take long.
+            return None
+        if not self._turn.acquire(timeout=self._timeouts.lock_seconds if patient else 0):
+            if not patient:
+                return None
             raise StoreUnavailable("another thread of this process is still appending")
         try:
             with self._append_translated():
@@ -325,9 +329,10 @@ class PostgresPreparedAppend:
         self._rows = rows
         self._connection: BoundedConnection | None = None  # Once it was sent.
 
-    def send_after(self, head: int, *, epoch: str | None = None) -> None:
-        """Send all of it, without waiting. Raises StoreUnavailable."""
-        self._connection = self._log._send_after(head, self._rows, epoch or self._log.epoch)
+    def send_after(self, head: int, *, epoch: str | None = None, patient: bool = True) -> bool:
+        """Send all of it, without waiting for what comes of it. Raises StoreUnavailable."""
+        self._connection = self._log._send_after(head, self._rows, epoch or self._log.epoch, patient=patient)
+        return self._connection is not None
 
     def fileno(self) -> int | None:
         """The connection's socket; none once it broke, which waiting for the offsets will tell."""

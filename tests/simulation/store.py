@@ -326,11 +326,12 @@ class OnItsWay:
         self._head, self._epoch, self._start = 0, "", 0
         self._outcome: Sequence[int] | Exception | None = None
 
-    def send_after(self, head: int, *, epoch: str | None = None) -> None:
+    def send_after(self, head: int, *, epoch: str | None = None, patient: bool = True) -> bool:
         log = self._log
         log._exchange(Exchange.APPEND_AFTER)
         self._head, self._epoch, self._start = head, epoch or log.epoch, log._store.starts
         log.on_its_way = self
+        return True
 
     def land(self) -> bool:
         """Let the server get on with it; whether it had anything left to do. Whoever holds the lock is waited for."""

@@ -318,7 +318,7 @@ def many(prefix: str, count: int) -> list[CommandEnvelope]:
 def test_in_a_rush_a_batch_is_waited_for_until_as_many_are_there_as_the_last_time(log: Gated, notes: Notes) -> None:
     engine = started(log, notes, EngineSettings(gather_seconds=PATIENCE_SECONDS))
     answers(engine.submit_many(many("rush", RUSH)))
-    assert wait_until(lambda: engine._worth_waking == RUSH, timeout_seconds=PATIENCE_SECONDS)
+    assert wait_until(lambda: engine._waits_for.commands == RUSH, timeout_seconds=PATIENCE_SECONDS)
     half = engine.submit_many(many("one", RUSH // 2))
     answers([*half, *engine.submit_many(many("other", RUSH // 2))])
     assert notes.batches == [RUSH, RUSH]
@@ -328,7 +328,7 @@ def test_in_a_rush_a_batch_is_waited_for_until_as_many_are_there_as_the_last_tim
 def test_a_stop_ends_the_waiting_for_a_rush_and_answers_who_came(log: Gated, notes: Notes) -> None:
     engine = started(log, notes, EngineSettings(gather_seconds=2 * PATIENCE_SECONDS))
     answers(engine.submit_many(many("rush", RUSH)))
-    assert wait_until(lambda: engine._worth_waking == RUSH, timeout_seconds=PATIENCE_SECONDS)
+    assert wait_until(lambda: engine._waits_for.commands == RUSH, timeout_seconds=PATIENCE_SECONDS)
     alone = engine.submit(asks("alone"))
     engine.stop(PATIENCE_SECONDS)
     assert alone.result(0).accepted

@@ -8,6 +8,8 @@ import pytest
 from command import engine as engine_module
 from command.engine import NOBODY, Engine, EngineSettings, Pause
 from command.ports import Batch, HeadMoved, Look, Seen, StoreUnavailable, Wanted
+from contracts.envelope import Answer
+from contracts.position import Position
 from tests.fakes import InMemoryEventLog
 from tests.unit.test_engine import HANDLERS, Notes, asks, glasses
 
@@ -33,6 +35,7 @@ class FarAway(InMemoryEventLog):
         super().__init__()
         self.happened: list[str] = []
         self.overtaken = False
+        self.somebody_appends = False  # In this process.
 
     def glancing(self) -> Any:
         glance, log = super().glancing(), self
@@ -52,9 +55,12 @@ class FarAway(InMemoryEventLog):
         log = self
 
         class Prepared(Sent):
-            def send_after(self, head: int, *, epoch: str | None = None) -> None:
+            def send_after(self, head: int, *, epoch: str | None = None, patient: bool = True) -> bool:
+                if log.somebody_appends and not patient:
+                    return False
                 log.happened.append("append")
                 self.offsets = lambda: log.append_after(head, batch, epoch=epoch)
+                return True
 
         return Prepared(APPEND, lambda: ())
 
@@ -72,13 +78,15 @@ class ByHand:
         self.log, self.notes = FarAway(), Notes()
         self.engine = Engine(self.log, HANDLERS, EngineSettings(ahead_from=1, batch_commands_max=1), self.notes)
         self.answered: list[str] = []
+        self.positions: list[Position] = []
         self.ask("first")
         self.go_on()  # Under the lock; from here on it goes ahead.
         assert self.answered == ["first"]
 
     def ask(self, command_id: str, **about: Any) -> None:
         def hear(outcome: object) -> None:
-            assert not isinstance(outcome, Exception), outcome
+            assert isinstance(outcome, Answer), outcome
+            self.positions.append(outcome.position)
             self.answered.append(command_id)
             self.log.happened.append(f"answer {command_id}")
 
@@ -105,7 +113,7 @@ def test_who_has_nothing_to_do_waits_for_one_command_and_for_as_long_as_it_takes
 def test_while_a_look_is_under_way_nobody_else_is_waited_for(hand: ByHand) -> None:
     hand.ask("1")
     assert hand.go_on() == Pause(NOBODY, engine_module.STORE_SECONDS, [LOOK])
-    assert hand.go_on(LOOK) == Pause(1, engine_module.STORE_SECONDS, [APPEND])
+    assert hand.go_on(LOOK) == Pause(1, engine_module.STORE_SECONDS, [APPEND], engine_module.AHEAD_FROM_BYTES)
     assert hand.answered == ["first"]
     assert hand.go_on(APPEND) == Pause(1)
     assert hand.answered == ["first", "1"]
@@ -135,6 +143,68 @@ def test_what_was_decided_is_sent_before_those_below_it_are_answered(hand: ByHan
     hand.log.happened.clear()
     hand.go_on(APPEND)
     assert hand.log.happened == ["append", "answer 1"]
+
+
+def test_nobody_is_kept_waiting_for_another_thread_that_appends(hand: ByHand) -> None:
+    hand.ask("1")
+    hand.go_on()
+    hand.go_on(LOOK)
+    hand.ask("2")
+    hand.go_on()
+    hand.go_on(LOOK)
+    hand.log.happened.clear()
+    hand.log.somebody_appends = True
+    hand.go_on(APPEND)
+    assert hand.log.happened == ["answer 1", "append"]
+    hand.go_on(APPEND)
+    assert glasses(hand.log) == [1, 2, 3]
+
+
+def test_news_is_heard_before_anything_late_is_waited_for(hand: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand.ask("1")
+    hand.go_on()
+    hand.go_on(LOOK)
+    hand.ask("2")
+    hand.go_on()
+    assert hand.engine._deciding is not None
+    look = hand.engine._deciding.look
+    seen = look.seen
+
+    def silent() -> Seen:
+        assert hand.answered == ["first", "1"]
+        return seen()
+
+    monkeypatch.setattr(look, "seen", silent)
+    monkeypatch.setattr(engine_module, "STORE_SECONDS", -1.0)
+    hand.go_on(APPEND)
+    assert hand.answered == ["first", "1", "2"]
+
+
+def test_of_two_that_are_late_the_one_below_is_waited_for_first(hand: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand.ask("1")
+    hand.go_on()
+    hand.go_on(LOOK)
+    hand.ask("2")
+    hand.go_on()
+    hand.log.happened.clear()
+    monkeypatch.setattr(engine_module, "STORE_SECONDS", -1.0)
+    hand.go_on()
+    assert hand.log.happened == ["answer 1", "append", "answer 2"]
+
+
+def test_an_engine_that_decides_whatever_there_is_ahead_waits_for_something_to_be_there(hand: ByHand) -> None:
+    hand.engine._settings = EngineSettings(ahead_from=0)
+    hand.ask("1")
+    hand.go_on()
+    assert hand.go_on(LOOK).commands == 1
+
+
+def test_an_answer_from_the_log_is_not_told_under_an_epoch_that_ended(hand: ByHand) -> None:
+    hand.ask("first")
+    hand.go_on()
+    hand.log._epoch = "another"
+    hand.go_on(LOOK)
+    assert hand.positions[-1].epoch == "another"
 
 
 @pytest.mark.parametrize("decided", [True, False])
@@ -194,6 +264,7 @@ def test_in_a_rush_it_waits_once_for_as_many_as_the_last_time(hand: ByHand) -> N
         hand.ask(f"rush-{number}")
     hand.go_on()
     hand.go_on(LOOK)
-    assert hand.go_on(APPEND) == Pause(rush, settings.gather_seconds)
+    gathering = Pause(rush, settings.gather_seconds, content_bytes=engine_module.AHEAD_FROM_BYTES)
+    assert hand.go_on(APPEND) == gathering
     hand.ask("alone")
     assert hand.go_on().files == [LOOK]
