@@ -7,12 +7,13 @@ from typing import Final
 # live for long, and every full collection walks through all of them: with a warm engine that took a fifth of the
 # processor time of a claim, and pauses that made the slowest hundredth of answers more than twice as late (300 µs to
 # 246 µs a claim, p99 134 ms to 58 ms, 64 clients in one run). Reference counts free nearly everything at once; what is
-# left to collect are cycles, of exceptions mostly. A look at the young stops everybody for half a microsecond each.
-# More than what two batches of five hundred commands make before it is freed again, or each batch would bring a look
-# (10,000: 86 looks in four seconds, an eighth of the time). Looks come while caches fill; once they are full as much
+# left to collect are cycles, of exceptions mostly. A look at the young stops everybody for a microsecond or two each.
+# So many are more than a thousand callers' commands make before they are freed again: with fewer each batch of five
+# hundred brings a look (10,000: 86 in four seconds, an eighth of the time; 25,000: one every few seconds, of 50 ms,
+# behind which a thousand commands wait). Looks come while caches fill; once they are full as much
 # is freed as is made (600,000 claims in 40 s: 3 looks of 18 ms), so that the hundredth one, which also looks at what
 # became old since the last hundredth, is far away.
-YOUNG_OBJECTS_MAX: Final = 25_000
+YOUNG_OBJECTS_MAX: Final = 50_000
 _YOUNG_ROUNDS_MAX: Final = 100
 _MIDDLE_ROUNDS_MAX: Final = 100
 
