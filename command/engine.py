@@ -232,7 +232,7 @@ class Engine(Submitting):
             self._go_on_deciding(deciding)
         elif self._may_begin():
             self._begin()
-        elif sent is not None and self._is_due(sent, but_for=None if deciding and deciding.is_late else deciding):
+        elif sent is not None and self._is_due(sent, but_for=None if deciding and _is_late(deciding) else deciding):
             self._land(sent)
         elif self._decided is not None and sent is None:
             self._send(self._decided)
@@ -250,7 +250,7 @@ class Engine(Submitting):
         if file in self._readable:
             self._readable.discard(file)
             return True
-        return but_for is None and exchange.is_late
+        return but_for is None and _is_late(exchange)
 
     def _may_begin(self) -> bool:
         if not self._queue or self._deciding or self._decided or self._set_aside:
@@ -533,11 +533,6 @@ class _Deciding(NamedTuple):
         """What can be read from once there is news of the look."""
         return self.look.fileno()
 
-    @property
-    def is_late(self) -> bool:
-        """Whether there was no news for long."""
-        return monotonic() - self.at > STORE_SECONDS
-
 
 class _Decided(NamedTuple):
     """A plan that was decided ahead, ready to be sent; nothing is to be sent when all was answered before."""
@@ -560,10 +555,10 @@ class _Sent(NamedTuple):
         """What can be read from once there is news of it."""
         return None if self.append is None else self.append.fileno()
 
-    @property
-    def is_late(self) -> bool:
-        """Whether there was no news for long."""
-        return monotonic() - self.at > STORE_SECONDS
+
+def _is_late(exchange: _Deciding | _Sent) -> bool:
+    """Whether there was no news of it for long."""
+    return monotonic() - exchange.at > STORE_SECONDS
 
 
 def _worth_deciding_bytes(sent: _Sent) -> int:
