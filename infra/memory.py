@@ -10,9 +10,9 @@ from typing import Final
 # left to collect are cycles, of exceptions mostly. A look at the young stops everybody for a microsecond or two each.
 # So many are more than a thousand callers' commands make before they are freed again: with fewer each batch of five
 # hundred brings a look (10,000: 86 in four seconds, an eighth of the time; 25,000: one every few seconds, of 50 ms,
-# behind which a thousand commands wait). Looks come while caches fill; once they are full as much
-# is freed as is made (600,000 claims in 40 s: 3 looks of 18 ms), so that the hundredth one, which also looks at what
-# became old since the last hundredth, is far away.
+# behind which a thousand commands wait). Looks come while caches fill; once they are full as much is freed as is made
+# (600,000 claims in 40 s: 3 looks of 18 ms), so that the hundredth one, which also looks at what became old since the
+# last hundredth, is far away.
 YOUNG_OBJECTS_MAX: Final = 50_000
 _YOUNG_ROUNDS_MAX: Final = 100
 _MIDDLE_ROUNDS_MAX: Final = 100

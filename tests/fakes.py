@@ -225,16 +225,16 @@ class _Glance:
     def look(self, wanted: Wanted) -> Seen:
         return self._again().look(wanted)
 
-    def send(self, wanted: Wanted) -> "_Look":
-        return _Look(lambda: self.look(wanted))
+    def send(self, wanted: Wanted) -> "SentLook":
+        return SentLook(lambda: self.look(wanted))
 
     def _again(self) -> _View:
         self._latest = self._look()
         return self._latest
 
 
-class _Look:
-    """A look that happens when somebody waits for it."""
+class SentLook:
+    """A look on its way: ``seen`` says what it brought, to whoever waits for it."""
 
     def __init__(self, seen: Callable[[], Seen]) -> None:
         self.seen = seen

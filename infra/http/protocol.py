@@ -28,11 +28,8 @@ _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # What would end a h
 
 def taken_at_once(receive: Receive) -> bytes | None:
     """The whole body, if it is there; None, and nothing done, when ``receive`` has to be asked."""
-    # A method of the server's own object for this request, unless somebody stands in between.
-    cycle = getattr(receive, "__self__", None)
-    if type(cycle) is not RequestResponseCycle or not _IS_COMPARED:
-        return None
-    if cycle.more_body or cycle.disconnected or cycle.response_complete:
+    cycle = _cycle_of(receive)
+    if cycle is None or cycle.more_body or cycle.disconnected or cycle.response_complete:
         return None
     if cycle.waiting_for_100_continue or cycle.flow.read_paused:
         return None
@@ -43,13 +40,18 @@ def taken_at_once(receive: Receive) -> bytes | None:
 
 def answered_at_once(response: Response, send: Send) -> bool:
     """Whether a response was sent; nothing was done when it has to go the way of ASGI."""
-    cycle = getattr(send, "__self__", None)
+    cycle = _cycle_of(send)
     return (
-        type(cycle) is RequestResponseCycle
-        and _IS_COMPARED
+        cycle is not None
         and isinstance(response, JsonReply)
         and _wrote_at_once(cycle, response.status_code, response.raw_headers, bytes(response.body))
     )
+
+
+def _cycle_of(method: Receive | Send) -> RequestResponseCycle | None:
+    """The server's own object for this request, whose method this is unless somebody stands in between."""
+    cycle = getattr(method, "__self__", None)
+    return cycle if type(cycle) is RequestResponseCycle and _IS_COMPARED else None
 
 
 def _wrote_at_once(

@@ -27,6 +27,7 @@ from command.ports import (
 )
 from contracts.envelope import Recorded
 from contracts.identity import parse_stream
+from tests.fakes import SentLook
 
 V = TypeVar("V")
 
@@ -487,10 +488,10 @@ class _Glance:
     def look(self, wanted: Wanted) -> Seen:
         return self._again().look(wanted)
 
-    def send(self, wanted: Wanted) -> "_Look":
+    def send(self, wanted: Wanted) -> SentLook:
         """It is looked at once, and what is stored until somebody waits for it is not seen: the worst case."""
         view = self._again()
-        return _Look(lambda: view.look(wanted))
+        return SentLook(lambda: view.look(wanted))
 
     @property
     def _latest(self) -> _View:
@@ -499,16 +500,6 @@ class _Glance:
     def _again(self) -> _View:
         self._seen = self._look()
         return self._seen
-
-
-class _Look:
-    """A look on its way."""
-
-    def __init__(self, seen: Callable[[], Seen]) -> None:
-        self.seen = seen
-
-    def fileno(self) -> int | None:
-        return None
 
 
 class _Transaction(_View):

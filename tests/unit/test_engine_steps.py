@@ -100,6 +100,14 @@ class ByHand:
             news = ()
         raise AssertionError(f"it never waits: {self.log.happened}")
 
+    def begin_two(self) -> Pause:
+        """One command is sent to be stored, and what the next one depends on is being looked for."""
+        self.ask("1")
+        self.go_on()
+        self.go_on(LOOK)
+        self.ask("2")
+        return self.go_on()
+
 
 @pytest.fixture
 def hand() -> ByHand:
@@ -120,11 +128,7 @@ def test_while_a_look_is_under_way_nobody_else_is_waited_for(hand: ByHand) -> No
 
 
 def test_a_batch_is_answered_once_it_is_stored_though_the_next_one_is_still_being_looked_for(hand: ByHand) -> None:
-    hand.ask("1")
-    hand.go_on()
-    hand.go_on(LOOK)
-    hand.ask("2")
-    assert hand.go_on().files == [LOOK, APPEND]
+    assert hand.begin_two().files == [LOOK, APPEND]
     hand.go_on(APPEND)
     assert hand.answered == ["first", "1"]
     hand.go_on(LOOK)
@@ -134,11 +138,7 @@ def test_a_batch_is_answered_once_it_is_stored_though_the_next_one_is_still_bein
 
 
 def test_what_was_decided_is_sent_before_those_below_it_are_answered(hand: ByHand) -> None:
-    hand.ask("1")
-    hand.go_on()
-    hand.go_on(LOOK)
-    hand.ask("2")
-    hand.go_on()
+    hand.begin_two()
     assert hand.go_on(LOOK).files == [APPEND]
     hand.log.happened.clear()
     hand.go_on(APPEND)
@@ -146,11 +146,7 @@ def test_what_was_decided_is_sent_before_those_below_it_are_answered(hand: ByHan
 
 
 def test_nobody_is_kept_waiting_for_another_thread_that_appends(hand: ByHand) -> None:
-    hand.ask("1")
-    hand.go_on()
-    hand.go_on(LOOK)
-    hand.ask("2")
-    hand.go_on()
+    hand.begin_two()
     hand.go_on(LOOK)
     hand.log.happened.clear()
     hand.log.somebody_appends = True
@@ -161,11 +157,7 @@ def test_nobody_is_kept_waiting_for_another_thread_that_appends(hand: ByHand) ->
 
 
 def test_news_is_heard_before_anything_late_is_waited_for(hand: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
-    hand.ask("1")
-    hand.go_on()
-    hand.go_on(LOOK)
-    hand.ask("2")
-    hand.go_on()
+    hand.begin_two()
     assert hand.engine._deciding is not None
     look = hand.engine._deciding.look
     seen = look.seen
@@ -181,11 +173,7 @@ def test_news_is_heard_before_anything_late_is_waited_for(hand: ByHand, monkeypa
 
 
 def test_of_two_that_are_late_the_one_below_is_waited_for_first(hand: ByHand, monkeypatch: pytest.MonkeyPatch) -> None:
-    hand.ask("1")
-    hand.go_on()
-    hand.go_on(LOOK)
-    hand.ask("2")
-    hand.go_on()
+    hand.begin_two()
     hand.log.happened.clear()
     monkeypatch.setattr(engine_module, "STORE_SECONDS", -1.0)
     hand.go_on()
@@ -211,11 +199,7 @@ def test_an_answer_from_the_log_is_not_told_under_an_epoch_that_ended(hand: ByHa
 def test_a_batch_that_was_overtaken_and_what_rests_on_it_are_decided_again_in_their_order(
     hand: ByHand, *, decided: bool
 ) -> None:
-    hand.ask("1")
-    hand.go_on()
-    hand.go_on(LOOK)
-    hand.ask("2")
-    hand.go_on()
+    hand.begin_two()
     if decided:
         hand.go_on(LOOK)
     hand.ask("3")
@@ -232,11 +216,7 @@ def test_a_batch_that_was_overtaken_and_what_rests_on_it_are_decided_again_in_th
 def test_what_cannot_be_decided_ahead_waits_for_the_batch_below_it(
     hand: ByHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hand.ask("1")
-    hand.go_on()
-    hand.go_on(LOOK)
-    hand.ask("2")
-    hand.go_on()
+    hand.begin_two()
 
     def lost() -> Seen:
         raise StoreUnavailable("the line was cut")
