@@ -19,15 +19,16 @@ class ChildFailed(RuntimeError):
 class EngineProcess:
     """A context manager around one ``engine_child``. ``name`` keeps its users and orders apart from those of others."""
 
-    def __init__(self, dsn: str, name: str = "a") -> None:
+    def __init__(self, dsn: str, name: str = "a", *, runs_on: str = "loop") -> None:
+        """``runs_on``: "loop" or "thread", see there."""
         self._dsn = dsn
-        self._name = name
+        self._arguments = [runs_on, name]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the child has ended.
         self._process: subprocess.Popen[str]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", ROOT_MODULE, self._name],
+            [sys.executable, "-m", ROOT_MODULE, *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

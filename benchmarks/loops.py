@@ -1,11 +1,15 @@
-"""Load on an engine in this process: clients that wait for answers, and arrivals that wait for nobody."""
+"""Load on an engine in this process: clients that wait for answers, and arrivals that wait for nobody.
 
+Both run on the event loop that runs the engine, too, as the API's callers and its engine share one.
+"""
+
+import asyncio
 import random
-import threading
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from time import perf_counter, sleep
+from time import perf_counter, thread_time
 from typing import Final
 
 from benchmarks.figures import Latencies
@@ -15,7 +19,7 @@ from contracts.envelope import CommandEnvelope
 
 DRAIN_SECONDS: Final = 60.0
 WAIT_SECONDS: Final = 0.5
-ARRIVAL_TICK_SECONDS: Final = 0.0005
+ARRIVAL_TICK_SECONDS: Final = 0.001  # uvloop's timers know no shorter time.
 
 
 class LoadFailed(RuntimeError):
@@ -33,7 +37,7 @@ class BatchSizes:
     def batch_committed(
         self, tickets: int, events: int, outcomes: Mapping[tuple[str, str], int], seconds: float
     ) -> None:
-        """On the committer thread."""
+        """Where the engine runs."""
         self._sizes.append(tickets)
         self._events += events
 
@@ -41,7 +45,7 @@ class BatchSizes:
         """Decided again; nothing was lost but time."""
 
     def batch_failed(self, tickets: int, error: Exception) -> None:
-        """On the committer thread."""
+        """Where the engine runs."""
         self._failures += 1
 
     def reset(self) -> None:
@@ -71,40 +75,51 @@ class Measured:
     latencies: Latencies
     offered_per_second: float = 0.0  # Open loop only.
     refused: dict[str, int] = field(default_factory=dict)
+    load_seconds: float = 0.0  # Processor time of making the load and of looking at the answers.
 
 
 class _Inbox:
-    """Where the committer thread leaves answers for the thread that makes the load."""
+    """Where the engine leaves answers for whoever makes the load, who is told once for many."""
 
     def __init__(self) -> None:
         self.arrived: deque[tuple[int, float, float, Outcome]] = deque()
-        self.wake = threading.Event()
+        self._loop, self._news, self._is_told = asyncio.get_running_loop(), asyncio.Event(), False
 
     def listener(self, client: int, since: float) -> Listener:
         """Notes when the answer came; ``since`` is when the waiting began."""
 
         def hear(outcome: Outcome) -> None:
             self.arrived.append((client, since, perf_counter(), outcome))
-            if not self.wake.is_set():
-                self.wake.set()
+            if not self._is_told:
+                self._is_told = True
+                self._loop.call_soon_threadsafe(self._news.set)
 
         return hear
 
-    def wait(self) -> None:
+    async def wait(self) -> None:
         """Until something arrived, or for a moment."""
-        self.wake.wait(WAIT_SECONDS)
-        self.wake.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._news.wait()
+        self._news.clear()
+        self._is_told = False
 
 
-def closed_loop(engine: Engine, workload: Workload, clients: int, *, seconds: float, warm_seconds: float) -> Measured:
+async def closed_loop(
+    engine: Engine, workload: Workload, clients: int, *, seconds: float, warm_seconds: float
+) -> Measured:
     """So many clients, each of which sends its next command when it has its answer. Raises LoadFailed."""
     inbox, ledger = _Inbox(), _Ledger()
 
     def send(ready: list[int]) -> None:
         now = perf_counter()
-        engine.submit_to(
-            [(envelope(workload.next(client), workload.command_id()), inbox.listener(client, now)) for client in ready]
-        )
+        with ledger.making_load():
+            engine.submit_to(
+                [
+                    (envelope(workload.next(client), workload.command_id()), inbox.listener(client, now))
+                    for client in ready
+                ]
+            )
 
     begin = perf_counter() + warm_seconds
     end = begin + seconds
@@ -115,19 +130,20 @@ def closed_loop(engine: Engine, workload: Workload, clients: int, *, seconds: fl
             outstanding += len(ready)
         elif not outstanding:
             break
-        inbox.wait()
+        await inbox.wait()
         ready = []
-        while inbox.arrived:
-            client, since, at, outcome = inbox.arrived.popleft()
-            ready.append(client)
-            ledger.note(since, at, outcome, begin <= at < end)
+        with ledger.making_load():
+            while inbox.arrived:
+                client, since, at, outcome = inbox.arrived.popleft()
+                ready.append(client)
+                ledger.note(since, at, outcome, begin <= at < end)
         outstanding -= len(ready)
         if perf_counter() > end + DRAIN_SECONDS:
             raise LoadFailed(f"{outstanding} commands were not answered within {DRAIN_SECONDS:.0f} s")
     return ledger.measured(seconds)
 
 
-def open_loop(
+async def open_loop(
     engine: Engine, workload: Workload, per_second: float, *, seconds: float, warm_seconds: float, seed: int = 1
 ) -> Measured:
     """Arrivals at random instants, at this rate on average, whatever is still unanswered.
@@ -141,22 +157,23 @@ def open_loop(
     due, sent, answered = start, 0, 0
     while True:
         now = perf_counter()
-        arrivals: list[tuple[CommandEnvelope, Listener]] = []
-        while due <= now and due < end:
-            arrivals.append((envelope(workload.next(sent), workload.command_id()), inbox.listener(sent, due)))
-            sent += 1
-            due += chance.expovariate(per_second)
-        if arrivals:
-            _submit(engine, arrivals)
-        while inbox.arrived:
-            _, since, at, outcome = inbox.arrived.popleft()
-            answered += 1
-            ledger.note(since, at, outcome, begin <= since < end)
+        with ledger.making_load():
+            arrivals: list[tuple[CommandEnvelope, Listener]] = []
+            while due <= now and due < end:
+                arrivals.append((envelope(workload.next(sent), workload.command_id()), inbox.listener(sent, due)))
+                sent += 1
+                due += chance.expovariate(per_second)
+            if arrivals:
+                _submit(engine, arrivals)
+            while inbox.arrived:
+                _, since, at, outcome = inbox.arrived.popleft()
+                answered += 1
+                ledger.note(since, at, outcome, begin <= since < end)
         if due >= end and answered == sent:
             return ledger.measured(seconds, offered=per_second)
         if now > end + DRAIN_SECONDS:
             raise LoadFailed(f"{sent - answered} commands were not answered within {DRAIN_SECONDS:.0f} s")
-        sleep(ARRIVAL_TICK_SECONDS)
+        await asyncio.sleep(ARRIVAL_TICK_SECONDS)
 
 
 def _submit(engine: Engine, arrivals: list[tuple[CommandEnvelope, Listener]]) -> None:
@@ -172,6 +189,14 @@ class _Ledger:
     def __init__(self) -> None:
         self._milliseconds: list[float] = []
         self._refused: Counter[str] = Counter()
+        self._load_seconds = 0.0
+
+    @contextmanager
+    def making_load(self) -> Iterator[None]:
+        """What is done here is the load's."""
+        began = thread_time()
+        yield
+        self._load_seconds += thread_time() - began
 
     def note(self, since: float, at: float, outcome: Outcome, counts: bool) -> None:
         """One answer. Raises LoadFailed for one that is an error."""
@@ -187,4 +212,5 @@ class _Ledger:
         if self._refused:
             raise LoadFailed(f"commands were refused: {dict(self._refused)}")
         rate = len(self._milliseconds) / seconds
-        return Measured(seconds, rate, Latencies.of(self._milliseconds), offered)
+        latencies = Latencies.of(self._milliseconds)
+        return Measured(seconds, rate, latencies, offered, load_seconds=self._load_seconds)

@@ -94,9 +94,12 @@ class Engines:
 
 
 @contextmanager
-def engines(bench: Bench, *dsns: str) -> Iterator[Engines]:
-    """One engine process for each of these stores; whoever names a store twice has two on it."""
-    children = [EngineProcess(dsn, name) for dsn, name in zip(dsns, "abcdefgh", strict=False)]
+def engines(bench: Bench, *dsns: str, runs_on: str = "loop") -> Iterator[Engines]:
+    """One engine process for each of these stores; whoever names a store twice has two on it.
+
+    ``runs_on``: "loop" as in ``tessera serve``, "thread" as in ``tessera worker``, which carries out distributions.
+    """
+    children = [EngineProcess(dsn, name, runs_on=runs_on) for dsn, name in zip(dsns, "abcdefgh", strict=False)]
     with _all(children):
         yield Engines(bench, children)
 

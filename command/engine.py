@@ -27,11 +27,11 @@ from sys import maxsize
 from time import monotonic, sleep
 from typing import Final, NamedTuple, Protocol
 
+from command.bell import Bell, ThreadBell
 from command.decider import Decider, HandlerFailed, Plan, StreamClosed, Verdict
 from command.handlers.handler import Handlers
 from command.ports import EventLog, HeadMoved, Look, PreparedAppend, StoreUnavailable, StreamConflict
 from command.tickets import Busy, EngineStopped, Listener, Outcome, Submitting, Ticket, TicketQueue
-from command.wake import Wake
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.position import Position
 from contracts.registry import UnknownEventType
@@ -107,7 +107,11 @@ class NobodyWatches:
 
 
 class Engine(Submitting):
-    """A thread over one event log that decides, has stored and answers. Answers are delivered after the commit."""
+    """Decides, has stored and answers, over one event log. Answers are delivered after the commit.
+
+    It runs on a thread of its own (``start``), or on whatever else calls ``run`` and brings a bell to wait by: the
+    event loop of those who ask (docs/decisions/0027).
+    """
 
     def __init__(
         self,
@@ -117,8 +121,9 @@ class Engine(Submitting):
         observer: EngineObserver | None = None,
         *,
         pause: Callable[[float], None] = sleep,
+        bell: Bell | None = None,
     ) -> None:
-        """``pause`` waits so many seconds before a failed batch is tried again."""
+        """``pause`` waits so many seconds before a failed batch is tried again, ``bell`` for commands and the store."""
         self._log = log
         self._pause = pause
         self._settings = settings or EngineSettings()
@@ -133,9 +138,10 @@ class Engine(Submitting):
         self._queue = TicketQueue(
             commands_max=self._settings.queue_commands_max, bytes_max=self._settings.queue_bytes_max
         )
-        self._wake = Wake()
+        self._bell = bell or ThreadBell()
         self._waits_for = AWAKE
         self._taken = 0  # How many the latest batch took from the queue: in a rush as many come again.
+        self._runs = False
         self._stopping = False
         self._seen_offset: int | None = None  # What the decider remembers holds up to here; None: it must forget.
         self._seen_epoch: str | None = None  # The history that it holds of.
@@ -147,30 +153,39 @@ class Engine(Submitting):
         self._sent: _Sent | None = None  # On its way into the log, or there and not answered yet.
         self._set_aside: list[list[Ticket]] = []  # To be decided under the lock, in this order.
         self._readable: set[int] = set()  # Where there is news from the store.
-        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+        self._thread: threading.Thread | None = None  # Its own, if it has one.
 
     # What callers use.
 
     def start(self) -> None:
-        """Start the thread."""
-        self._wake.open()
+        """Run on a thread of its own from now on."""
+        self._bell.open()
+        self._runs = True
+        self._thread = threading.Thread(target=self.run, name="committer", daemon=True)
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 30.0) -> None:
-        """Refuse new commands, finish the queued ones, and stop; whatever is left after the time gets EngineStopped."""
-        self._queue.close()
-        self._stopping = True
-        self._wake.set()
-        if self._thread.is_alive():
+        """Refuse new commands, finish the queued ones, and stop; whatever is left after the time gets EngineStopped.
+
+        Of an engine without a thread of its own this is the end: whoever runs it was asked to stop before.
+        """
+        self.ask_to_stop()
+        if self._thread is not None:
             self._thread.join(timeout_seconds)
         while left := self._queue.take(commands_max=1_000, bytes_max=self._settings.queue_bytes_max):
             for ticket in left:
                 _deliver(ticket, EngineStopped("the engine stopped before this command's turn"))
 
+    def ask_to_stop(self) -> None:
+        """Refuse new commands; it ends once it has finished the queued ones."""
+        self._queue.close()
+        self._stopping = True
+        self._bell.set()
+
     @property
     def is_running(self) -> bool:
-        """Whether commands are taken and worked off: the thread lives and nobody asked it to stop."""
-        return self._thread.is_alive() and not self._stopping
+        """Whether commands are taken and worked off: it runs and nobody asked it to stop."""
+        return self._runs and not self._stopping
 
     @property
     def queue_length(self) -> int:
@@ -178,13 +193,13 @@ class Engine(Submitting):
         return len(self._queue)
 
     def submit_to(self, envelopes: Sequence[tuple[CommandEnvelope, Listener]]) -> None:
-        """Queue commands, kept in order; each listener hears an Answer or an exception, once, on the engine's thread.
+        """Queue commands, kept in order; each listener hears an Answer or an exception, once, where the engine runs.
 
         Raises Busy or EngineStopped, and then queues none of them.
         """
         self._queue.put_all([Ticket(envelope, listener) for envelope, listener in envelopes])
         if self._waits_for.is_over(self._queue):
-            self._wake.set()
+            self._bell.set()
 
     def dry_run(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
         """What would be answered, now or at another business time, storing nothing. Runs on the caller's thread.
@@ -195,22 +210,27 @@ class Engine(Submitting):
             status, code, detail, data = self._decider.dry_run(view, envelope, at)
             return Answer(status, code, detail, data, self._position(view.last_offset))
 
-    # The committer's thread. It alone decides, and alone touches what the decider remembers.
+    # What runs. It alone decides, and alone touches what the decider remembers.
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Decide, have stored and answer, until asked to stop and everybody is answered. Once."""
+        self._runs = True
         readable: Collection[int] = ()
-        while not self._stopping or self._has_work:
-            pause = self.turn(readable)
-            readable = () if pause is None else self._wait(pause)
+        try:
+            while not self._stopping or self._has_work:
+                pause = self.turn(readable)
+                readable = () if pause is None else self._wait(pause)
+        finally:
+            self._runs = False
 
     def _wait(self, pause: "Pause") -> Collection[int]:
         """Wait for what ends a pause; the files that can be read from by then."""
         self._waits_for = pause
-        self._wake.clear()
+        self._bell.clear()
         readable: Collection[int] = ()
         # Looked at after it was said what is worth waking. Whoever is to stop waits for the store, and for no callers.
         if not pause.is_over(self._queue) and (pause.files or not self._stopping):
-            readable = self._wake.wait(pause.seconds, pause.files)
+            readable = self._bell.wait(pause.seconds, pause.files)
         self._waits_for = AWAKE
         return readable
 
@@ -398,7 +418,7 @@ class Engine(Submitting):
             if decided is not None:  # The latest first.
                 self._decider.unlearn(decided.plan)
             self._decider.unlearn(plan)
-            self._observer.batch_overtaken(len(plan.verdicts))
+            self._tell(self._observer.batch_overtaken, len(plan.verdicts))
         else:
             self._forget(plan.tickets, error)
         again = [plan.tickets]
@@ -462,7 +482,7 @@ class Engine(Submitting):
         self._decide_from_scratch()
         for ticket in tickets:
             ticket.sent_before = True
-        self._observer.batch_failed(len(tickets), failure)
+        self._tell(self._observer.batch_failed, len(tickets), failure)
 
     def _notice_restore(self) -> None:
         """The log tells of a new epoch once, and maybe not us but whoever reads beside us."""
@@ -484,7 +504,13 @@ class Engine(Submitting):
         outcomes = Counter(
             (v.ticket.envelope.command.type, v.logged.code) for v in plan.verdicts if v.logged and v.is_new
         )
-        self._observer.batch_committed(len(plan.verdicts), len(offsets), outcomes, seconds)
+        self._tell(self._observer.batch_committed, len(plan.verdicts), len(offsets), outcomes, seconds)
+
+    def _tell(self, observe: Callable[..., None], *about: object) -> None:
+        try:
+            observe(*about)
+        except Exception:  # An observer's defect must not stop the engine.
+            logger.exception("observer_failed")
 
     def _answer(self, verdicts: Sequence[Verdict]) -> None:
         for verdict in verdicts:

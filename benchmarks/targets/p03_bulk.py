@@ -60,7 +60,11 @@ class Copies:
 def run(bench: Bench) -> Outcome:
     """Each round issues to new users, then copies what that round stored."""
     users = max(2_000, round(USERS_PER_SECOND_ASKED * bench.effort.seconds))
-    with bench.postgres.database() as dsn, bench.postgres.database() as goal, engines(bench, dsn) as ours:
+    with (
+        bench.postgres.database() as dsn,
+        bench.postgres.database() as goal,
+        engines(bench, dsn, runs_on="thread") as ours,
+    ):
         bench.say("preparing")
         ours.distribute("warm", HOT, 1_000)
         copies = Copies(dsn, goal)

@@ -64,7 +64,7 @@ def fill(bench: Bench, dsn: str, events: int) -> dict[str, Any]:
     with SQL, so that every index has the size that claims would have given it.
     """
     started, portion = perf_counter(), 0
-    with engines(bench, dsn) as ours:
+    with engines(bench, dsn, runs_on="thread") as ours:
         while (stored := _events(dsn)) < events:
             bench.say(f"filling: {stored:,} of {events:,} events")
             template_id = HOT if portion % 2 == 0 else f"bulk-{portion}"

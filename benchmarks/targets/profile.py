@@ -18,7 +18,7 @@ def run(bench: Bench) -> Outcome:
     rows: list[dict[str, Any]] = []
     functions: dict[str, Any] = {}
     sides: list[Side] = []
-    with bench.postgres.database() as dsn, engines(bench, dsn) as ours:
+    with bench.postgres.database() as dsn:
 
         def note(name: str, figure: Figure, told: dict[str, Any]) -> None:
             sides.append(Side(name, "/s", [figure]))
@@ -27,14 +27,16 @@ def run(bench: Bench) -> Outcome:
             rows.append({"of": name, "part": "PostgreSQL", "micros": round(micros["PostgreSQL"], 1)})
             functions[name] = told["functions"]
 
-        for workload, clients in WORKLOADS:
-            name = f"{workload}, {clients} clients"
-            bench.say(name)
-            ours.prepare(workload, clients)
-            note(name, ours.closed(workload, clients), ours.profile(workload, clients))
+        with engines(bench, dsn) as ours:
+            for workload, clients in WORKLOADS:
+                name = f"{workload}, {clients} clients"
+                bench.say(name)
+                ours.prepare(workload, clients)
+                note(name, ours.closed(workload, clients), ours.profile(workload, clients))
         bench.say(BULK)
         users = round(BULK_USERS_PER_SECOND * bench.effort.seconds)
-        note(BULK, ours.distribute("plain", HOT, users), ours.profile_bulk("sampled", HOT, users))
+        with engines(bench, dsn, runs_on="thread") as ours:
+            note(BULK, ours.distribute("plain", HOT, users), ours.profile_bulk("sampled", HOT, users))
     outcome = Outcome(sides[0].values[0], [], sides, {"rows": rows, "functions": functions})
     outcome.notes += [top(name, told) for name, told in functions.items()]
     return outcome

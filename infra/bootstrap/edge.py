@@ -45,6 +45,7 @@ class StoresAtEdge:
     """What the edge asks of the event store, or of several as if they were one."""
 
     engine: Engine | Router
+    engines: Sequence[Engine]  # Behind it, one for each store; they are run by the event loop of the edge.
     first_step: "FirstStep"
     outcomes: "CheckoutOutcomes"
     histories: "Histories"
@@ -58,7 +59,7 @@ class StoresAtEdge:
 
 @contextmanager
 def stores_at_edge(settings: Settings, own: WriteSide, blocking: Executor, metrics: Metrics) -> Iterator[StoresAtEdge]:
-    with sides_beside(settings, own, metrics) as sides, ExitStack() as stack:
+    with sides_beside(settings, own, metrics, on_loop=True) as sides, ExitStack() as stack:
         edges = {
             shard: stack.enter_context(_one_store(settings.at_shard(shard), side, blocking))
             for shard, side in sides.items()
@@ -94,6 +95,7 @@ def _one_store(settings: Settings, side: WriteSide, blocking: Executor) -> Itera
         stack.callback(watch.stop)
         yield StoresAtEdge(
             engine=side.engine,
+            engines=[side.engine],
             first_step=first_step,  # Every coupon of an order lies in this store.
             outcomes=watch,
             histories=histories,
@@ -121,6 +123,7 @@ def _placed_stores(
     distributions = PlacedDistributions(placement, {shard: edge.distributions for shard, edge in edges.items()}, starts)
     return StoresAtEdge(
         engine=router,
+        engines=[side.engine for side in sides.values()],
         first_step=first_step_at(placement),
         outcomes=PlacedCheckouts(placement, {shard: edge.outcomes for shard, edge in edges.items()}),
         histories=PlacedHistories(placement, {shard: edge.histories for shard, edge in edges.items()}),

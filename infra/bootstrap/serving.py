@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from command.engine import Engine
 from command.ports import CommandKey, LoggedAnswer
 from infra import memory
 from infra.bootstrap.edge import EDGE_CONNECTIONS_MAX, StoreLookups, stores_at_edge
 from infra.bootstrap.processes import asked_to_stop, make_tracing, metrics_served
-from infra.bootstrap.stores import write_side
+from infra.bootstrap.stores import running_on_loop, write_side
 from infra.settings import Settings
 from infra.telemetry.logs import configure_logs_by
 from infra.telemetry.metrics import Metrics, Sample
@@ -130,7 +131,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     from infra.telemetry.traced import TracedQueue
 
     metrics = Metrics()
-    own = stack.enter_context(write_side(settings, metrics))
+    own = stack.enter_context(write_side(settings, metrics, on_loop=True))
     blocking = stack.enter_context(ThreadPoolExecutor(BLOCKING_THREADS, "blocking"))
     stores = stack.enter_context(stores_at_edge(settings, own, blocking, metrics))
     metrics.add_source(lambda: [Sample("tessera_engine_queue_commands", (), stores.engine.queue_length)])
@@ -166,7 +167,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
         ),
         positions=positions[settings.shard],
         placed_positions=PlacedPositions(settings.placement, positions) if settings.is_placed else None,
-        lifespan=_closing(reads.close, shared_hints.close if shared_hints else None),
+        lifespan=_lifespan(stores.engines, reads.close, shared_hints.close if shared_hints else None),
         readiness=Readiness({**stores.checks, **reads.checks}),
         metrics=metrics,
         blocking=blocking,
@@ -248,11 +249,14 @@ def _placed_checks(positions: Mapping[int, "Positions"], reports: "ClickHouseRep
     return {**named, "facts": _checks({"models": reports.position, "facts": reports.position})["facts"]}
 
 
-def _closing(*closes: Callable[[], Awaitable[None]] | None) -> "Lifespan":
+def _lifespan(engines: Collection[Engine], *closes: Callable[[], Awaitable[None]] | None) -> "Lifespan":
+    """What runs, and is closed, together with the event loop."""
+
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[None]:
         try:
-            yield
+            async with running_on_loop(engines):
+                yield
         finally:
             for close in closes:
                 if close is not None:

@@ -1,17 +1,22 @@
 """Event stores and their engines: of this shard, or of all of them as one."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from command.bell import ThreadBell
 from command.engine import Engine, EngineObserver, EngineSettings
 from command.handlers import HANDLERS
 from command.handlers.crossing import handlers_at
 from command.handlers.sharing import sharing_among
 from contracts.identity import Realm
 from contracts.position import Position
+from infra import fiber
+from infra.fiber import FiberBell
 from infra.postgres import api_keys
 from infra.postgres.connections import transaction
 from infra.postgres.log import PostgresEventLog
@@ -22,34 +27,71 @@ from infra.shards.router import NotPlaceable, Router
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
+logger = logging.getLogger(__name__)
+
 ENGINE_STOP_SECONDS: Final = 30.0
+# In a rush those who were just answered ask again as soon as the loop has read them, which takes it its time.
+GATHER_ON_LOOP_SECONDS: Final = 0.008
 
 
 @dataclass(frozen=True)
 class WriteSide:
-    """An engine that runs, and the log it appends to."""
+    """An engine, and the log it appends to."""
 
     log: PostgresEventLog
     engine: Engine
 
 
 @contextmanager
-def write_side(settings: Settings, observer: EngineObserver | None = None) -> Iterator[WriteSide]:
-    """The log and its engine; on the way out what is queued is finished first."""
+def write_side(
+    settings: Settings, observer: EngineObserver | None = None, *, on_loop: bool = False
+) -> Iterator[WriteSide]:
+    """The log and its engine, which runs; on the way out what is queued is finished first.
+
+    ``on_loop``: the engine has no thread of its own, and does not run before :func:`running_on_loop` has it run.
+    """
     log = PostgresEventLog(settings.postgres_dsn, shard=settings.shard)
     limits = EngineSettings(
         batch_commands_max=settings.batch_commands_max,
         queue_commands_max=settings.queue_commands_max,
         lock_ttl_seconds=settings.lock_ttl_seconds,
     )
+    if on_loop:
+        limits = replace(limits, gather_seconds=GATHER_ON_LOOP_SECONDS)
     handlers = sharing_among(settings.shard, settings.stores, HANDLERS)
     handlers = handlers_at(settings.shard, settings.placement, handlers) if settings.is_placed else handlers
-    engine = Engine(log, handlers, limits, observer)
+    bell = FiberBell() if on_loop else ThreadBell()
+    engine = Engine(log, handlers, limits, observer, pause=fiber.pause, bell=bell)
     with ExitStack() as stack:
         stack.callback(log.close)
-        engine.start()
+        if not on_loop:
+            engine.start()
         stack.callback(engine.stop, ENGINE_STOP_SECONDS)
         yield WriteSide(log, engine)
+
+
+@asynccontextmanager
+async def running_on_loop(engines: Collection[Engine]) -> AsyncIterator[None]:
+    """Run engines on this event loop, beside those who ask them; on the way out what is queued is finished first."""
+    running = [asyncio.create_task(fiber.run(engine.run), name="committer") for engine in engines]
+    for task in running:
+        task.add_done_callback(_tell_of_its_end)
+    try:
+        yield
+    finally:
+        for engine in engines:
+            engine.ask_to_stop()
+        if running:
+            _, late = await asyncio.wait(running, timeout=ENGINE_STOP_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+def _tell_of_its_end(task: "asyncio.Task[None]") -> None:
+    """An engine ends when it is asked to. Else the readiness check says that it does not run, and this says why."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("engine_ended", exc_info=error)
 
 
 @contextmanager
@@ -61,18 +103,18 @@ def router_beside(settings: Settings, own: WriteSide) -> Iterator[Router | None]
 
 @contextmanager
 def sides_beside(
-    settings: Settings, own: WriteSide, observer: EngineObserver | None = None
+    settings: Settings, own: WriteSide, observer: EngineObserver | None = None, *, on_loop: bool = False
 ) -> Iterator[Mapping[int, WriteSide]]:
     """The write side of every shard, the own one among them; that one only where nobody is placed.
 
-    Raises SettingsError when two of them are one and the same database.
+    ``on_loop``: as with :func:`write_side`. Raises SettingsError when two of them are one and the same database.
     """
     require_distinct_stores(settings.known_stores)
     with ExitStack() as stack:
         sides = {settings.shard: own}
         for shard in settings.known_stores:
             if shard != settings.shard:
-                sides[shard] = stack.enter_context(write_side(settings.at_shard(shard), observer))
+                sides[shard] = stack.enter_context(write_side(settings.at_shard(shard), observer, on_loop=on_loop))
         yield dict(sorted(sides.items()))
 
 

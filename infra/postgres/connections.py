@@ -1,8 +1,10 @@
 """How every connection to PostgreSQL is made: no wait without an end, and errors in the words of the ports."""
 
+import select
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, NamedTuple
 
 import psycopg
@@ -11,8 +13,10 @@ from psycopg.abc import RV, PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
+from psycopg.waiting import Ready
 
 from command.ports import StoreUnavailable
+from infra import fiber
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,27 @@ class BoundedConnection(psycopg.Connection[Any]):
         else:
             self.answer_to(self._owed)
 
+    def _wait_in_fiber(self, gen: PQGen[RV]) -> RV:
+        """As psycopg waits, but the event loop serves others meanwhile. What is there already is not waited for."""
+        file, deadline, poll = self.pgconn.socket, monotonic() + self.answer_seconds, select.poll()
+        try:
+            wanted = next(gen)
+            while True:
+                reads, writes = bool(wanted & Ready.R), bool(wanted & Ready.W)
+                poll.register(file, reads * select.POLLIN | writes * select.POLLOUT)
+                if polled := poll.poll(0):
+                    ((_, events),) = polled
+                    can_read = bool(events & ~select.POLLOUT)  # Or is broken, which reading will tell.
+                    can_write = bool(events & select.POLLOUT)
+                    wanted = gen.send(Ready(can_read * Ready.R | can_write * Ready.W))
+                elif (left := deadline - monotonic()) > 0:
+                    fiber.watch(file, left, reads=reads, writes=writes)
+                else:
+                    raise psycopg.errors._WaitTimeout("wait timeout expired")
+        except StopIteration as done:
+            told: RV = done.value
+            return told
+
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         """As inherited. After a rollback the driver lets the server forget all statements (None), ours with its own."""
         if name is None:
@@ -144,6 +169,8 @@ class BoundedConnection(psycopg.Connection[Any]):
         if timeout is not None:
             return super().wait(gen, interval, timeout)
         try:
+            if fiber.is_here():
+                return self._wait_in_fiber(gen)
             return super().wait(gen, interval, self.answer_seconds)
         except psycopg.errors._WaitTimeout as error:
             self.pgconn.finish()  # Whatever it says later belongs to a question that nobody asks any more.
@@ -179,7 +206,7 @@ def connect(
 ) -> BoundedConnection:
     """Open one connection. Raises psycopg.OperationalError when the server is out of reach."""
     given = parameters(dsn, timeouts, name=name, settings=settings)
-    connection = BoundedConnection.connect(**given, autocommit=autocommit)
+    connection = fiber.blocking(lambda: BoundedConnection.connect(**given, autocommit=autocommit))
     connection.answer_seconds = timeouts.answer_seconds
     return connection
 

@@ -33,6 +33,7 @@ from command.ports import (
 )
 from contracts.envelope import Recorded
 from contracts.registry import EVENTS, EventRegistry
+from infra import fiber
 from infra.postgres import command_log
 from infra.postgres.arrays import INTEGER_OID, TEXTS_OID, integers_of, texts
 from infra.postgres.batch_rows import BatchRows
@@ -108,7 +109,7 @@ class PostgresEventLog:
         Raises StoreUnavailable when the store is out of reach, the lock is not to be had in time, the epoch changed
         since the last look (whatever was cached is void), or the fate of the commit is unknown.
         """
-        if not self._turn.acquire(timeout=self._timeouts.lock_seconds):
+        if not fiber.acquire(self._turn, self._timeouts.lock_seconds):
             raise StoreUnavailable("another thread of this process is still appending")
         try:
             with translated():
@@ -187,7 +188,7 @@ class PostgresEventLog:
         """Take the turn, which ends with the offsets, or right away when nothing could be sent."""
         if not patient and self._connection is None:  # Opening one may take long.
             return None
-        if not self._turn.acquire(timeout=self._timeouts.lock_seconds if patient else 0):
+        if not fiber.acquire(self._turn, self._timeouts.lock_seconds if patient else 0):
             if not patient:
                 return None
             raise StoreUnavailable("another thread of this process is still appending")
@@ -299,6 +300,10 @@ class PostgresEventLog:
     def _opened(self) -> _Store:
         if os.getpid() != self._pid:
             raise RuntimeError("this log was made before a fork; a process makes its own")
+        # A fiber must not hold a lock that others on its thread may want while it waits.
+        return self._store or fiber.blocking(self._opened_once)
+
+    def _opened_once(self) -> _Store:
         with self._opening:
             if self._store is None:
                 with translated():

@@ -2,7 +2,8 @@
 
 One JSON line each. A command: ``{"id", "realm": [tenant, app], "type", "body"}``. What it was told: ``{"id", "status",
 "code", "detail", "data", "position": [shard, epoch, offset], "replayed"}``, or ``{"id", "error", "detail"}`` when there
-is no answer. The end of the input stops it in good order. Its only argument is JSON: ``{"dsn", "timeouts", "engine"}``.
+is no answer. The end of the input stops it in good order. Its only argument is JSON: ``{"dsn", "timeouts", "engine",
+"on_loop"}``, the last of which tells whether the engine runs on an event loop or on a thread of its own.
 """
 
 import ctypes
@@ -20,6 +21,7 @@ from contracts.identity import Realm
 from contracts.registry import command_class
 from infra.postgres.connections import Timeouts
 from infra.postgres.log import PostgresEventLog
+from tests.loops import engine_for_a_loop, on_a_loop
 
 _PR_SET_PDEATHSIG = 1
 
@@ -29,16 +31,27 @@ def main(options: dict[str, Any]) -> None:
     if sys.platform.startswith("linux"):  # Even a stopped one must not stay behind when the test is killed.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     log = PostgresEventLog(options["dsn"], timeouts=Timeouts(**options["timeouts"]))
-    engine = Engine(log, HANDLERS, EngineSettings(**options["engine"]))
-    engine.start()
+    settings = EngineSettings(**options["engine"])
+    if options["on_loop"]:
+        engine = engine_for_a_loop(log, HANDLERS, settings)
+        with on_a_loop(engine):
+            listen(engine)
+    else:
+        engine = Engine(log, HANDLERS, settings)
+        engine.start()
+        listen(engine)
+    engine.stop()
+    log.close()
+
+
+def listen(engine: Engine) -> None:
+    """Send on what is asked."""
     for line in sys.stdin.buffer:
         envelope = _envelope(orjson.loads(line))
         try:
             engine.submit_to([(envelope, lambda outcome, sent=envelope: _tell(sent.command_id, outcome))])  # type: ignore[misc]
         except (Busy, EngineStopped) as error:
             _tell(envelope.command_id, error)
-    engine.stop()
-    log.close()
 
 
 def _envelope(line: dict[str, Any]) -> CommandEnvelope:

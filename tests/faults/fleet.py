@@ -75,10 +75,16 @@ class EngineProcess:
     """An engine in a process of its own, under a database role of its own (so that its sessions can be told apart)."""
 
     def __init__(
-        self, dsn: str, name: str, *, timeouts: Mapping[str, Any] | None = None, engine: Mapping[str, Any] | None = None
+        self,
+        dsn: str,
+        name: str,
+        *,
+        timeouts: Mapping[str, Any] | None = None,
+        engine: Mapping[str, Any] | None = None,
+        on_loop: bool = False,
     ) -> None:
         self.name = name
-        options = {"dsn": dsn, "timeouts": timeouts or {}, "engine": engine or {}}
+        options = {"dsn": dsn, "timeouts": timeouts or {}, "engine": engine or {}, "on_loop": on_loop}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.engine_process", orjson.dumps(options).decode()],
             cwd=ROOT,
@@ -296,11 +302,15 @@ def fleet(
     timeouts: Mapping[str, Any] | None = None,
     engine: Mapping[str, Any] | None = None,
 ) -> Iterator[list[EngineProcess]]:
-    """So many engine processes on one store; none of them is left behind, killed or stopped as it may be."""
+    """So many engine processes on one store; none of them is left behind, killed or stopped as it may be.
+
+    The first has its engine on a loop, as the API has, the second on a thread, as workers have, and so in turn.
+    """
     with ExitStack() as stack:
         processes = []
-        for name in names:
-            process = EngineProcess(as_role(dsn, name), name, timeouts=timeouts, engine=engine)
+        for number, name in enumerate(names):
+            on_loop = number % 2 == 0
+            process = EngineProcess(as_role(dsn, name), name, timeouts=timeouts, engine=engine, on_loop=on_loop)
             stack.callback(process.close)
             stack.callback(process.signal, signal.SIGCONT)
             processes.append(process)

@@ -18,12 +18,12 @@ from infra.postgres.migrations import migrate
 from infra.postgres.recorder import APPEND_LOCK_CLASS
 from tests.audit import Acknowledged, audit, violations
 from tests.builders import REALM, claim
-from tests.faults.conftest import IMPATIENT, engine_on
+from tests.faults.conftest import IMPATIENT, engine_on, kind_of_engine
 from tests.faults.fleet import Load, LocalEngine, wait_for
 from tests.faults.own_server import NoSmallDisk, OwnServer, fill, own_folder, own_server, small_disk
 from tests.faults.shop import customers, open_shop
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("either_kind")]
 
 LONG = os.environ.get("TESSERA_TEST_EFFORT") == "long"
 CALLERS = 32
@@ -54,7 +54,7 @@ def loaded(dsn: str) -> Iterator[tuple[Load, Engine]]:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
 def test_a_restart_under_load_loses_no_answer_and_doubles_none(server: OwnServer, how: signal.Signals) -> None:
-    dsn = fresh_shop(server, how.name.lower())
+    dsn = fresh_shop(server, f"{how.name.lower()}_{kind_of_engine.get()}")
     with loaded(dsn) as (load, _):
         for _ in range(RESTARTS):
             server.end(how)

@@ -14,7 +14,7 @@ from tests.builders import REALM, claim, hold, line, place, template
 from tests.faults.conftest import engine_on
 from tests.faults.shop import ALWAYS
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("either_kind")]
 
 
 def sent(command_id: str, command: Command) -> CommandEnvelope:

@@ -13,7 +13,7 @@ from tests.faults.conftest import IMPATIENT, engine_on
 from tests.faults.shop import sold
 from tests.faults.wire import Wire
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("either_kind")]
 
 BATCH = 32  # As many as an engine takes at once, however few wait.
 

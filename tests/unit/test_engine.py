@@ -1,9 +1,12 @@
 """The engine on a log in memory and a toy domain: what is answered when, whatever goes wrong in between."""
 
+import asyncio
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from threading import Event as ThreadEvent
+from time import sleep
 from typing import Any, ClassVar
 
 import pytest
@@ -18,7 +21,9 @@ from contracts.envelope import Answer, CommandEnvelope
 from contracts.events import Event, RefusalsCounted
 from contracts.identity import Realm, stream_id
 from contracts.refusals import TemplateExhausted
+from infra.fiber import FiberBell
 from tests.fakes import InMemoryEventLog
+from tests.loops import engine_for_a_loop, on_a_loop
 
 REALM = Realm("acme", "shop")
 OTHER = Realm("acme:shop", "1")
@@ -99,8 +104,13 @@ def notes() -> Notes:
     return Notes()
 
 
-@pytest.fixture
-def engine(log: InMemoryEventLog, notes: Notes) -> Iterator[Engine]:
+@pytest.fixture(params=["thread", "loop"])
+def engine(log: InMemoryEventLog, notes: Notes, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if request.param == "loop":
+        engine = engine_for_a_loop(log, HANDLERS, EngineSettings(snapshot_every_events=2), notes)
+        with on_a_loop(engine):
+            yield engine
+        return
     engine = Engine(log, HANDLERS, EngineSettings(snapshot_every_events=2), notes)
     engine.start()
     yield engine
@@ -312,6 +322,68 @@ def test_stopping_finishes_what_is_queued_and_refuses_what_comes_later(log: InMe
     assert all(a.accepted for a in answers(futures))
     with pytest.raises(EngineStopped):
         engine.submit(asks("later"))
+
+
+def test_an_engine_that_a_loop_runs_finishes_what_is_queued_before_it_ends(log: InMemoryEventLog) -> None:
+    engine = engine_for_a_loop(log, HANDLERS)
+    futures = engine.submit_many([asks(str(n)) for n in range(3)])
+    assert not engine.is_running
+    with on_a_loop(engine):
+        assert engine.is_running
+    assert not engine.is_running
+    assert all(a.accepted for a in answers(futures))
+    with pytest.raises(EngineStopped):
+        engine.submit(asks("later"))
+
+
+def test_whoever_asks_on_the_loop_of_the_engine_hears_there(log: InMemoryEventLog) -> None:
+    engine = engine_for_a_loop(log, HANDLERS)
+    heard: Future[tuple[Answer, int]] = Future()
+
+    async def ask() -> None:
+        answer = await asyncio.wrap_future(engine.submit(asks("1")))
+        heard.set_result((answer, threading.get_ident()))
+
+    where: list[int] = []
+    with on_a_loop(engine) as loop:
+        loop.call_soon_threadsafe(lambda: where.append(threading.get_ident()))
+        asyncio.run_coroutine_threadsafe(ask(), loop)
+        answer, thread = heard.result(10)
+    assert answer.accepted
+    assert where == [thread]
+
+
+def test_an_engine_that_breaks_on_a_loop_says_why_and_that_it_does_not_run(
+    log: InMemoryEventLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(_seconds: float) -> None:
+        raise SystemError("there is no time left")
+
+    engine = Engine(log, HANDLERS, pause=breaks, bell=FiberBell())
+    log.lose_next_commit(landed=False)
+    with on_a_loop(engine):
+        engine.submit(asks("1"))
+        while engine.is_running:
+            sleep(0.001)
+    assert "engine_ended" in caplog.text
+    assert "there is no time left" in caplog.text
+
+
+def test_a_defect_of_an_observer_is_not_the_engine_s(log: InMemoryEventLog, caplog: pytest.LogCaptureFixture) -> None:
+    class Breaks(Notes):
+        def batch_committed(self, *about: Any) -> None:
+            raise SystemError("the observer broke")
+
+        def batch_failed(self, tickets: int, error: Exception) -> None:
+            raise SystemError("the observer broke")
+
+    engine = Engine(log, HANDLERS, None, Breaks())
+    engine.start()
+    log.lose_next_commit(landed=False)
+    assert engine.execute(asks("1")).accepted
+    assert not engine.execute(asks("1")).position.offset > 1  # It was stored once.
+    engine.stop()
+    assert "observer_failed" in caplog.text
 
 
 def test_a_dry_run_answers_like_the_real_thing_and_stores_nothing(engine: Engine, log: InMemoryEventLog) -> None:

@@ -46,30 +46,30 @@ class Numbers(IdsOfTheApi):
         return ClaimCoupon(template_id="t", user_id=f"u{client}-{self.asked[client]}")
 
 
-def test_clients_of_a_closed_loop_take_turns_and_every_command_has_an_id_of_its_own(
+async def test_clients_of_a_closed_loop_take_turns_and_every_command_has_an_id_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ticks = count()
     monkeypatch.setattr("benchmarks.loops.perf_counter", lambda: next(ticks) / 1_000)  # A busy machine is no slower.
     engine, workload = AtOnce(answer()), Numbers()
-    told = closed_loop(cast(Engine, engine), workload, 3, seconds=0.5, warm_seconds=0.25)
+    told = await closed_loop(cast(Engine, engine), workload, 3, seconds=0.5, warm_seconds=0.25)
     assert max(workload.asked.values()) - min(workload.asked.values()) <= 1
     assert len({envelope.command_id for envelope in engine.seen}) == len(engine.seen)
     assert 0 < told.latencies.count < len(engine.seen)  # What was answered during the warm-up does not count.
     assert told.per_second == pytest.approx(told.latencies.count / 0.5)
 
 
-def test_arrivals_come_at_their_rate_whoever_is_still_waiting() -> None:
+async def test_arrivals_come_at_their_rate_whoever_is_still_waiting() -> None:
     engine = AtOnce(answer())
-    told = open_loop(cast(Engine, engine), Numbers(), 2_000.0, seconds=0.2, warm_seconds=0.0)
+    told = await open_loop(cast(Engine, engine), Numbers(), 2_000.0, seconds=0.2, warm_seconds=0.0)
     assert told.latencies.count == len(engine.seen)  # Every arrival within the window, and nobody else.
     assert 250 < len(engine.seen) < 550  # 400 on average, by the seed.
 
 
 @pytest.mark.parametrize("outcome", [answer("refused", "sold_out"), RuntimeError("broken")])
-def test_figures_of_refused_or_failed_commands_are_no_figures(outcome: Answer | Exception) -> None:
+async def test_figures_of_refused_or_failed_commands_are_no_figures(outcome: Answer | Exception) -> None:
     with pytest.raises(LoadFailed, match=r"sold_out|broken"):
-        closed_loop(cast(Engine, AtOnce(outcome)), Numbers(), 1, seconds=0.01, warm_seconds=0.0)
+        await closed_loop(cast(Engine, AtOnce(outcome)), Numbers(), 1, seconds=0.01, warm_seconds=0.0)
 
 
 def test_batches_are_told_by_their_size() -> None:
