@@ -9,6 +9,10 @@ from typing import Final
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _PROC: Final = Path("/proc")
 
+# What an API process's time is shared among, in results and wherever they are read again.
+EDGE: Final = "edge"
+ENGINE: Final = "engine"
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessorTime:

@@ -13,7 +13,7 @@ import asyncio
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Awaitable, Callable, Collection
 from threading import Lock
-from time import monotonic, sleep
+from time import monotonic, sleep, thread_time
 from typing import Any, Final, TypeVar, cast
 
 from greenlet import getcurrent, greenlet
@@ -27,27 +27,32 @@ class _Fiber(greenlet):
     """Known by its class."""
 
 
-async def run(work: Callable[[], T]) -> T:
-    """Run code in a fiber on this loop; what it returns or raises. When cancelled, so is what it waits for."""
+async def run(work: Callable[[], T], used: Callable[[float], None] = lambda _seconds: None) -> T:
+    """Run code in a fiber on this loop; what it returns or raises. When cancelled, so is what it waits for.
+
+    ``used`` is told, between two waits, how many seconds of processor time it took.
+    """
     fiber, loop = _Fiber(work), asyncio.get_running_loop()
-    told = _go_on(loop, fiber.switch)
+
+    def go_on(switch: Callable[..., Any], *outcome: Any) -> Any:
+        """Until the fiber waits again (for the awaitable that it hands over) or has ended."""
+        began = thread_time()
+        asyncio._set_running_loop(None)
+        try:
+            return switch(*outcome)
+        finally:
+            asyncio._set_running_loop(loop)
+            used(thread_time() - began)
+
+    told = go_on(fiber.switch)
     while not fiber.dead:
         try:
             outcome = await told
         except BaseException as error:  # noqa: BLE001 - it is the fiber's.
-            told = _go_on(loop, fiber.throw, error)
+            told = go_on(fiber.throw, error)
         else:
-            told = _go_on(loop, fiber.switch, outcome)
+            told = go_on(fiber.switch, outcome)
     return cast(T, told)
-
-
-def _go_on(loop: AbstractEventLoop, switch: Callable[..., Any], *outcome: Any) -> Any:
-    """Until the fiber waits again (for the awaitable that it hands over) or has ended."""
-    asyncio._set_running_loop(None)
-    try:
-        return switch(*outcome)
-    finally:
-        asyncio._set_running_loop(loop)
 
 
 def is_here() -> bool:

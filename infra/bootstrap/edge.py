@@ -83,7 +83,7 @@ def _one_store(settings: Settings, side: WriteSide, blocking: Executor) -> Itera
 
     async def engine_runs() -> None:
         if not side.engine.is_running:
-            raise EngineStopped("the committer does not run")
+            raise EngineStopped("the engine does not run")
 
     def answers(keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
         with side.log.reading() as view:

@@ -167,7 +167,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
         ),
         positions=positions[settings.shard],
         placed_positions=PlacedPositions(settings.placement, positions) if settings.is_placed else None,
-        lifespan=_lifespan(stores.engines, reads.close, shared_hints.close if shared_hints else None),
+        lifespan=_lifespan(stores.engines, metrics, reads.close, shared_hints.close if shared_hints else None),
         readiness=Readiness({**stores.checks, **reads.checks}),
         metrics=metrics,
         blocking=blocking,
@@ -249,13 +249,15 @@ def _placed_checks(positions: Mapping[int, "Positions"], reports: "ClickHouseRep
     return {**named, "facts": _checks({"models": reports.position, "facts": reports.position})["facts"]}
 
 
-def _lifespan(engines: Collection[Engine], *closes: Callable[[], Awaitable[None]] | None) -> "Lifespan":
+def _lifespan(
+    engines: Collection[Engine], metrics: Metrics, *closes: Callable[[], Awaitable[None]] | None
+) -> "Lifespan":
     """What runs, and is closed, together with the event loop."""
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncIterator[None]:
         try:
-            async with running_on_loop(engines):
+            async with running_on_loop(engines, metrics.engine_used):
                 yield
         finally:
             for close in closes:

@@ -71,9 +71,14 @@ def write_side(
 
 
 @asynccontextmanager
-async def running_on_loop(engines: Collection[Engine]) -> AsyncIterator[None]:
-    """Run engines on this event loop, beside those who ask them; on the way out what is queued is finished first."""
-    running = [asyncio.create_task(fiber.run(engine.run), name="committer") for engine in engines]
+async def running_on_loop(
+    engines: Collection[Engine], used: Callable[[float], None] = lambda _seconds: None
+) -> AsyncIterator[None]:
+    """Run engines on this event loop, beside those who ask them; on the way out what is queued is finished first.
+
+    ``used`` is told how much of the loop's processor time was theirs, in seconds.
+    """
+    running = [asyncio.create_task(fiber.run(engine.run, used), name="committer") for engine in engines]
     for task in running:
         task.add_done_callback(_tell_of_its_end)
     try:

@@ -1,4 +1,4 @@
-"""Carries answers from an engine's thread to the event loop, waking the loop once per batch, not once per answer."""
+"""Carries answers from engines to the event loop, from whichever thread or fiber, waking it once for a batch."""
 
 import asyncio
 from collections import deque
@@ -76,7 +76,7 @@ class AnswerBridge:
             loop.call_later(_SWEEP_SECONDS, self._sweep, loop)
 
     def _hear(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Answer], outcome: Outcome) -> None:
-        """On a thread of the engine. Only the first of many answers wakes the loop."""
+        """Where the engine runs, which must not touch the loop. Only the first of many answers wakes it."""
         self._arrived.append((future, outcome))
         if not self._awake:
             self._awake = True

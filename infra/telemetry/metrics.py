@@ -90,6 +90,11 @@ class Metrics:
             "Batches decided again because another process appended first.",
             registry=here,
         )
+        self._engine_seconds = Counter(
+            "tessera_engine_processor_seconds",
+            "Processor time of the engines that run on the event loop; the rest of the loop's is the edge's.",
+            registry=here,
+        )
         self._requests = _Requests()
         self._handled = Counter(
             "tessera_follower_events", "Events that a follower handled.", ("follower",), registry=here
@@ -129,7 +134,11 @@ class Metrics:
         """Everything in Prometheus' text format. Sources may block: not for an event loop."""
         return generate_latest(self.registry)
 
-    # What the engine tells.
+    # What the engine, and whoever runs it, tells.
+
+    def engine_used(self, seconds: float) -> None:
+        """So much processor time of the event loop was an engine's."""
+        self._engine_seconds.inc(seconds)
 
     def batch_committed(
         self, tickets: int, events: int, outcomes: Mapping[tuple[str, str], int], seconds: float

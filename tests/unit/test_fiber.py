@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator
+from time import thread_time
 
 import pytest
 
@@ -21,6 +22,20 @@ async def test_what_code_returns_or_raises_is_told() -> None:
     assert await fiber.run(lambda: "done") == "done"
     with pytest.raises(ValueError, match="told"):
         await fiber.run(fails)
+
+
+async def test_it_is_told_how_much_processor_time_a_fiber_took_and_not_how_long_it_waited() -> None:
+    used: list[float] = []
+
+    def works() -> None:
+        fiber.pause(0.05)
+        until = thread_time() + 0.02
+        while thread_time() < until:
+            pass
+
+    await fiber.run(works, used.append)
+    assert len(used) == 2  # Before the wait and after it.
+    assert used[1] >= 0.02 > used[0]
 
 
 async def test_the_loop_serves_others_while_a_fiber_waits_and_on_its_own_thread() -> None:

@@ -66,7 +66,7 @@ def test_a_part_is_only_as_sure_as_its_least_sure_cost() -> None:
 def test_what_was_published_feeds_the_model() -> None:
     result = json.loads(MEASURED.read_text())
     parts, shape = parts_of(result), shape_of(result)
-    assert {part.name for part in parts if part.by_shard} >= {"engine: committer", "saga worker", "PostgreSQL"}
+    assert {part.name for part in parts if part.by_shard} >= {"API: engine", "saga worker", "PostgreSQL"}
     assert all(cost.micros > 0 for part in parts for cost in part.costs.values())
     assert shape.events_per_order > shape.events_per_claim >= 1
 

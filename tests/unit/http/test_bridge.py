@@ -1,4 +1,4 @@
-"""Answers cross from the committer thread to the event loop: all of them, in time, or with an end to the waiting."""
+"""Answers cross from the engine to the event loop: all of them, in time, or with an end to the waiting."""
 
 import asyncio
 import threading

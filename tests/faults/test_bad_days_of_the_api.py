@@ -1,0 +1,130 @@
+"""While the store keeps the engine waiting the API hears everybody: the engine runs on its event loop."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from contracts.access import ROLES
+from infra.bootstrap.serving import http_application
+from infra.bootstrap.stores import create_key
+from infra.postgres.migrations import migrate
+from infra.postgres.recorder import APPEND_LOCK_CLASS
+from tests.builders import REALM
+from tests.faults.conftest import engine_on
+from tests.faults.fleet import wait_for
+from tests.faults.own_server import OwnServer, own_folder, own_server
+from tests.faults.shop import open_shop
+from tests.integration.http.conftest import read_side_in_memory, serving, settings_for
+
+pytestmark = pytest.mark.faults
+
+LOOKS = 5
+PATIENCE_SECONDS = 2.0  # A wait of the engine's for a lock ends after three and a half; for a silent server, twenty.
+
+
+@contextmanager
+def api_over(dsn: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Its address, and the headers of an admin."""
+    settings = settings_for(dsn)
+    token = create_key(settings, REALM, role="admin", scopes=ROLES["admin"], label="test")
+    with http_application(settings, read_side=read_side_in_memory()) as app, serving(app) as url:
+        yield url, {"Authorization": f"Bearer {token}"}
+
+
+async def claim(client: httpx.AsyncClient, user: str) -> httpx.Response:
+    headers = {"Idempotency-Key": f"key-{user}"}
+    return await client.post("/v1/templates/wide/claims", json={"user_id": user}, headers=headers)
+
+
+async def waits_at(admin: psycopg.Connection[Any]) -> None:
+    """Until somebody waits for a lock."""
+
+    def somebody_waits() -> bool:
+        return admin.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone() != (0,)
+
+    await asyncio.to_thread(wait_for, somebody_waits, "somebody to wait for a lock")
+
+
+async def hears_others_while(client: httpx.AsyncClient, waiting: "asyncio.Task[httpx.Response]") -> None:
+    """Whoever asks something else is answered, and whoever waits still waits after that."""
+    for _ in range(LOOKS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await client.get("/health/live")).status_code == 200
+    assert not waiting.done()
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["first_command", "goes_ahead"])
+async def test_a_lock_that_somebody_keeps_makes_only_those_wait_who_need_it(shop: str, *, known: bool) -> None:
+    with api_over(shop) as (url, headers), psycopg.connect(shop, autocommit=True) as admin:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+            if known:
+                assert (await claim(client, "before")).status_code == 201
+            admin.execute("SELECT pg_advisory_lock(%s, 0)", (APPEND_LOCK_CLASS,))
+            waiting = asyncio.create_task(claim(client, "u1"))
+            await waits_at(admin)
+            await hears_others_while(client, waiting)
+            admin.execute("SELECT pg_advisory_unlock(%s, 0)", (APPEND_LOCK_CLASS,))
+            assert (await waiting).status_code == 201
+
+
+async def test_a_table_that_somebody_locked_makes_only_those_wait_who_need_it(shop: str) -> None:
+    with api_over(shop) as (url, headers), psycopg.connect(shop) as admin:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+            assert (await claim(client, "before")).status_code == 201
+            admin.execute("LOCK TABLE guard_counts")
+            waiting = asyncio.create_task(claim(client, "u1"))
+            await waits_at(admin)
+            await hears_others_while(client, waiting)
+            admin.rollback()
+            assert (await waiting).status_code == 201
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OwnServer]:
+    with own_folder() as folder, own_server(folder) as running:
+        yield running
+
+
+@contextmanager
+def stopped(server: OwnServer) -> Iterator[None]:
+    """No process of it says or hears anything."""
+    assert server.child is not None
+    group = [server.child.pid, *children_of(server.child.pid)]
+    for pid in group:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in group:
+            os.kill(pid, signal.SIGCONT)
+
+
+def children_of(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(each) for each in file.read().split()]
+
+
+async def test_a_server_that_says_nothing_makes_only_those_wait_who_need_it(server: OwnServer) -> None:
+    with psycopg.connect(server.address, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE silent")
+    dsn = server.address.rpartition("/")[0] + "/silent"
+    migrate(dsn)
+    with engine_on(dsn) as engine:
+        open_shop(engine)
+    with api_over(dsn) as (url, headers), psycopg.connect(dsn, autocommit=True) as admin:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+            assert (await claim(client, "before")).status_code == 201
+            admin.execute("SELECT pg_advisory_lock(%s, 0)", (APPEND_LOCK_CLASS,))
+            waiting = asyncio.create_task(claim(client, "u1"))
+            await waits_at(admin)
+            with stopped(server):
+                await hears_others_while(client, waiting)
+            admin.execute("SELECT pg_advisory_unlock(%s, 0)", (APPEND_LOCK_CLASS,))
+            assert (await waiting).status_code == 201
