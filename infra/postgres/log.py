@@ -35,7 +35,7 @@ from contracts.envelope import Recorded
 from contracts.registry import EVENTS, EventRegistry
 from infra import fiber
 from infra.postgres import command_log
-from infra.postgres.arrays import INTEGER_OID, TEXTS_OID, integers_of, texts
+from infra.postgres.arrays import BINARY_EPOCH, INTEGER_OID, TEXTS_OID, integers_of, texts
 from infra.postgres.batch_rows import BatchRows
 from infra.postgres.connections import (
     APPENDING,
@@ -549,7 +549,7 @@ class PostgresGlance(PostgresView):
         """The one row. Answers that there are are fetched now."""
         result = cast(BoundedConnection, self._cursor.connection).answer_to(_LOOK)
         micros, offset, epoch, is_known, counts = (result.get_value(0, column) or b"" for column in range(5))
-        now = _BINARY_EPOCH + timedelta(microseconds=int.from_bytes(micros, signed=True))
+        now = BINARY_EPOCH + timedelta(microseconds=int.from_bytes(micros, signed=True))
         self._head = self._log._checked((now, int.from_bytes(offset), epoch.decode() or None))
         answers = self.answers(wanted.answers) if any(is_known) else {}
         found = zip(wanted.counts, integers_of(counts), strict=True)
@@ -619,6 +619,5 @@ _LOOK = Statement(
     (INTEGER_OID, TEXTS_OID, TEXTS_OID, TEXTS_OID, TEXTS_OID),
 )
 _INTEGER: Final = Struct("!i").pack
-_BINARY_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # Where PostgreSQL's binary instants begin, in microseconds.
 
 _SELECT_COUNTS = "SELECT key, value FROM guard_counts WHERE key = ANY(%b)"

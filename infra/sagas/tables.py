@@ -8,6 +8,7 @@ from typing import Any, Final
 import psycopg
 
 from contracts.identity import Realm
+from infra.postgres.arrays import instants, integers, texts
 from infra.postgres.epoch import read_epoch
 from infra.postgres.outbox import PendingCommand
 from infra.sagas.hearing import Standing
@@ -109,15 +110,15 @@ def put_standings(cursor: Cursor, standings: Sequence[Standing]) -> None:
     cursor.execute(
         _UPSERT_STANDINGS,
         (
-            [standing.realm.tenant_id for standing in standings],
-            [standing.realm.app_id for standing in standings],
-            [standing.process for standing in standings],
-            [standing.key for standing in standings],
-            [standing.process_version for standing in standings],
-            [standing.step for standing in standings],
-            [standing.because for standing in standings],
-            [standing.version for standing in standings],
-            [standing.since for standing in standings],
+            texts([standing.realm.tenant_id for standing in standings]),
+            texts([standing.realm.app_id for standing in standings]),
+            texts([standing.process for standing in standings]),
+            texts([standing.key for standing in standings]),
+            integers([standing.process_version for standing in standings]),
+            texts([standing.step for standing in standings]),
+            texts([standing.because for standing in standings]),
+            integers([standing.version for standing in standings]),
+            instants([standing.since for standing in standings]),
         ),
     )
 
@@ -224,8 +225,8 @@ _DELAY_TIMERS = """
 
 _UPSERT_STANDINGS = """
     INSERT INTO sagas (tenant_id, app_id, process, key, process_version, step, because, version, since)
-    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::integer[], %s::text[], %s::text[],
-                         %s::bigint[], %s::timestamptz[])
+    SELECT * FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::integer[], %b::text[], %b::text[],
+                         %b::bigint[], %b::timestamptz[])
     ON CONFLICT (tenant_id, app_id, process, key) DO UPDATE
     SET process_version = excluded.process_version, step = excluded.step, because = excluded.because,
         version = excluded.version,
