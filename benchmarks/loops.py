@@ -82,14 +82,14 @@ class _Inbox:
     """Where the engine leaves answers for whoever makes the load, who is told once for many."""
 
     def __init__(self) -> None:
-        self.arrived: deque[tuple[int, float, float, Outcome]] = deque()
+        self.arrived: deque[tuple[int, float, Outcome]] = deque()
         self._loop, self._news, self._is_told = asyncio.get_running_loop(), asyncio.Event(), False
 
     def listener(self, client: int, since: float) -> Listener:
-        """Notes when the answer came; ``since`` is when the waiting began."""
+        """Notes what is answered; ``since`` is when the waiting began. It ends when the client's loop gets to it."""
 
         def hear(outcome: Outcome) -> None:
-            self.arrived.append((client, since, perf_counter(), outcome))
+            self.arrived.append((client, since, outcome))
             if not self._is_told:
                 self._is_told = True
                 self._loop.call_soon_threadsafe(self._news.set)
@@ -133,8 +133,9 @@ async def closed_loop(
         await inbox.wait()
         ready = []
         with ledger.making_load():
+            at = perf_counter()
             while inbox.arrived:
-                client, since, at, outcome = inbox.arrived.popleft()
+                client, since, outcome = inbox.arrived.popleft()
                 ready.append(client)
                 ledger.note(since, at, outcome, begin <= at < end)
         outstanding -= len(ready)
@@ -166,9 +167,9 @@ async def open_loop(
             if arrivals:
                 _submit(engine, arrivals)
             while inbox.arrived:
-                _, since, at, outcome = inbox.arrived.popleft()
+                _, since, outcome = inbox.arrived.popleft()
                 answered += 1
-                ledger.note(since, at, outcome, begin <= since < end)
+                ledger.note(since, now, outcome, begin <= since < end)
         if due >= end and answered == sent:
             return ledger.measured(seconds, offered=per_second)
         if now > end + DRAIN_SECONDS:

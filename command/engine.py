@@ -152,6 +152,7 @@ class Engine(Submitting):
         self._decided: _Decided | None = None
         self._sent: _Sent | None = None  # On its way into the log, or there and not answered yet.
         self._set_aside: list[list[Ticket]] = []  # To be decided under the lock, in this order.
+        self._in_hand: Plan | Sequence[Ticket] = ()  # What the latest step took from its place.
         self._readable: set[int] = set()  # Where there is news from the store.
         self._thread: threading.Thread | None = None  # Its own, if it has one.
 
@@ -220,6 +221,9 @@ class Engine(Submitting):
             while not self._stopping or self._has_work:
                 pause = self.turn(readable)
                 readable = () if pause is None else self._wait(pause)
+        except BaseException:  # Cancelled, or a defect of ours: whoever is on the way shall not wait for nobody.
+            self._abandon()
+            raise
         finally:
             self._runs = False
 
@@ -247,7 +251,8 @@ class Engine(Submitting):
         self._readable.update(readable)
         deciding, sent = self._deciding, self._sent
         if self._set_aside and sent is None:
-            self._commit(self._set_aside.pop(0))
+            self._commit(self._set_aside[0])
+            del self._set_aside[0]
         elif deciding is not None and self._is_due(deciding, but_for=sent):
             self._go_on_deciding(deciding)
         elif self._may_begin():
@@ -328,7 +333,8 @@ class Engine(Submitting):
 
     def _begin(self) -> None:
         """Take a batch and look what it depends on, to decide it on top of what is being stored."""
-        tickets, self._gathered = self._take(), False
+        self._in_hand = tickets = self._take()
+        self._gathered = False
         if not tickets:  # Whoever stops us may have taken them.
             return
         if not self._goes_ahead or self._log.epoch != self._seen_epoch:
@@ -343,7 +349,7 @@ class Engine(Submitting):
 
     def _go_on_deciding(self, deciding: "_Deciding") -> None:
         """Take in what was seen, and decide, or look for what else it takes."""
-        self._deciding = None
+        self._deciding, self._in_hand = None, deciding.tickets
         try:
             look = next(deciding.steps)
         except StopIteration as done:
@@ -381,7 +387,7 @@ class Engine(Submitting):
         assert self._seen_offset is not None
         content_bytes = sum([verdict.ticket.content_bytes for verdict in plan.verdicts])
         sent = _Sent(plan, append, self._seen_offset, monotonic(), content_bytes)
-        self._decided = None
+        self._decided, self._in_hand = None, plan
         try:
             if append is not None and not append.send_after(sent.head, epoch=self._seen_epoch, patient=patient):
                 self._decided = decided
@@ -394,7 +400,7 @@ class Engine(Submitting):
 
     def _land(self, sent: "_Sent") -> None:
         """Wait until what was sent is stored; send what was decided on top of it, and answer."""
-        self._sent = None
+        self._sent, self._in_hand = None, sent.plan
         try:
             offsets = () if sent.append is None else sent.append.offsets()
             self._seen_offset = offsets[-1] if offsets else sent.head
@@ -483,6 +489,16 @@ class Engine(Submitting):
         for ticket in tickets:
             ticket.sent_before = True
         self._tell(self._observer.batch_failed, len(tickets), failure)
+
+    def _abandon(self) -> None:
+        """Tell those whose commands were taken that nobody knows what came of them."""
+        taken: list[Plan | Sequence[Ticket]] = [self._in_hand, *self._set_aside]
+        taken += [each.tickets for each in (self._deciding,) if each is not None]
+        taken += [each.plan for each in (self._decided, self._sent) if each is not None]
+        ended = StoreUnavailable("the engine ended before it was known whether this was stored: ask again")
+        for each in taken:
+            for ticket in [*each.tickets, *each.undecided] if isinstance(each, Plan) else each:
+                _deliver(ticket, ended)
 
     def _notice_restore(self) -> None:
         """The log tells of a new epoch once, and maybe not us but whoever reads beside us."""
@@ -592,7 +608,12 @@ def _worth_deciding_bytes(sent: _Sent) -> int:
 
 
 def _deliver(ticket: Ticket, outcome: Outcome) -> None:
+    listener, ticket.listener = ticket.listener, _has_heard
     try:
-        ticket.listener(outcome)
+        listener(outcome)
     except Exception:  # A listener's defect must not stop the engine.
         logger.exception("answer_not_delivered", extra={"command_id": ticket.envelope.command_id})
+
+
+def _has_heard(_outcome: Outcome) -> None:
+    """The listener of whom an outcome was told: each hears one."""

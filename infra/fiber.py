@@ -3,10 +3,10 @@
 A fiber is a greenlet under a task of the loop. Where it would block it hands the task an awaitable, and is gone on with
 when that has come out. It is ordinary code, which need not know: what blocks asks here first (:func:`is_here`).
 
-One rule: nothing in a fiber touches the loop. While it runs, the loop's stack lies aside, and uvloop keeps pointers
-into it: a process whose fiber called ``add_reader`` was gone without a word. So a fiber makes awaitables and the task
-awaits them; the loop is hidden from it (``asyncio.get_running_loop`` raises), and whatever it has to tell the loop goes
-through ``call_soon_threadsafe``, as from any other thread (docs/decisions/0027).
+One rule: nothing in a fiber touches the loop. While it runs, the loop's stack lies aside, and libuv keeps pointers into
+it: often that goes well, and a process whose fiber called ``add_reader`` was gone without a word. So a fiber makes
+awaitables and the task awaits them; the loop is hidden from it (``asyncio.get_running_loop`` raises), and whatever it
+has to tell the loop goes through ``call_soon_threadsafe``, as from any other thread (docs/decisions/0027).
 """
 
 import asyncio

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
 from command.bell import ThreadBell
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ENGINE_STOP_SECONDS: Final = 30.0
+CANCEL_SECONDS: Final = 1.0
+CANCELS_MAX: Final = 20
 # In a rush those who were just answered ask again as soon as the loop has read them, which takes it its time.
 GATHER_ON_LOOP_SECONDS: Final = 0.008
 
@@ -86,11 +89,18 @@ async def running_on_loop(
     finally:
         for engine in engines:
             engine.ask_to_stop()
-        if running:
-            _, late = await asyncio.wait(running, timeout=ENGINE_STOP_SECONDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await _end_of(running)
+        for engine in engines:
+            engine.stop(0)  # Whoever still waits is told while the loop is there to carry it.
+
+
+async def _end_of(running: Collection["asyncio.Task[None]"]) -> None:
+    late = set(running)
+    for patience in (ENGINE_STOP_SECONDS, *repeat(CANCEL_SECONDS, CANCELS_MAX)):
+        if late:
+            _, late = await asyncio.wait(late, timeout=patience)
+        for task in late:  # More than once: a driver may make another error of it, after which an engine tries again.
+            task.cancel()
 
 
 def _tell_of_its_end(task: "asyncio.Task[None]") -> None:

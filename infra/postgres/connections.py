@@ -143,9 +143,9 @@ class BoundedConnection(psycopg.Connection[Any]):
                     can_read = bool(events & ~select.POLLOUT)  # Or is broken, which reading will tell.
                     can_write = bool(events & select.POLLOUT)
                     wanted = gen.send(Ready(can_read * Ready.R | can_write * Ready.W))
-                elif (left := deadline - monotonic()) > 0:
-                    fiber.watch(file, left, reads=reads, writes=writes)
                 else:
+                    fiber.watch(file, deadline - monotonic(), reads=reads, writes=writes)
+                if monotonic() >= deadline:
                     raise psycopg.errors._WaitTimeout("wait timeout expired")
         except StopIteration as done:
             told: RV = done.value

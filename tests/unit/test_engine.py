@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from threading import Event as ThreadEvent
 from time import sleep
@@ -367,6 +368,25 @@ def test_an_engine_that_breaks_on_a_loop_says_why_and_that_it_does_not_run(
             sleep(0.001)
     assert "engine_ended" in caplog.text
     assert "there is no time left" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["thread", "loop"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_whoever_is_on_the_way_when_an_engine_breaks_hears_that_nobody_knows(log: InMemoryEventLog, kind: str) -> None:
+    def breaks(_seconds: float) -> None:
+        raise SystemError("there is no time left")
+
+    engine = Engine(log, HANDLERS, pause=breaks, bell=FiberBell() if kind == "loop" else None)
+    heard: list[object] = []
+    engine.submit_to([(asks(str(n)), heard.append) for n in range(3)])
+    log.lose_next_commit(landed=False)
+    with on_a_loop(engine) if kind == "loop" else nullcontext():
+        if kind == "thread":
+            engine.start()
+        while engine.is_running or len(heard) < 3:
+            sleep(0.001)
+        engine.stop()
+    assert [type(each) for each in heard] == [StoreUnavailable] * 3
 
 
 def test_a_defect_of_an_observer_is_not_the_engine_s(log: InMemoryEventLog, caplog: pytest.LogCaptureFixture) -> None:
