@@ -23,6 +23,7 @@ from benchmarks.capacity import (
     shards,
 )
 from benchmarks.chart import Line, svg
+from benchmarks.processor import EDGE
 from benchmarks.publish import MEASURED, ROOT, fill_sections, markdown
 from benchmarks.report import number
 from benchmarks.simulation import BatchServer, Cluster, Seen, fit, simulate
@@ -74,7 +75,7 @@ class Scaling:
         if len(points) < 2:
             raise NotMeasured("run `python -m benchmarks --only write-path` and publish it: it is not measured yet")
         fixed, each = fit(points)
-        edge = self.result["targets"]["p15"]["sides"][0]["rounds"][0]["micros_each"]["event loop"] / 1_000
+        edge = self.result["targets"]["p15"]["sides"][0]["rounds"][0]["micros_each"][EDGE] / 1_000
         return BatchServer("API and engine", fixed, each + edge, BATCH_COMMANDS, QUEUE_COMMANDS)
 
     @cached_property
