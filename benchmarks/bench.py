@@ -10,7 +10,7 @@ from benchmarks.figures import ratio_of_rounds
 from benchmarks.postgres import Instance
 
 PGBENCH_CLIENTS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
-ENGINE_CLIENTS: Final = (16, 64, 256, 1_024)
+ENGINE_CLIENTS: Final = (16, 64, 256, 512, 1_024)
 
 Say = Callable[[str], None]
 
@@ -121,12 +121,11 @@ def ratio(sides: list[Side], **details: Any) -> Outcome:
 
 
 def best_of(
-    bench: Bench, what: str, measure: Callable[[int], Figure], clients: tuple[int, ...], *, passes: int = 1
+    bench: Bench, what: str, measure: Callable[[int], Figure], clients: tuple[int, ...], *, passes: int = 2
 ) -> "Sweep":
-    """Measure each number of clients shortly, to learn which serves best.
+    """Measure each number of clients shortly, to learn which serves best: there and back, by the mean.
 
-    With several passes, there and back, by their mean: where neighbours differ by less than the machine's moods, one
-    look picks whichever was lucky.
+    Where neighbours differ by less than the machine's moods, one look picks whichever was lucky.
     """
     seen: dict[int, list[float]] = {number: [] for number in clients}
     for nth in range(passes):

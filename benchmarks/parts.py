@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import psycopg
 
-from benchmarks.bench import PGBENCH_CLIENTS, Bench, Figure, Sweep, best_of
+from benchmarks.bench import ENGINE_CLIENTS, PGBENCH_CLIENTS, Bench, Figure, Sweep, best_of
 from benchmarks.engine_process import EngineProcess, order_all
 from benchmarks.postgres import pgbench
 from benchmarks.processor import Meter, micros_each
@@ -43,6 +43,13 @@ class Engines:
         """Commands a second, all processes together."""
         return self._measure(
             "closed", workload=workload, clients=self._share(clients), **self._window(seconds), total_clients=clients
+        )
+
+    def best_of(self, workload: str) -> Sweep:
+        """The number of clients that is served best."""
+        seconds = self._bench.effort.sweep_seconds
+        return best_of(
+            self._bench, f"engine, {workload}", lambda clients: self.closed(workload, clients, seconds), ENGINE_CLIENTS
         )
 
     def open(self, workload: str, per_second: float, seconds: float | None = None) -> Figure:

@@ -23,7 +23,6 @@ from infra.processes import LOOPBACK, wait_until
 
 CONNECTIONS: Final = (32, 64, 128, 256, 512)
 CONNECTIONS_AT_ONCE: Final = (32, 64)  # Of whoever answers at once: more only wait, and throw each other out of caches.
-SWEEPS: Final = 2
 SHARES_SECONDS: Final = 30.0
 CLAIM: Final = "claim"
 _SHARED: Final = "http"
@@ -44,7 +43,7 @@ class Server:
     def sweep(self, name: str) -> dict[int, float]:
         """Find the number of connections at which it serves most, and stay with it; requests a second at each."""
         seconds = self._bench.effort.sweep_seconds
-        swept = best_of(self._bench, name, lambda number: self._load(number, seconds), self._numbers, passes=SWEEPS)
+        swept = best_of(self._bench, name, lambda number: self._load(number, seconds), self._numbers)
         self.connections = swept.best
         return swept.values
 

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 
-from benchmarks.bench import ENGINE_CLIENTS, Bench, Outcome, Target, best_of, in_turn, ratio
+from benchmarks.bench import ENGINE_CLIENTS, Bench, Outcome, Target, in_turn, ratio
 from benchmarks.parts import engines, single_row_commits, single_rows, typical_event
 from benchmarks.verification import verify
 
@@ -26,12 +26,7 @@ def _beside_commits(bench: Bench, shards: int) -> Outcome:
         dsns = [stack.enter_context(bench.postgres.database()) for _ in range(shards)]
         ours = stack.enter_context(engines(bench, *dsns))
         ours.prepare(WORKLOAD, max(ENGINE_CLIENTS))
-        our_sweep = best_of(
-            bench,
-            "engine, single-event commands",
-            lambda clients: ours.closed(WORKLOAD, clients, effort.sweep_seconds),
-            ENGINE_CLIENTS,
-        )
+        our_sweep = ours.best_of(WORKLOAD)
         event_bytes, payload = typical_event(dsns[0])
         with bench.postgres.database(store=False) as rows_dsn:
             their_sweep = single_rows(bench, rows_dsn, payload)

@@ -62,7 +62,7 @@ def run(bench: Bench) -> Outcome:
     effort = bench.effort
     with bench.postgres.database() as dsn, engines(bench, dsn) as ours:
         ours.prepare(WORKLOAD, max(ENGINE_CLIENTS))
-        ours.closed(WORKLOAD, 1, 0.2)
+        our_sweep = ours.best_of(WORKLOAD)
         _, payload = typical_event(dsn)
         with bench.postgres.database(store=False) as library_dsn:
             sweep: Sweep = best_of(
@@ -71,16 +71,15 @@ def run(bench: Bench) -> Outcome:
                 lambda threads: saves(library_dsn, payload, threads, effort.sweep_seconds),
                 THREADS,
             )
-            best = max(ENGINE_CLIENTS)
             sides = in_turn(
                 bench,
                 {
-                    "single-event commands": lambda: ours.closed(WORKLOAD, best),
+                    "single-event commands": lambda: ours.closed(WORKLOAD, our_sweep.best),
                     "Application.save": lambda: saves(library_dsn, payload, sweep.best, effort.seconds),
                 },
             )
-        outcome = ratio(sides, their_sweep=sweep.values)
-        outcome.notes.append(f"the library saves most with {sweep.best} threads")
+        outcome = ratio(sides, our_sweep=our_sweep.values, their_sweep=sweep.values)
+        outcome.notes.append(f"the library saves most with {sweep.best} threads, we answer {our_sweep.best} clients")
         return outcome
 
 

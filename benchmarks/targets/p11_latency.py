@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from benchmarks.bench import ENGINE_CLIENTS, Bench, Figure, Outcome, Target, best_of, in_turn, ratio
+from benchmarks.bench import ENGINE_CLIENTS, Bench, Figure, Outcome, Target, in_turn, ratio
 from benchmarks.parts import SINGLE_ROWS, Engines, engines, execute, single_row_commits, typical_event
 from benchmarks.verification import verify
 
@@ -15,12 +15,7 @@ def run(bench: Bench) -> Outcome:
     effort = bench.effort
     with bench.postgres.database() as dsn, engines(bench, dsn) as ours:
         ours.prepare(WORKLOAD, max(ENGINE_CLIENTS))
-        sweep = best_of(
-            bench,
-            "engine, claims",
-            lambda clients: ours.closed(WORKLOAD, clients, effort.sweep_seconds),
-            ENGINE_CLIENTS,
-        )
+        sweep = ours.best_of(WORKLOAD)
         _, payload = typical_event(dsn)
         with bench.postgres.database(store=False) as rows_dsn:
             execute(rows_dsn, SINGLE_ROWS)
