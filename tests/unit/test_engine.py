@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from threading import Event as ThreadEvent
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, ClassVar
 
 import pytest
@@ -383,7 +383,8 @@ def test_whoever_is_on_the_way_when_an_engine_breaks_hears_that_nobody_knows(log
     with on_a_loop(engine) if kind == "loop" else nullcontext():
         if kind == "thread":
             engine.start()
-        while engine.is_running or len(heard) < 3:
+        deadline = monotonic() + 10
+        while (engine.is_running or len(heard) < 3) and monotonic() < deadline:
             sleep(0.001)
         engine.stop()
     assert [type(each) for each in heard] == [StoreUnavailable] * 3
