@@ -120,16 +120,14 @@ def ratio(sides: list[Side], **details: Any) -> Outcome:
     return Outcome(value, rounds, sides, dict(details))
 
 
-def best_of(
-    bench: Bench, what: str, measure: Callable[[int], Figure], clients: tuple[int, ...], *, passes: int = 2
-) -> "Sweep":
+def best_of(bench: Bench, what: str, measure: Callable[[int], Figure], clients: tuple[int, ...]) -> "Sweep":
     """Measure each number of clients shortly, to learn which serves best: there and back, by the mean.
 
     Where neighbours differ by less than the machine's moods, one look picks whichever was lucky.
     """
     seen: dict[int, list[float]] = {number: [] for number in clients}
-    for nth in range(passes):
-        for number in clients[:: -1 if nth % 2 else 1]:
+    for there in (clients, clients[::-1]):
+        for number in there:
             bench.say(f"{what}: {number} clients")
             seen[number].append(measure(number).value)
     means = {number: fmean(values) for number, values in seen.items()}

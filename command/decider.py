@@ -93,6 +93,11 @@ class Plan:
         return [verdict.ticket for verdict in self.verdicts]
 
     @property
+    def asked(self) -> list[Ticket]:
+        """All tickets of its batch: those, and the ones that are left for the next transaction."""
+        return [*self.tickets, *self.undecided]
+
+    @property
     def stores_something(self) -> bool:
         """Whether there is anything to append: not when all was answered before."""
         return bool(self.batch.events or self.batch.answers)

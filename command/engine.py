@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from sys import maxsize
 from time import monotonic, sleep
 from typing import Final, NamedTuple, Protocol
@@ -251,8 +252,8 @@ class Engine(Submitting):
         self._readable.update(readable)
         deciding, sent = self._deciding, self._sent
         if self._set_aside and sent is None:
-            self._commit(self._set_aside[0])
-            del self._set_aside[0]
+            self._in_hand = tickets = self._set_aside.pop(0)
+            self._commit(tickets)
         elif deciding is not None and self._is_due(deciding, but_for=sent):
             self._go_on_deciding(deciding)
         elif self._may_begin():
@@ -281,7 +282,7 @@ class Engine(Submitting):
         if not self._queue or self._deciding or self._decided or self._set_aside:
             return False
         if self._sent is not None:
-            return self._is_worth_deciding(self._sent)
+            return self._until_worth_deciding(self._sent).is_over(self._queue)
         return self._gathered or len(self._queue) >= self._rush
 
     @property
@@ -302,19 +303,16 @@ class Engine(Submitting):
         if deciding is not None or self._decided is not None or self._set_aside:
             return Pause(NOBODY, STORE_SECONDS, files)
         if sent is not None:
-            return Pause(self._worth_deciding(sent), STORE_SECONDS, files, _worth_deciding_bytes(sent))
+            return self._until_worth_deciding(sent, files)
         if self._rush and not self._gathered:
             self._gathered = True
             return Pause(self._rush, self._settings.gather_seconds, content_bytes=AHEAD_FROM_BYTES)
         return Pause(1)
 
-    def _is_worth_deciding(self, sent: "_Sent") -> bool:
-        """Whether enough waits for a batch of its own while another is stored: half as much as is in that one."""
-        commands, content_bytes = self._worth_deciding(sent), _worth_deciding_bytes(sent)
-        return len(self._queue) >= commands or self._queue.content_bytes >= content_bytes
-
-    def _worth_deciding(self, sent: "_Sent") -> int:
-        return max(1, self._settings.ahead_from, len(sent.plan.verdicts) // 2)
+    def _until_worth_deciding(self, sent: "_Sent", files: Sequence[int] = ()) -> "Pause":
+        """Until enough waits for a batch of its own while another is stored: half as much as is in that one."""
+        commands = max(1, self._settings.ahead_from, len(sent.plan.verdicts) // 2)
+        return Pause(commands, STORE_SECONDS, files, max(AHEAD_FROM_BYTES, sent.content_bytes // 2))
 
     def _take(self) -> list[Ticket]:
         """The next batch: half of all that is there if that is worth it, so that another half is stored meanwhile."""
@@ -429,7 +427,7 @@ class Engine(Submitting):
             self._forget(plan.tickets, error)
         again = [plan.tickets]
         if decided is not None:
-            again.append([*decided.plan.tickets, *decided.plan.undecided])
+            again.append(decided.plan.asked)
         if deciding is not None:
             again.append(deciding.tickets)
         self._set_aside[:0] = again
@@ -492,13 +490,14 @@ class Engine(Submitting):
 
     def _abandon(self) -> None:
         """Tell those whose commands were taken that nobody knows what came of them."""
-        taken: list[Plan | Sequence[Ticket]] = [self._in_hand, *self._set_aside]
-        taken += [each.tickets for each in (self._deciding,) if each is not None]
-        taken += [each.plan for each in (self._decided, self._sent) if each is not None]
+        in_hand = self._in_hand.asked if isinstance(self._in_hand, Plan) else self._in_hand
+        taken = [in_hand, *self._set_aside]
+        if self._deciding is not None:
+            taken.append(self._deciding.tickets)
+        taken += [each.plan.asked for each in (self._decided, self._sent) if each is not None]
         ended = StoreUnavailable("the engine ended before it was known whether this was stored: ask again")
-        for each in taken:
-            for ticket in [*each.tickets, *each.undecided] if isinstance(each, Plan) else each:
-                _deliver(ticket, ended)
+        for ticket in chain.from_iterable(taken):
+            _deliver(ticket, ended)
 
     def _notice_restore(self) -> None:
         """The log tells of a new epoch once, and maybe not us but whoever reads beside us."""
@@ -601,10 +600,6 @@ class _Sent(NamedTuple):
 def _is_late(exchange: _Deciding | _Sent) -> bool:
     """Whether there was no news of it for long."""
     return monotonic() - exchange.at > STORE_SECONDS
-
-
-def _worth_deciding_bytes(sent: _Sent) -> int:
-    return max(AHEAD_FROM_BYTES, sent.content_bytes // 2)
 
 
 def _deliver(ticket: Ticket, outcome: Outcome) -> None:

@@ -1,13 +1,13 @@
-"""Engines on an event loop, as the API runs them: on one thread with those who ask."""
+"""Engines that run, of either kind: on an event loop, on one thread with those who ask, or on a thread of their own."""
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvloop
 
-from command.engine import Engine, EngineSettings
+from command.engine import Engine, EngineObserver, EngineSettings
 from command.handlers.handler import Handlers
 from command.ports import EventLog
 from infra import fiber
@@ -18,10 +18,38 @@ PATIENCE_SECONDS = 30
 
 
 def engine_for_a_loop(
-    log: EventLog, handlers: Handlers, settings: EngineSettings | None = None, *rest: object
+    log: EventLog,
+    handlers: Handlers,
+    settings: EngineSettings | None = None,
+    observer: EngineObserver | None = None,
+    *,
+    pause: Callable[[float], None] = fiber.pause,
 ) -> Engine:
     """An engine that :func:`on_a_loop` can run."""
-    return Engine(log, handlers, settings, *rest, pause=fiber.pause, bell=FiberBell())  # type: ignore[arg-type]
+    return Engine(log, handlers, settings, observer, pause=pause, bell=FiberBell())
+
+
+@contextmanager
+def running_engine(
+    log: EventLog,
+    handlers: Handlers,
+    settings: EngineSettings | None = None,
+    observer: EngineObserver | None = None,
+    *,
+    on_loop: bool,
+) -> Iterator[Engine]:
+    """An engine that runs: on a loop, as the API's does, or on a thread of its own, as those of workers do."""
+    if on_loop:
+        engine = engine_for_a_loop(log, handlers, settings, observer)
+        with on_a_loop(engine):
+            yield engine
+        return
+    engine = Engine(log, handlers, settings, observer)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
 
 
 @contextmanager

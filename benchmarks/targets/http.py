@@ -54,7 +54,7 @@ class Server:
     def _load(self, connections: int, seconds: float) -> Figure:
         pid = self._running.pid
         wal = self._bench.postgres.wal_bytes()
-        meter, threads, engine = Meter(self._roots), processor.of_threads(pid), engine_seconds(self._running)
+        meter, threads, engine = Meter(self._roots), processor.of_threads(pid), engine_time(self._running)
         served = closed_loop(
             self._running.port,
             self._request,
@@ -63,13 +63,13 @@ class Server:
             warm_seconds=self._bench.effort.warm_seconds,
         )
         used, after = meter.used(), processor.of_threads(pid)
-        loop, engine = after[pid] - threads[pid], engine_seconds(self._running) - engine
+        loop, engine = after[pid] - threads[pid], engine_time(self._running) - engine
         return Figure(
             served.per_second,
             {
                 "clients": connections,
                 "latencies": asdict(served.latencies),
-                "micros_each": micros_by_part(used, loop, engine, served.requests),
+                "micros_each": micros_each(by_part(used, loop, engine), served.requests),
                 "micros_total": sum(time.total for time in used.values()) * 1e6 / served.requests,
                 "wal_bytes_each": (self._bench.postgres.wal_bytes() - wal) / served.requests,
                 "kernel_share": _kernel_share(used.values()),
@@ -204,22 +204,17 @@ def _beside_bare(told: Measured, name: str) -> Outcome:
     return outcome
 
 
-def micros_by_part(
-    used: Mapping[str, ProcessorTime], loop: ProcessorTime, engine: float, operations: int
-) -> dict[str, float]:
+def by_part(used: Mapping[str, ProcessorTime], loop: ProcessorTime, engine: ProcessorTime) -> dict[str, ProcessorTime]:
     """The API's first thread is its event loop, where edge and engine take turns; the others are whoever blocks."""
-    parts = {"event loop": loop, "other threads": used["API"] - loop}
-    micros = micros_each(parts | {name: time for name, time in used.items() if name != "API"}, operations)
-    of_engine = engine * 1e6 / operations if operations else 0.0
-    others = micros.pop("other threads")
-    return {EDGE: micros.pop("event loop") - of_engine, ENGINE: of_engine + others, **micros}
+    parts = {EDGE: loop - engine, ENGINE: used["API"] - loop + engine}
+    return parts | {name: time for name, time in used.items() if name != "API"}
 
 
-def engine_seconds(running: Running) -> float:
-    """Processor time that the engine used so far; none where there is none."""
+def engine_time(running: Running) -> ProcessorTime:
+    """What the engine used so far, its share in the kernel not told apart; nothing where there is none."""
     with urllib.request.urlopen(f"http://{LOOPBACK}:{running.port}/metrics", timeout=30) as answer:
         told = re.search(rb"^tessera_engine_processor_seconds_total (\S+)$", answer.read(), re.MULTILINE)
-    return float(told[1]) if told else 0.0
+    return ProcessorTime(float(told[1]) if told else 0.0)
 
 
 def _kernel_share(times: Any) -> float:

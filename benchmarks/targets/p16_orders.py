@@ -14,8 +14,8 @@ import psycopg
 from benchmarks.bench import Bench, Figure, Outcome, Side, Target
 from benchmarks.http_client import closed_loop, post
 from benchmarks.http_servers import Running, api, child, settings_for
-from benchmarks.processor import Meter, of_threads
-from benchmarks.targets.http import engine_seconds, make_template, micros_by_part, send
+from benchmarks.processor import Meter, micros_each, of_threads
+from benchmarks.targets.http import by_part, engine_time, make_template, send
 from benchmarks.verification import verify
 from benchmarks.workloads import HOT
 from infra.processes import free_port, wait_until
@@ -100,7 +100,7 @@ def _measure(bench: Bench, running: Running, shop: Shop, dsn: str, roots: dict[s
     """One load; the cost is taken once the sagas have heard all of it."""
     effort = bench.effort
     _wait_until_quiet(dsn)
-    meter, threads, engine = Meter(roots), of_threads(running.pid), engine_seconds(running)
+    meter, threads, engine = Meter(roots), of_threads(running.pid), engine_time(running)
     wal, events = bench.postgres.wal_bytes(), _events(dsn)
     served = closed_loop(
         running.port,
@@ -112,7 +112,7 @@ def _measure(bench: Bench, running: Running, shop: Shop, dsn: str, roots: dict[s
     )
     _wait_until_quiet(dsn)
     loop = of_threads(running.pid)[running.pid] - threads[running.pid]
-    micros = micros_by_part(meter.used(), loop, engine_seconds(running) - engine, served.requests)
+    micros = micros_each(by_part(meter.used(), loop, engine_time(running) - engine), served.requests)
     return Figure(
         served.per_second,
         {

@@ -9,7 +9,6 @@ from datetime import datetime
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
-from command.bell import ThreadBell
 from command.engine import Engine, EngineObserver, EngineSettings
 from command.handlers import HANDLERS
 from command.handlers.crossing import handlers_at
@@ -63,8 +62,7 @@ def write_side(
         limits = replace(limits, gather_seconds=GATHER_ON_LOOP_SECONDS)
     handlers = sharing_among(settings.shard, settings.stores, HANDLERS)
     handlers = handlers_at(settings.shard, settings.placement, handlers) if settings.is_placed else handlers
-    bell = FiberBell() if on_loop else ThreadBell()
-    engine = Engine(log, handlers, limits, observer, pause=fiber.pause, bell=bell)
+    engine = Engine(log, handlers, limits, observer, pause=fiber.pause, bell=FiberBell() if on_loop else None)
     with ExitStack() as stack:
         stack.callback(log.close)
         if not on_loop:
@@ -97,8 +95,9 @@ async def running_on_loop(
 async def _end_of(running: Collection["asyncio.Task[None]"]) -> None:
     late = set(running)
     for patience in (ENGINE_STOP_SECONDS, *repeat(CANCEL_SECONDS, CANCELS_MAX)):
-        if late:
-            _, late = await asyncio.wait(late, timeout=patience)
+        if not late:
+            return
+        _, late = await asyncio.wait(late, timeout=patience)
         for task in late:  # More than once: a driver may make another error of it, after which an engine tries again.
             task.cancel()
 

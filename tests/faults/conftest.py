@@ -1,20 +1,21 @@
 """A store with an open shop, and engines over it."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
-from typing import Any
 
+import psycopg
 import pytest
 
-from command.engine import Engine, EngineSettings
+from command.engine import Engine, EngineObserver, EngineSettings
 from command.handlers import HANDLERS
-from infra import fiber
-from infra.fiber import FiberBell
+from command.handlers.handler import Handlers
 from infra.postgres.connections import Timeouts
 from infra.postgres.log import PostgresEventLog
+from infra.postgres.migrations import migrate
+from tests.faults.own_server import OwnServer
 from tests.faults.shop import open_shop
-from tests.loops import on_a_loop
+from tests.loops import running_engine
 
 kind_of_engine = ContextVar("kind_of_engine", default="thread")
 
@@ -24,22 +25,31 @@ IMPATIENT = Timeouts(connect_seconds=2, lock_seconds=0.4, statement_seconds=0.8,
 
 @contextmanager
 def engine_on(
-    dsn: str, *, timeouts: Timeouts | None = None, settings: EngineSettings | None = None, **options: Any
+    dsn: str,
+    *,
+    timeouts: Timeouts | None = None,
+    handlers: Handlers = HANDLERS,
+    settings: EngineSettings | None = None,
+    observer: EngineObserver | None = None,
 ) -> Iterator[Engine]:
-    """A running engine, of the kind that is under test; other handlers or an observer as options."""
-    log = PostgresEventLog(dsn, timeouts=timeouts or Timeouts())
-    with ExitStack() as stack:
-        stack.callback(log.close)
-        if kind_of_engine.get() == "loop":
-            options |= {"pause": fiber.pause, "bell": FiberBell()}
-        engine = Engine(log, options.pop("handlers", HANDLERS), settings, **options)
-        if kind_of_engine.get() == "loop":
-            stack.callback(engine.stop)
-            stack.enter_context(on_a_loop(engine))
-        else:
-            engine.start()
-            stack.callback(engine.stop)
+    """A running engine, of the kind that is under test."""
+    on_loop = kind_of_engine.get() == "loop"
+    with (
+        closing(PostgresEventLog(dsn, timeouts=timeouts or Timeouts())) as log,
+        running_engine(log, handlers, settings, observer, on_loop=on_loop) as engine,
+    ):
         yield engine
+
+
+def fresh_shop(server: OwnServer, name: str) -> str:
+    """A database with an open shop on that server."""
+    with psycopg.connect(server.address, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}".encode())
+    dsn = server.address.rpartition("/")[0] + f"/{name}"
+    migrate(dsn)
+    with engine_on(dsn) as engine:
+        open_shop(engine)
+    return dsn
 
 
 @pytest.fixture(params=["thread", "loop"])

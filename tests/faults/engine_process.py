@@ -21,7 +21,7 @@ from contracts.identity import Realm
 from contracts.registry import command_class
 from infra.postgres.connections import Timeouts
 from infra.postgres.log import PostgresEventLog
-from tests.loops import engine_for_a_loop, on_a_loop
+from tests.loops import running_engine
 
 _PR_SET_PDEATHSIG = 1
 
@@ -32,15 +32,8 @@ def main(options: dict[str, Any]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     log = PostgresEventLog(options["dsn"], timeouts=Timeouts(**options["timeouts"]))
     settings = EngineSettings(**options["engine"])
-    if options["on_loop"]:
-        engine = engine_for_a_loop(log, HANDLERS, settings)
-        with on_a_loop(engine):
-            listen(engine)
-    else:
-        engine = Engine(log, HANDLERS, settings)
-        engine.start()
+    with running_engine(log, HANDLERS, settings, on_loop=options["on_loop"]) as engine:
         listen(engine)
-    engine.stop()
     log.close()
 
 

@@ -32,6 +32,17 @@ def opening() -> list[Command]:
     ]
 
 
+def sent(command_id: str, command: Command) -> CommandEnvelope:
+    """A command on its way in."""
+    return CommandEnvelope(REALM, command_id, command, "tester", "corr")
+
+
+def publish(engine: Engine, template_id: str, **terms: Any) -> None:
+    """A template that is active."""
+    for number, command in enumerate(template(template_id, **(ALWAYS | terms))):
+        assert engine.execute(sent(f"{template_id}-{number}", command)).accepted
+
+
 def open_shop(engine: Engine) -> None:
     """Set it up."""
     for number, command in enumerate(opening()):

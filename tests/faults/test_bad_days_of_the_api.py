@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -19,15 +19,13 @@ from infra.bootstrap import stores
 from infra.bootstrap.serving import http_application
 from infra.bootstrap.stores import create_key, running_on_loop
 from infra.postgres.log import PostgresEventLog
-from infra.postgres.migrations import migrate
 from infra.postgres.recorder import APPEND_LOCK_CLASS
 from tests.builders import REALM
 from tests.builders import claim as claim_of
-from tests.faults.conftest import engine_on
+from tests.faults.conftest import fresh_shop
 from tests.faults.fleet import wait_for
 from tests.faults.own_server import OwnServer, own_folder, own_server
-from tests.faults.shop import open_shop
-from tests.faults.test_engine_races import sent
+from tests.faults.shop import sent
 from tests.integration.http.conftest import read_side_in_memory, serving, settings_for
 from tests.loops import engine_for_a_loop
 
@@ -114,24 +112,13 @@ def stopped(server: OwnServer) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def shop_on(server: OwnServer, name: str) -> str:
-    """A database of that server with an open shop."""
-    with psycopg.connect(server.address, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}".encode())
-    dsn = server.address.rpartition("/")[0] + f"/{name}"
-    migrate(dsn)
-    with engine_on(dsn) as engine:
-        open_shop(engine)
-    return dsn
-
-
 def children_of(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(each) for each in file.read().split()]
 
 
 async def test_a_server_that_says_nothing_makes_only_those_wait_who_need_it(server: OwnServer) -> None:
-    dsn = shop_on(server, "silent")
+    dsn = fresh_shop(server, "silent")
     with api_over(dsn) as (url, headers), psycopg.connect(dsn, autocommit=True) as admin:
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
             assert (await claim(client, "before")).status_code == 201
@@ -150,22 +137,21 @@ async def test_a_server_that_says_nothing_keeps_no_engine_from_ending_and_everyb
 ) -> None:
     monkeypatch.setattr(stores, "ENGINE_STOP_SECONDS", 0.2)
     monkeypatch.setattr(stores, "CANCEL_SECONDS", 0.2)
-    dsn = shop_on(server, f"ends_{where}")
+    dsn = fresh_shop(server, f"ends_{where}")
     log = PostgresEventLog(dsn)  # It would wait for twenty seconds, five times.
     engine = engine_for_a_loop(log, HANDLERS)
     heard: list[object] = []
     async with asyncio.timeout(PATIENCE_SECONDS * 5):
-        with psycopg.connect(dsn, autocommit=True) as admin:
+        # The server is heard again when all of this is over, however it ends.
+        with psycopg.connect(dsn, autocommit=True) as admin, ExitStack() as until_the_end:
             async with running_on_loop([engine]):
                 if where == "ahead":
                     await asyncio.wrap_future(engine.submit(sent("before", claim_of("u0", "wide"))))
                 admin.execute("SELECT pg_advisory_lock(%s, 0)", (APPEND_LOCK_CLASS,))
                 engine.submit_to([(sent("first", claim_of("u1", "wide")), heard.append)])
                 await waits_at(admin)
-                stop = stopped(server)
-                stop.__enter__()
+                until_the_end.enter_context(stopped(server))
                 engine.submit_to([(sent("queued", claim_of("u2", "wide")), heard.append)])
-            stop.__exit__(None, None, None)
     assert len(heard) == 2
     assert {type(each) for each in heard} <= {StoreUnavailable, EngineStopped}
     log.close()

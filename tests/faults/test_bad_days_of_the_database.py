@@ -14,14 +14,13 @@ import pytest
 from command.engine import Engine
 from command.ports import StoreUnavailable
 from contracts.envelope import CommandEnvelope
-from infra.postgres.migrations import migrate
 from infra.postgres.recorder import APPEND_LOCK_CLASS
 from tests.audit import Acknowledged, audit, violations
 from tests.builders import REALM, claim
-from tests.faults.conftest import IMPATIENT, engine_on, kind_of_engine
+from tests.faults.conftest import IMPATIENT, engine_on, fresh_shop, kind_of_engine
 from tests.faults.fleet import Load, LocalEngine, wait_for
 from tests.faults.own_server import NoSmallDisk, OwnServer, fill, own_folder, own_server, small_disk
-from tests.faults.shop import customers, open_shop
+from tests.faults.shop import customers
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("either_kind")]
 
@@ -61,17 +60,6 @@ def test_a_restart_under_load_loses_no_answer_and_doubles_none(server: OwnServer
             server.start_where_it_was()
             load.wait_for_more(2 * CALLERS)
     assert load.errors == [] or {type(error) for error in load.errors} == {StoreUnavailable}
-
-
-def fresh_shop(server: OwnServer, name: str) -> str:
-    """A database with an open shop on that server."""
-    with psycopg.connect(server.address, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}".encode())
-    dsn = server.address.rpartition("/")[0] + f"/{name}"
-    migrate(dsn)
-    with engine_on(dsn) as engine:
-        open_shop(engine)
-    return dsn
 
 
 def test_a_full_disk_is_named_to_callers_and_costs_nothing_but_time() -> None:

@@ -19,16 +19,16 @@ from command.handlers import HANDLERS
 from command.handlers.handler import Handlers
 from command.unit_of_work import UnitOfWork
 from contracts.access import ROLES
-from contracts.commands import ClaimCoupon, Command, NoteOrder
+from contracts.commands import ClaimCoupon, NoteOrder
 from contracts.envelope import Answer, CommandEnvelope
 from infra.bootstrap.serving import http_application
 from infra.bootstrap.stores import create_key
 from infra.postgres.log import PostgresEventLog
 from infra.postgres.recorder import APPEND_LOCK_CLASS
 from tests.audit import Acknowledged, audit, violations
-from tests.builders import REALM, claim, template
+from tests.builders import REALM, claim
 from tests.faults.conftest import engine_on
-from tests.faults.shop import ALWAYS, sold
+from tests.faults.shop import publish, sent, sold
 from tests.integration.http.conftest import read_side_in_memory, serving, settings_for
 
 pytestmark = pytest.mark.faults
@@ -37,11 +37,6 @@ BATCH = 300
 POISONED = 137
 LONG = os.environ.get("TESSERA_TEST_EFFORT") == "long"
 QUEUED = 100_000
-
-
-def sent(command_id: str, command: Command) -> CommandEnvelope:
-    """A command on its way in."""
-    return CommandEnvelope(REALM, command_id, command, "tester", "corr")
 
 
 def claims(count: int) -> list[CommandEnvelope]:
@@ -158,12 +153,6 @@ def test_engines_on_machines_with_another_clock_go_by_the_clock_of_the_store(sho
     assert row is not None
     assert row[0] > here + 9 * days
     assert times_that_go_back(shop) == []
-
-
-def publish(engine: Engine, template_id: str, **terms: Any) -> None:
-    """A template that is active."""
-    for number, command in enumerate(template(template_id, **(ALWAYS | terms))):
-        assert engine.execute(sent(f"{template_id}-{number}", command)).accepted
 
 
 def times_that_go_back(dsn: str) -> list[Any]:

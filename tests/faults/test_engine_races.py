@@ -1,31 +1,16 @@
 """What has to hold at every interleaving: tried at the very moment at which it would break."""
 
-from typing import Any
-
 import psycopg
 import pytest
 
-from command.engine import Engine
 from command.ports import StoreUnavailable
-from contracts.commands import Command, NoteOrder, PauseTemplate
-from contracts.envelope import CommandEnvelope
+from contracts.commands import NoteOrder, PauseTemplate
 from infra.postgres.epoch import bump_epoch
-from tests.builders import REALM, claim, hold, line, place, template
+from tests.builders import claim, hold, line, place
 from tests.faults.conftest import engine_on
-from tests.faults.shop import ALWAYS
+from tests.faults.shop import publish, sent
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("either_kind")]
-
-
-def sent(command_id: str, command: Command) -> CommandEnvelope:
-    """A command on its way in."""
-    return CommandEnvelope(REALM, command_id, command, "tester", "corr")
-
-
-def publish(engine: Engine, template_id: str, **terms: Any) -> None:
-    """A template that is active."""
-    for number, command in enumerate(template(template_id, **(ALWAYS | terms))):
-        assert engine.execute(sent(f"{template_id}-{number}", command)).accepted
 
 
 # Several processes.

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from threading import Event as ThreadEvent
-from time import monotonic, sleep
 from typing import Any, ClassVar
 
 import pytest
@@ -23,8 +22,9 @@ from contracts.events import Event, RefusalsCounted
 from contracts.identity import Realm, stream_id
 from contracts.refusals import TemplateExhausted
 from infra.fiber import FiberBell
+from infra.processes import wait_until
 from tests.fakes import InMemoryEventLog
-from tests.loops import engine_for_a_loop, on_a_loop
+from tests.loops import engine_for_a_loop, on_a_loop, running_engine
 
 REALM = Realm("acme", "shop")
 OTHER = Realm("acme:shop", "1")
@@ -107,15 +107,9 @@ def notes() -> Notes:
 
 @pytest.fixture(params=["thread", "loop"])
 def engine(log: InMemoryEventLog, notes: Notes, request: pytest.FixtureRequest) -> Iterator[Engine]:
-    if request.param == "loop":
-        engine = engine_for_a_loop(log, HANDLERS, EngineSettings(snapshot_every_events=2), notes)
-        with on_a_loop(engine):
-            yield engine
-        return
-    engine = Engine(log, HANDLERS, EngineSettings(snapshot_every_events=2), notes)
-    engine.start()
-    yield engine
-    engine.stop()
+    settings, on_loop = EngineSettings(snapshot_every_events=2), request.param == "loop"
+    with running_engine(log, HANDLERS, settings, notes, on_loop=on_loop) as engine:
+        yield engine
 
 
 def asks(command_id: str, barrel: str = "b", realm: Realm = REALM, *, breaks: bool = False) -> CommandEnvelope:
@@ -360,12 +354,11 @@ def test_an_engine_that_breaks_on_a_loop_says_why_and_that_it_does_not_run(
     def breaks(_seconds: float) -> None:
         raise SystemError("there is no time left")
 
-    engine = Engine(log, HANDLERS, pause=breaks, bell=FiberBell())
+    engine = engine_for_a_loop(log, HANDLERS, pause=breaks)
     log.lose_next_commit(landed=False)
     with on_a_loop(engine):
         engine.submit(asks("1"))
-        while engine.is_running:
-            sleep(0.001)
+        assert wait_until(lambda: not engine.is_running, timeout_seconds=10)
     assert "engine_ended" in caplog.text
     assert "there is no time left" in caplog.text
 
@@ -383,9 +376,7 @@ def test_whoever_is_on_the_way_when_an_engine_breaks_hears_that_nobody_knows(log
     with on_a_loop(engine) if kind == "loop" else nullcontext():
         if kind == "thread":
             engine.start()
-        deadline = monotonic() + 10
-        while (engine.is_running or len(heard) < 3) and monotonic() < deadline:
-            sleep(0.001)
+        assert wait_until(lambda: not engine.is_running and len(heard) == 3, timeout_seconds=10)
         engine.stop()
     assert [type(each) for each in heard] == [StoreUnavailable] * 3
 

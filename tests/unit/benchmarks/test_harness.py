@@ -52,7 +52,7 @@ def test_the_best_number_of_clients_is_that_of_the_best_mean_over_passes_there_a
         asked.append(clients)
         return Figure(next(lucky), {})
 
-    swept = best_of(bench(1), "it", measure, (1, 2, 4), passes=2)
+    swept = best_of(bench(1), "it", measure, (1, 2, 4))
     assert asked == [1, 2, 4, 4, 2, 1]
     assert (swept.best, swept.values) == (1, {1: 5.25, 2: 4.5, 4: 5.0})
 
