@@ -17,13 +17,8 @@ DROP_ROWS_MAX = 10_000
 
 def find(cursor: psycopg.Cursor[TupleRow], keys: Collection[CommandKey]) -> Mapping[CommandKey, LoggedAnswer]:
     """The answers among these ids: one index probe each, in one statement."""
-    ask(cursor, keys)
-    return found(cursor)
-
-
-def ask(cursor: psycopg.Cursor[TupleRow], keys: Collection[CommandKey]) -> None:
-    """Send the question of :func:`find` alone, so that it can share a round trip; the answer is :func:`found`."""
     cursor.execute(_SELECT, columns_of(keys))
+    return {answer.key: answer for answer in map(_answer, cursor)}
 
 
 def columns_of(keys: Collection[CommandKey]) -> tuple[bytes, bytes, bytes]:
@@ -33,11 +28,6 @@ def columns_of(keys: Collection[CommandKey]) -> tuple[bytes, bytes, bytes]:
         texts([key.realm.app_id for key in keys]),
         texts([key.command_id for key in keys]),
     )
-
-
-def found(cursor: psycopg.Cursor[TupleRow]) -> Mapping[CommandKey, LoggedAnswer]:
-    """The answers that a cursor brought."""
-    return {answer.key: answer for answer in map(_answer, cursor)}
 
 
 def drop_before(cursor: psycopg.Cursor[Any], answered_before: datetime, *, limit: int = DROP_ROWS_MAX) -> int:

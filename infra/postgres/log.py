@@ -9,14 +9,14 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from struct import Struct
+from datetime import UTC, datetime
 from threading import Lock
-from typing import Final, NamedTuple, cast
+from typing import cast
 
 import psycopg
 from eventsourcing.postgres import PostgresDatastore
 from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow, tuple_row
 
 from command.ports import (
@@ -26,7 +26,6 @@ from command.ports import (
     HeadMoved,
     LoggedAnswer,
     Seen,
-    Snapshot,
     StoreUnavailable,
     StreamHistory,
     Wanted,
@@ -35,7 +34,6 @@ from contracts.envelope import Recorded
 from contracts.registry import EVENTS, EventRegistry
 from infra import fiber
 from infra.postgres import command_log
-from infra.postgres.arrays import BINARY_EPOCH, INTEGER_OID, TEXTS_OID, integers_of, texts
 from infra.postgres.batch_rows import BatchRows
 from infra.postgres.connections import (
     APPENDING,
@@ -49,8 +47,9 @@ from infra.postgres.connections import (
     translated,
 )
 from infra.postgres.epoch import ensure_epoch
+from infra.postgres.looks import NOT_LOOKED, SELECT_HEAD, Found, Head, found, question
 from infra.postgres.mapper import EventMapper
-from infra.postgres.recorder import ShardRecorder, SnapshotRecorder, abandon, datastore
+from infra.postgres.recorder import ShardRecorder, abandon, datastore
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +58,7 @@ class _Store:
 
     datastore: PostgresDatastore
     events: ShardRecorder
-    snapshots: SnapshotRecorder
     mapper: EventMapper
-
-
-class _Head(NamedTuple):
-    """Where the log stands at the instant of a view."""
-
-    now: datetime
-    last_offset: int
-    epoch: str | None
 
 
 class PostgresEventLog:
@@ -150,7 +140,7 @@ class PostgresEventLog:
                     cursor = connection.cursor(row_factory=tuple_row)
                     cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                     head = connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._shard,))
-                yield PostgresView(cursor, store, self._checked(head.fetchone()))
+                yield PostgresView(cursor, store, self._checked(_head(head.fetchone())), self._shard)
         except StoreUnavailable:
             if connection is None or connection.closed:
                 self._leave(store)
@@ -255,7 +245,7 @@ class PostgresEventLog:
             cursor.execute("BEGIN")
             cursor.execute("SELECT take_append_lock(%s)", (self._shard,))
             head = connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._shard,))
-        return PostgresAppend(cursor, store, self._checked(head.fetchone()), self._shard)
+        return PostgresAppend(cursor, store, self._checked(_head(head.fetchone())), self._shard)
 
     def _connected(self) -> BoundedConnection:
         """The connection that appends. Transactions are begun and ended in words, so that they fit into pipelines."""
@@ -286,9 +276,7 @@ class PostgresEventLog:
             with suppress(psycopg.Error):
                 connection.close()
 
-    def _checked(self, row: TupleRow | None) -> _Head:
-        assert row is not None
-        head = _Head(row[0].astimezone(UTC), row[1], row[2])
+    def _checked(self, head: Head) -> Head:
         if head.epoch != self._epoch:
             before, self._epoch = self._epoch, head.epoch
             raise StoreUnavailable(
@@ -319,7 +307,7 @@ class PostgresEventLog:
                 raise StoreUnavailable("there is no event store in this database yet: run `tessera migrate`")
             epoch = ensure_epoch(cursor, self._shard)
         store = datastore(self._dsn, self._timeouts, name="read")
-        opened = _Store(store, ShardRecorder(store, self._shard), SnapshotRecorder(store), EventMapper(self._registry))
+        opened = _Store(store, ShardRecorder(store, self._shard), EventMapper(self._registry))
         self._epoch = self._epoch or epoch
         return opened
 
@@ -351,20 +339,17 @@ class PostgresPreparedAppend:
         return self._log._offsets(self._rows, connection)
 
 
-# Before the first look.
-_NOT_LOOKED = _Head(datetime.min.replace(tzinfo=UTC), 0, None)
-
-
 class PostgresView:
     """What one transaction sees. Implements :class:`command.ports.ReadView`; not for use after its block ended.
 
     Each look raises StoreUnavailable by itself: whoever looks must not take a lost store for a defect of its own.
     """
 
-    def __init__(self, cursor: psycopg.Cursor[TupleRow], store: _Store, head: _Head) -> None:
+    def __init__(self, cursor: psycopg.Cursor[TupleRow], store: _Store, head: Head, shard: int) -> None:
         self._cursor = cursor
         self._store = store
         self._head = head
+        self._shard = shard
 
     @property
     def store_now(self) -> datetime:
@@ -396,15 +381,10 @@ class PostgresView:
         """The logged answers among these ids."""
         return command_log.find(self._cursor, keys) if keys else {}
 
-    @translated()
     def counts(self, keys: Collection[str]) -> Mapping[str, int]:
         """The guard counters among these keys; absent ones are zero."""
-        if not keys:
-            return {}
-        self._cursor.execute(_SELECT_COUNTS, (texts(keys),))
-        return dict(self._cursor.fetchall())
+        return self.look(Wanted(counts=keys)).counts if keys else {}
 
-    @translated()
     def histories(
         self, streams: Collection[str], *, schema_hashes: Mapping[str, str] | None = None, until: datetime | None = None
     ) -> Mapping[str, StreamHistory]:
@@ -414,71 +394,34 @@ class PostgresView:
         """
         if not streams:
             return {}
-        known = {} if schema_hashes is None or until is not None else schema_hashes
-        with self._cursor.connection.pipeline():
-            found = self._ask_histories(streams, known)
-        return found(until)
+        if until is None:
+            return self.look(Wanted(streams, schema_hashes)).histories
+        stored = self.look(Wanted(streams)).histories
+        occurred = {
+            stream: [each for each in history.events if each.metadata.occurred_at <= until]
+            for stream, history in stored.items()
+        }
+        return {stream: StreamHistory(None, events) for stream, events in occurred.items() if events}
 
     @translated()
     def look(self, wanted: Wanted) -> Seen:
         """Histories, answers and counters in one round trip. Raises as each of them does."""
-        with self._cursor.connection.pipeline():
-            seen = self._ask(wanted)
-        return seen()
+        return self._seen(wanted, self._found(wanted, self._line.ask(*question(wanted, self._shard))))
 
-    def _ask(self, wanted: Wanted) -> Callable[[], Seen]:
-        """Send the questions; call what it returns once the pipeline has the results."""
-        histories = self._ask_histories(wanted.streams, wanted.schema_hashes or {}) if wanted.streams else None
-        answers = self._another_cursor() if wanted.answers else None
-        counts = self._another_cursor() if wanted.counts else None
-        if answers is not None:
-            command_log.ask(answers, wanted.answers)
-        if counts is not None:
-            counts.execute(_SELECT_COUNTS, (texts(wanted.counts),))
-        return lambda: Seen(
-            {} if histories is None else histories(None),
-            {} if answers is None else command_log.found(answers),
-            {} if counts is None else dict(counts.fetchall()),
-        )
+    @property
+    def _line(self) -> BoundedConnection:
+        return cast(BoundedConnection, self._cursor.connection)
 
-    def _ask_histories(
-        self, streams: Collection[str], schema_hashes: Mapping[str, str]
-    ) -> Callable[[datetime | None], Mapping[str, StreamHistory]]:
-        hashes = [schema_hashes.get(_kind(stream), "") for stream in streams]
-        snapshots = self._another_cursor()
-        if schema_hashes:
-            self._store.snapshots.ask(snapshots, streams, hashes)
-        events = self._another_cursor()
-        self._store.events.ask_streams(events, streams, hashes)
+    def _found(self, wanted: Wanted, result: PGresult) -> Found:
+        return found(result, wanted, self._store.mapper)
 
-        def found(until: datetime | None = None) -> Mapping[str, StreamHistory]:
-            latest = {snapshot.stream: snapshot for snapshot in self._snapshots(snapshots)} if schema_hashes else {}
-            after: dict[str, list[Recorded]] = {}
-            for row in self._store.events.notifications(events):
-                recorded = self._store.mapper.to_domain_event(row)
-                if until is None or recorded.metadata.occurred_at <= until:
-                    after.setdefault(recorded.stream, []).append(recorded)
-            return {
-                stream: StreamHistory(latest.get(stream), after.get(stream, ()))
-                for stream in latest.keys() | after.keys()
-            }
-
-        return found
-
-    def _snapshots(self, cursor: psycopg.Cursor[TupleRow]) -> Iterator[Snapshot]:
-        for row in self._store.snapshots.found(cursor):
-            yield Snapshot(str(row.originator_id), row.originator_version, row.topic, bytes(row.state))
-
-    def _another_cursor(self) -> psycopg.Cursor[TupleRow]:
-        return self._cursor.connection.cursor(row_factory=tuple_row)
+    def _seen(self, wanted: Wanted, found: Found) -> Seen:
+        """Answers that there are are fetched now."""
+        return Seen(found.histories, self.answers(wanted.answers) if found.is_answered else {}, found.counts)
 
 
 class PostgresAppend(PostgresView):
     """A view under the append lock that can also append. Implements :class:`command.ports.AppendTransaction`."""
-
-    def __init__(self, cursor: psycopg.Cursor[TupleRow], store: _Store, head: _Head, shard: int) -> None:
-        super().__init__(cursor, store, head)
-        self._shard = shard
 
     @property
     def cursor(self) -> psycopg.Cursor[TupleRow]:
@@ -494,8 +437,7 @@ class PostgresAppend(PostgresView):
         rows = BatchRows.of(batch, self._store.mapper)
         epoch = self._head.epoch
         assert epoch is not None
-        connection = cast(BoundedConnection, self._cursor.connection)
-        offsets = rows.append(connection, shard=self._shard, epoch=epoch, head=self._head.last_offset)
+        offsets = rows.append(self._line, shard=self._shard, epoch=epoch, head=self._head.last_offset)
         if offsets:
             self._head = self._head._replace(last_offset=offsets[-1])
         return offsets
@@ -505,20 +447,20 @@ class PostgresGlance(PostgresView):
     """Looks at whatever is stored by now, without a transaction. Implements :class:`command.ports.Glance`."""
 
     def __init__(self, log: "PostgresEventLog", store: _Store) -> None:
-        super().__init__(log._glance().cursor(row_factory=tuple_row), store, _NOT_LOOKED)
+        super().__init__(log._glance().cursor(row_factory=tuple_row), store, NOT_LOOKED, log.shard)
         self._log = log
 
     @property
     def store_now(self) -> datetime:
         """The later of the database's clock and the last recorded event's time, at the latest look."""
-        if self._head is _NOT_LOOKED:
+        if self._head is NOT_LOOKED:
             self.look(Wanted())
         return self._head.now
 
     @property
     def last_offset(self) -> int:
         """The offset of the last event in the log, at the latest look."""
-        if self._head is _NOT_LOOKED:
+        if self._head is NOT_LOOKED:
             self.look(Wanted())
         return self._head.last_offset
 
@@ -528,32 +470,16 @@ class PostgresGlance(PostgresView):
 
     @translated()
     def send(self, wanted: Wanted) -> "PostgresLook":
-        """What nearly every batch asks is one statement with one row. Streams are looked at by whoever waits."""
-        if wanted.streams:
-            return PostgresLook(lambda: self._look_at_streams(wanted))
-        connection = cast(BoundedConnection, self._cursor.connection)
-        parameters = (_INTEGER(self._log.shard), *command_log.columns_of(wanted.answers), texts(wanted.counts))
-        connection.send(_LOOK, parameters)
-        return PostgresLook(lambda: self._look_at_keys(wanted), connection)
+        """Begin to look, and do not wait for what it brings. Raises StoreUnavailable."""
+        asked = question(wanted, self._shard)
+        self._line.send(*asked)
+        return PostgresLook(lambda: self._hear(wanted, asked.statement), self._line)
 
     @translated()
-    def _look_at_streams(self, wanted: Wanted) -> Seen:
-        with self._cursor.connection.pipeline():
-            head = self._cursor.connection.cursor(row_factory=tuple_row).execute(_SELECT_HEAD, (self._log.shard,))
-            seen = self._ask(wanted)
-        self._head = self._log._checked(head.fetchone())
-        return seen()
-
-    @translated()
-    def _look_at_keys(self, wanted: Wanted) -> Seen:
-        """The one row. Answers that there are are fetched now."""
-        result = cast(BoundedConnection, self._cursor.connection).answer_to(_LOOK)
-        micros, offset, epoch, is_known, counts = (result.get_value(0, column) or b"" for column in range(5))
-        now = BINARY_EPOCH + timedelta(microseconds=int.from_bytes(micros, signed=True))
-        self._head = self._log._checked((now, int.from_bytes(offset), epoch.decode() or None))
-        answers = self.answers(wanted.answers) if any(is_known) else {}
-        found = zip(wanted.counts, integers_of(counts), strict=True)
-        return Seen({}, answers, {key: value for key, value in found if value != _ABSENT})
+    def _hear(self, wanted: Wanted, statement: Statement) -> Seen:
+        found = self._found(wanted, self._line.answer_to(statement))
+        self._head = self._log._checked(found.head)
+        return self._seen(wanted, found)
 
 
 class PostgresLook:
@@ -561,13 +487,13 @@ class PostgresLook:
 
     __slots__ = ("_connection", "seen")
 
-    def __init__(self, seen: Callable[[], Seen], connection: BoundedConnection | None = None) -> None:
+    def __init__(self, seen: Callable[[], Seen], connection: BoundedConnection) -> None:
         self.seen = seen
         self._connection = connection
 
     def fileno(self) -> int | None:
         """The connection's socket; none once it broke, which waiting will tell."""
-        return None if self._connection is None else _file_of(self._connection)
+        return _file_of(self._connection)
 
 
 def _file_of(connection: BoundedConnection) -> int | None:
@@ -577,8 +503,9 @@ def _file_of(connection: BoundedConnection) -> int | None:
         return None
 
 
-def _kind(stream: str) -> str:
-    return stream.split("/", 3)[2]
+def _head(row: TupleRow | None) -> Head:
+    assert row is not None
+    return Head(row[0].astimezone(UTC), row[1], row[2])
 
 
 def _is_an_event_log(log: PostgresEventLog) -> EventLog:
@@ -586,38 +513,4 @@ def _is_an_event_log(log: PostgresEventLog) -> EventLog:
     return log
 
 
-_SELECT_HEAD = """
-    SELECT greatest(clock_timestamp(), (convert_from(last.state, 'UTF8')::jsonb ->> 'rec')::timestamptz),
-           coalesce(last.notification_id, 0),
-           (SELECT epoch FROM store_epoch WHERE shard = %s)
-    FROM (VALUES (1)) AS always
-    LEFT JOIN (SELECT notification_id, state FROM stored_events ORDER BY notification_id DESC LIMIT 1) AS last ON true
-"""
-
-_ABSENT: Final = -(2**63)  # Among counters: this one is not stored. A number, since a null would have another length.
-
-# What nearly every batch asks while it is decided ahead: the head, whether any of its commands was answered before, and
-# its counters, in the order in which they were named.
-_LOOK = Statement(
-    b"look",
-    f"""
-    WITH head AS ({_SELECT_HEAD.replace("%s", "$1")})
-    SELECT head.*,
-           EXISTS (
-               SELECT FROM unnest($2, $3, $4) AS wanted (tenant_id, app_id, command_id)
-               CROSS JOIN LATERAL (
-                   SELECT FROM command_log AS l
-                   WHERE l.command_id = wanted.command_id AND l.tenant_id = wanted.tenant_id
-                     AND l.app_id = wanted.app_id
-                   LIMIT 1
-               ) AS found
-           ),
-           ARRAY(SELECT coalesce((SELECT value FROM guard_counts WHERE key = wanted), {_ABSENT})
-                 FROM unnest($5) AS wanted)
-    FROM head
-    """,
-    (INTEGER_OID, TEXTS_OID, TEXTS_OID, TEXTS_OID, TEXTS_OID),
-)
-_INTEGER: Final = Struct("!i").pack
-
-_SELECT_COUNTS = "SELECT key, value FROM guard_counts WHERE key = ANY(%b)"
+_SELECT_HEAD = SELECT_HEAD.format("%s")

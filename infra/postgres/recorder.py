@@ -1,13 +1,13 @@
 """The library's recorder with an append lock that stands in nobody's way."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from inspect import unwrap
 from struct import Struct
 from typing import Any, Final, NamedTuple, cast
 
 import psycopg
 from eventsourcing.persistence import Notification, StoredEvent
-from eventsourcing.postgres import PostgresAggregateRecorder, PostgresApplicationRecorder, PostgresDatastore
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from psycopg.rows import DictRow, TupleRow, dict_row
 from psycopg.sql import SQL, Literal
 
@@ -121,36 +121,6 @@ class ShardRecorder(PostgresApplicationRecorder):
         cursor.execute(_SELECT_LOG, (after, limit))
         return [_notification(row) for row in cursor]
 
-    @staticmethod
-    def ask_streams(cursor: psycopg.Cursor[TupleRow], streams: Collection[str], hashes: Collection[str]) -> None:
-        """Ask for all events of many streams after their snapshots, by stream and version, in one statement.
-
-        ``hashes``: per stream, which snapshot counts; the empty text means none. The answer: :meth:`notifications`.
-        """
-        cursor.execute(_SELECT_STREAMS, (texts(streams), texts(hashes)))
-
-    @staticmethod
-    def notifications(cursor: psycopg.Cursor[TupleRow]) -> list[Notification]:
-        """The events that a cursor brought."""
-        return [_notification(row) for row in cursor]
-
-
-class SnapshotRecorder(PostgresAggregateRecorder):
-    """One snapshot per stream, the latest, in the library's own table shape. ``topic`` is the state's schema hash."""
-
-    def __init__(self, store: PostgresDatastore) -> None:
-        super().__init__(store, events_table_name="stored_snapshots")
-
-    @staticmethod
-    def ask(cursor: psycopg.Cursor[TupleRow], streams: Collection[str], hashes: Collection[str]) -> None:
-        """Ask for the snapshots of these streams whose schema is the wanted one. The answer: :meth:`found`."""
-        cursor.execute(_SELECT_SNAPSHOTS, (texts(streams), texts(hashes)))
-
-    @staticmethod
-    def found(cursor: psycopg.Cursor[TupleRow]) -> list[StoredEvent]:
-        """The snapshots that a cursor brought."""
-        return [StoredEvent(*row) for row in cursor]
-
 
 def _notification(row: TupleRow) -> Notification:
     return Notification(id=row[0], originator_id=row[1], originator_version=row[2], topic=row[3], state=bytes(row[4]))
@@ -168,24 +138,3 @@ _LOG_AFTER = """
 """
 _SELECT_LOG = _LOG_AFTER.format("%s", "%s")
 _READ_LOG: Final = Statement(b"read_log", _LOG_AFTER.format("$1", "$2"), (BIGINT_OID, BIGINT_OID))
-
-# LATERAL with its own ORDER BY keeps the planner on one index range per stream, whatever it believes about unnest.
-_SELECT_STREAMS = """
-    SELECT e.notification_id, e.originator_id, e.originator_version, e.topic, e.state
-    FROM unnest(%b::text[], %b::text[]) AS wanted (stream, hash)
-    CROSS JOIN LATERAL (
-        SELECT coalesce(max(originator_version), 0) AS version
-        FROM stored_snapshots WHERE originator_id = wanted.stream AND topic = wanted.hash
-    ) AS snapshot
-    CROSS JOIN LATERAL (
-        SELECT notification_id, originator_id, originator_version, topic, state
-        FROM stored_events WHERE originator_id = wanted.stream AND originator_version > snapshot.version
-        ORDER BY originator_version
-    ) AS e
-"""
-
-_SELECT_SNAPSHOTS = """
-    SELECT s.originator_id, s.originator_version, s.topic, s.state
-    FROM unnest(%b::text[], %b::text[]) AS wanted (stream, hash)
-    JOIN stored_snapshots s ON s.originator_id = wanted.stream AND s.topic = wanted.hash
-"""

@@ -330,8 +330,9 @@ class EventLogContract:
         assert look.seen().counts == {"k": 3, "other": 4}
         assert log.glancing().look(Wanted(counts=["other"])).counts == {"other": 4}
 
-    def test_there_is_news_of_a_look_once_its_file_can_be_read_from(self, log: EventLog) -> None:
-        look = log.glancing().send(Wanted(counts=["k"]))
+    @pytest.mark.parametrize("wanted", [Wanted(counts=["k"]), Wanted([CLOCK], counts=["k"])])
+    def test_there_is_news_of_a_look_once_its_file_can_be_read_from(self, log: EventLog, wanted: Wanted) -> None:
+        look = log.glancing().send(wanted)
         if (file := look.fileno()) is not None:
             assert select.select([file], [], [], 10)[0] == [file]
         assert look.seen() == Seen({}, {}, {})

@@ -1,6 +1,7 @@
 """The append path when things go wrong: lost connections, unknown commits, held locks, a restored store, vacuum."""
 
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -261,6 +262,19 @@ def test_a_look_ahead_gives_up_on_a_lock_that_an_append_still_waits_for(postgres
         assert not appended.done()
         migrating.rollback()
         appended.result(10.0)
+
+
+def test_a_look_for_streams_is_sent_and_goes_on_by_itself(postgres_dsn: str) -> None:
+    with closing(PostgresEventLog(postgres_dsn)) as log, psycopg.connect(postgres_dsn) as migrating:
+        store(log, at(1))
+        log.glancing().look(Wanted([CLOCK]))  # The server knows the statement from here on.
+        migrating.execute("LOCK TABLE stored_events IN ACCESS EXCLUSIVE MODE")
+        look = log.glancing().send(Wanted([CLOCK]))
+        assert (file := look.fileno()) is not None
+        assert select.select([file], [], [], 0)[0] == []
+        migrating.rollback()
+        assert select.select([file], [], [], 10)[0] == [file]
+        assert [event.version for event in look.seen().histories[CLOCK].events] == [1]
 
 
 def test_a_log_is_not_used_across_a_fork(log: PostgresEventLog) -> None:
