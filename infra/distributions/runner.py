@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import takewhile
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -33,10 +32,15 @@ ANSWER_SECONDS_MAX: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RunnerSettings:
-    """Bounds of a runner. ``chunks_ahead``: under way at once; ``chunks_per_turn``: before others have their turn."""
+    """Bounds of a runner.
+
+    ``chunks_ahead``: under way at once. ``chunks_per_read``: taken from the list at once, and decided before others
+    that run have their turn. ``chunks_per_turn``: decided before anything else is looked at where no other runs.
+    """
 
     chunks_ahead: int = 4
-    chunks_per_turn: int = 32
+    chunks_per_read: int = 32
+    chunks_per_turn: int = 1_000
     poll_seconds: float = 0.2
     backoff_seconds_first: float = 0.1
     backoff_seconds_max: float = 5.0
@@ -156,27 +160,44 @@ class DistributionRunner:
 
     def _send_chunks(self, work: Work) -> int:
         """Send the next chunks in order, several ahead of their answers; returns which row is next then."""
-        job, state, _ = work
-        next_row = state.next_row
-        rows = distributions.chunks(self._cursor(), job, next_row, self._settings.chunks_per_turn)
-        if state.status != "running":
+        next_row = work.state.next_row
+        if work.state.status != "running":
             return next_row
-        if not rows or rows[0][0] != next_row:
+        chunks = self._chunks(work)
+        if (chunk := next(chunks, None)) is None:
             self._give_up(work)
             return next_row
         under_way: deque[Future[Answer]] = deque()
-        waiting = deque(takewhile(_Follows(next_row), rows))
-        while waiting or under_way:
-            while waiting and len(under_way) < self._settings.chunks_ahead and not self._loop.is_stopping:
-                under_way.append(self._send(work, *waiting.popleft()))
+        while chunk or under_way:
+            while chunk and len(under_way) < self._settings.chunks_ahead and not self._loop.is_stopping:
+                under_way.append(self._send(work, *chunk))
+                chunk = next(chunks, None)
             if not under_way:
                 break
             answer = _answer(under_way.popleft())
             if answer.accepted:
                 next_row = answer.data["next_row"]
             else:  # Paused, cancelled, or somebody else's turn: nothing behind it can have been decided either.
-                waiting.clear()
+                chunk = None
         return next_row
+
+    def _chunks(self, work: Work) -> Iterator[tuple[int, list[str]]]:
+        """The chunks of a turn, up to a gap: first row and users. Read on while those before are under way.
+
+        Waiting for all that is under way before each read would leave the store idle for a tenth of the time.
+        """
+        next_row, left = work.state.next_row, self._settings.chunks_per_turn
+        while left > 0:
+            wanted = min(left, self._settings.chunks_per_read)
+            read = distributions.chunks(self._cursor(), work.job, next_row, wanted)
+            for first_row, user_ids in read:
+                if first_row != next_row:
+                    return
+                yield first_row, user_ids
+                next_row += len(user_ids)
+            if len(read) < wanted or distributions.others_run(self._cursor(), work.job):
+                return
+            left -= wanted
 
     def _send(self, work: Work, first_row: int, user_ids: Sequence[str]) -> Future[Answer]:
         job, state, _ = work
@@ -232,19 +253,6 @@ class DistributionRunner:
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._dsn, name="distributions", autocommit=True)
         return self._connection.cursor()
-
-
-class _Follows:
-    """Whether a chunk begins where the one before ended."""
-
-    def __init__(self, next_row: int) -> None:
-        self._next_row = next_row
-
-    def __call__(self, chunk: tuple[int, list[str]]) -> bool:
-        first_row, user_ids = chunk
-        follows = first_row == self._next_row
-        self._next_row = first_row + len(user_ids)
-        return follows
 
 
 def _answer(future: Future[Answer]) -> Answer:

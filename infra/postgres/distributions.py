@@ -146,6 +146,11 @@ def open_jobs(cursor: psycopg.Cursor[Any]) -> list[Job]:
     return [_job(row) for row in cursor]
 
 
+def others_run(cursor: psycopg.Cursor[Any], job: Job) -> bool:
+    """Whether there is another distribution to be worked on."""
+    return any(each.status == "running" for each in open_jobs(cursor) if each.number != job.number)
+
+
 def chunks(cursor: psycopg.Cursor[Any], job: Job, first_row: int, limit: int) -> list[tuple[int, list[str]]]:
     """The next chunks of a list, from a row on: (first row, users)."""
     sql = "SELECT first_row, user_ids FROM distribution_chunks WHERE job = %s AND first_row >= %s ORDER BY 1 LIMIT %s"

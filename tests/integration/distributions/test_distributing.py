@@ -246,6 +246,20 @@ def test_several_distributions_take_turns(shop: Shop) -> None:
     runner.close()
 
 
+def test_one_alone_is_worked_off_at_a_stretch_until_another_waits_for_its_turn(shop: Shop) -> None:
+    shop.template(claims_per_user_max=2)
+    shop.start(users(6_000))
+    runner = shop.runner(chunks_per_read=1, chunks_per_turn=3)
+    assert runner.run_once() == 3_000
+    shop.start(users(2_000), "d2")
+    assert runner.run_once() == 2_000
+    assert [shop.job(each).view()["decided"] for each in ("d1", "d2")] == [4_000, 1_000]
+    assert shop.do(PauseDistribution(distribution_id="d2")).accepted  # One that rests waits for nobody.
+    assert runner.run_once() == 2_000
+    assert shop.job("d1").status == "completed"
+    runner.close()
+
+
 def test_a_started_runner_finishes_what_is_under_way_when_it_is_stopped(shop: Shop) -> None:
     shop.template()
     shop.start(users(20_000))
