@@ -11,7 +11,7 @@ from benchmarks.parts import Engines, engines
 from benchmarks.verification import verify
 from benchmarks.workloads import HOT
 
-USERS_PER_SECOND_ASKED: Final = 10_000
+USERS_PER_SECOND_ASKED: Final = 50_000
 COPIED: Final = ("stored_events", "guard_counts", "command_log")
 BLOCK_BYTES: Final = 1 << 20
 
