@@ -4,6 +4,7 @@ import logging
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from itertools import chain, compress, groupby
 from operator import not_
 from typing import Any, Final, Literal
@@ -23,6 +24,7 @@ from command.ports import (
 )
 from command.refusal_counts import count_refusals
 from command.states import SnapshotFormats, StateCache
+from command.store_clock import StoreClock
 from command.tickets import Ticket
 from command.unit_of_work import HISTORY, NotYet
 from contracts.envelope import CommandEnvelope
@@ -33,6 +35,7 @@ from contracts.registry import UnknownEventType
 logger = logging.getLogger(__name__)
 
 TAIL_EVENTS_MAX: Final = 5_000
+LOOKS_AFTER_A_WRONG_GUESS: Final = 100  # Batches. Whoever asks again mostly is not the only one.
 RUSH_COMMANDS_MIN: Final = 4  # Fewer are decided one by one at less expense.
 
 Decided = tuple[Literal["accepted", "refused"], str, str, Mapping[str, Any]]  # Status, code, detail, data.
@@ -79,13 +82,22 @@ class Verdict:
 class Plan:
     """A decided batch: what to store, and what to answer once it is stored."""
 
-    __slots__ = ("batch", "undecided", "verdicts", "view")
+    __slots__ = ("batch", "undecided", "verdicts", "view", "was_guessed")
 
-    def __init__(self, view: BatchView, verdicts: list[Verdict], batch: Batch, undecided: Sequence[Ticket]) -> None:
+    def __init__(
+        self,
+        view: BatchView,
+        verdicts: list[Verdict],
+        batch: Batch,
+        undecided: Sequence[Ticket],
+        *,
+        was_guessed: bool = False,
+    ) -> None:
         self.view = view
         self.verdicts = verdicts
         self.batch = batch
         self.undecided = undecided  # Too much for one transaction: for the next one.
+        self.was_guessed = was_guessed  # Decided without a look: appending it shows whether that was right.
 
     @property
     def tickets(self) -> list[Ticket]:
@@ -123,8 +135,12 @@ class Decider:
         snapshot_every_events: int,
         batch_events_max: int,
         lock_ttl_seconds: int,
+        clock: StoreClock | None = None,
     ) -> None:
+        """``clock``: what time it is at the store, for batches without a look; None: each has one."""
         self._handlers = handlers
+        self._clock = clock or StoreClock()
+        self._looks = 0  # So many batches are looked for, whatever could be guessed.
         self._snapshot_every_events = snapshot_every_events
         self._batch_events_max = batch_events_max
         self._lock_ttl_seconds = lock_ttl_seconds
@@ -138,6 +154,11 @@ class Decider:
         """Drop every state; they are read again when they are needed."""
         self._cache.clear()
         self._with_history.clear()
+        self._clock.forget()
+
+    def guess_no_more(self) -> None:
+        """A guess was wrong: look again for a while."""
+        self._looks = LOOKS_AFTER_A_WRONG_GUESS
 
     def unlearn(self, plan: Plan) -> None:
         """Go back to the states before a plan that was not stored and never will be. Of several, the latest first."""
@@ -180,33 +201,80 @@ class Decider:
     ) -> Generator[Look, None, Plan]:
         """Decide ahead, step by step: it yields each look that it sent and goes on once there is news of that.
 
-        ``after``: the plan that is being stored meanwhile and counts as stored. Before the first look the time is not
-        known: guesses of what to look for are made with that of the last one. Nothing is remembered before the last
-        step: whoever wants no more may just leave it. Raises as :meth:`decide`.
+        None is made where all states are remembered, the store's time is known, and appending the plan would show that
+        anything else is not as it was guessed. ``after``: the plan that is being stored meanwhile and counts as stored.
+        Before the first look the time is not known: guesses of what to look for are made with that of the last one.
+        Nothing is remembered before the last step: whoever wants no more may just leave it. Raises as :meth:`decide`.
         """
         earlier = None if after is None else after.view
-        batch = BatchView(
-            glance, self._cache, self._formats, glance=glance, earlier=earlier, assumed_now=self._last_now
+        batch = partial(
+            BatchView, glance, self._cache, self._formats, glance=glance, earlier=earlier, assumed_now=self._last_now
         )
-        return self._steps(batch, tickets, epoch, after)
+        self._looks = max(0, self._looks - 1)
+        now = None if self._looks else self._clock.now
+        if now is not None and (plan := self._guessed(batch(), tickets, epoch, after, now)) is not None:
+            return plan
+        return (yield from self._steps(batch(), tickets, epoch, after))
+
+    def _guessed(
+        self, batch: BatchView, tickets: Sequence[Ticket], epoch: str | None, after: Plan | None, now: datetime
+    ) -> Plan | None:
+        """Decide as if no command was answered before and no counter was there; None where only a look can tell.
+
+        Appending stores an answer to each command and each of the counters as new ones, and fails where there is one
+        already (docs/decisions/0028).
+        """
+        self._epoch = epoch
+        rushes = self._rushes(tickets)
+        if batch.unknown(chain(_clocks(rushes), *map(self._touched_by, rushes))):
+            return None
+        batch.guess(now, self._count_keys(batch, rushes))
+        plan = self._planned(batch, tickets, rushes, {}, _pending(after))
+        errors = any(verdict.error is not None for verdict in plan.verdicts)  # Those leave no answer.
+        if errors or not batch.shows_wrong_guesses:
+            self._with_history.clear()  # What it knows now was in that plan.
+            self.guess_no_more()
+            return None
+        plan.was_guessed = True
+        self._remember(batch)
+        return plan
 
     def _steps(
         self, batch: BatchView, tickets: Sequence[Ticket], epoch: str | None, after: Plan | None
     ) -> Generator[Look, None, Plan]:
         self._epoch = epoch
-        pending = {} if after is None else {each.ticket.key: each for each in after.verdicts if each.is_new}
-        rushes = [list(rush) for _, rush in groupby(tickets, self._alike)]
+        pending, rushes = _pending(after), self._rushes(tickets)
         logged = yield from self._look(batch, rushes, pending)
         self._last_now = batch.store_now
+        if batch.time_runs:
+            self._clock.told(batch.store_now)
+        else:
+            self._clock.forget()
+        plan = self._planned(batch, tickets, rushes, logged, pending)
+        self._remember(batch)
+        return plan
+
+    def _planned(
+        self,
+        batch: BatchView,
+        tickets: Sequence[Ticket],
+        rushes: Sequence[Sequence[Ticket]],
+        logged: Mapping[CommandKey, LoggedAnswer],
+        pending: dict[CommandKey, Verdict],
+    ) -> Plan:
         verdicts: list[Verdict] = []
         for rush in rushes:
             verdicts += self._together(batch, rush, logged, pending) or self._each(batch, rush, logged, pending)
-        plan = Plan(batch, verdicts, self._batch_of(batch, verdicts), tickets[len(verdicts) :])
+        return Plan(batch, verdicts, self._batch_of(batch, verdicts), tickets[len(verdicts) :])
+
+    def _remember(self, batch: BatchView) -> None:
         batch.conclude()
         self._cache.drop_all(batch.begun)  # Somebody may have looked before there was anything.
         self._cache.put_all(batch.begun_by_each)
         self._cache.put_all(batch.entries)
-        return plan
+
+    def _rushes(self, tickets: Sequence[Ticket]) -> list[list[Ticket]]:
+        return [list(rush) for _, rush in groupby(tickets, self._alike)]
 
     def dry_run(self, view: ReadView, envelope: CommandEnvelope, at: datetime | None) -> Decided:
         """What would be decided, from what is stored alone; at a time in the past from what had occurred by then.
@@ -230,8 +298,8 @@ class Decider:
         self, view: BatchView, rushes: Sequence[Sequence[Ticket]], pending: Mapping[CommandKey, Verdict]
     ) -> Generator[Look, None, Mapping[CommandKey, LoggedAnswer]]:
         """One round trip when all states are known, two when not: counters to look for depend on states."""
-        targets = [clock_of(realm) for realm in {rush[0].envelope.realm for rush in rushes}]
-        touched = [self._touched(rush[0].envelope) for rush in rushes]
+        targets = _clocks(rushes)
+        touched = [self._touched_by(rush) for rush in rushes]
         missing = view.unknown(chain.from_iterable(touched))
         ready, waiting = rushes, []
         if missing:
@@ -245,7 +313,9 @@ class Decider:
             yield from view.look((), (), counted)
         return logged
 
-    def _touched(self, envelope: CommandEnvelope) -> list[Target]:
+    def _touched_by(self, rush: Sequence[Ticket]) -> list[Target]:
+        """What a rush will look at: its commands do not differ in that."""
+        envelope = rush[0].envelope
         return targets_of(envelope.realm, self._handler(envelope).touches(envelope.command))
 
     def _count_keys(self, view: BatchView, rushes: Sequence[Sequence[Ticket]]) -> list[str]:
@@ -377,6 +447,15 @@ class Decider:
         except Exception as failure:
             logger.exception("handler_failed", extra={"command_type": envelope.command.type})
             raise HandlerFailed(f"{envelope.command.type} failed: {type(failure).__name__}") from failure
+
+
+def _clocks(rushes: Sequence[Sequence[Ticket]]) -> list[Target]:
+    return [clock_of(realm) for realm in {rush[0].envelope.realm for rush in rushes}]
+
+
+def _pending(after: Plan | None) -> dict[CommandKey, Verdict]:
+    """What is answered by a plan that is not stored yet."""
+    return {} if after is None else {each.ticket.key: each for each in after.verdicts if each.is_new}
 
 
 def _accepted(ticket: Ticket, data: Mapping[str, Any]) -> LoggedAnswer:

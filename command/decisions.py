@@ -73,7 +73,8 @@ class BatchView:
         self.begun_by_each: dict[str, Begun] = {}  # Those of them that commands of their own began.
         self.counts: dict[str, int] = {}
         self._changed_counts: set[str] = set()
-        self._absent_counts: set[str] = set()  # Those that the store was asked for and does not have.
+        self._absent_counts: set[str] = set()  # Those that the store was asked for and does not have, or was not asked.
+        self._guessed_counts: set[str] = set()  # It was not asked for these.
         self.events = NewEvents()
         self._latest: dict[str, int] = {}  # Of streams whose events may be merged: which part the latest one is.
 
@@ -86,6 +87,11 @@ class BatchView:
             now = self._view.store_now
             self._store_now = now if self._not_before is None else max(now, self._not_before)
         return self._store_now
+
+    @property
+    def time_runs(self) -> bool:
+        """Whether the store's clock shows this time: nothing that is stored, or is being stored, is later."""
+        return self._view.time_runs and self.store_now == self._view.store_now
 
     def look(
         self, targets: Iterable[Target], answers: Iterable[CommandKey], counts: Iterable[str]
@@ -107,6 +113,18 @@ class BatchView:
         self._take_in_counts(missing_counts, seen.counts)
         self._assumed_now = None
         return seen.answers
+
+    def guess(self, now: datetime, counts: Iterable[str]) -> None:
+        """In place of a look: that it is ``now``, and that the store has none of these counters."""
+        self._store_now = now if self._not_before is None else max(now, self._not_before)
+        missing = self._unknown_counts(counts)
+        self._take_in_counts(missing, {})
+        self._guessed_counts.update(missing)
+
+    @property
+    def shows_wrong_guesses(self) -> bool:
+        """Whether its append fails if a counter is there that was guessed not to be: it makes each of them."""
+        return self._guessed_counts <= self._changed_counts
 
     def conclude(self) -> None:
         """All is decided: let go of the batch before, which lets go of the one before it."""

@@ -32,6 +32,7 @@ from command.bell import Bell, ThreadBell
 from command.decider import Decider, HandlerFailed, Plan, StreamClosed, Verdict
 from command.handlers.handler import Handlers
 from command.ports import EventLog, HeadMoved, Look, PreparedAppend, StoreUnavailable, StreamConflict
+from command.store_clock import StoreClock
 from command.tickets import Busy, EngineStopped, Listener, Outcome, Submitting, Ticket, TicketQueue
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.position import Position
@@ -52,13 +53,17 @@ RUSH_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited fo
 NOBODY: Final = maxsize  # No number of commands is worth waking for.
 
 
+Steps = Generator[Look, None, Plan]
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     """Bounds of the engine. A batch ends at whichever of its three bounds it meets first.
 
     ``ahead_from``: that many waiting commands are worth deciding while a batch is being stored; for fewer a batch of
     their own costs more than the overlap brings. ``gather_seconds`` is how long a batch in a rush may be waited for,
-    until ``gathered_commands_max`` or as many as the last time are there.
+    until ``gathered_commands_max`` or as many as the last time are there. ``look_every_seconds``: after a look so old
+    the store is asked again what time it is; a batch before that is decided without one where it can be (0: none is).
     """
 
     batch_commands_max: int = 500
@@ -72,6 +77,7 @@ class EngineSettings:
     ahead_from: int = 32
     gathered_commands_max: int = 32
     gather_seconds: float = 0.002
+    look_every_seconds: float = 1.0
 
 
 class EngineObserver(Protocol):
@@ -84,7 +90,7 @@ class EngineObserver(Protocol):
         ...
 
     def batch_overtaken(self, tickets: int) -> None:
-        """Another process appended first; nothing was stored, and the batch is decided again under the lock."""
+        """Another process appended first, or a guess was wrong: nothing was stored; decided again under the lock."""
         ...
 
     def batch_failed(self, tickets: int, error: Exception) -> None:
@@ -123,8 +129,12 @@ class Engine(Submitting):
         *,
         pause: Callable[[float], None] = sleep,
         bell: Bell | None = None,
+        stopwatch: Callable[[], float] = monotonic,
     ) -> None:
-        """``pause`` waits so many seconds before a failed batch is tried again, ``bell`` for commands and the store."""
+        """``pause`` waits so many seconds before a failed batch is tried again, ``bell`` for commands and the store.
+
+        ``stopwatch`` tells seconds that only ever rise: how old what the store told of the time is.
+        """
         self._log = log
         self._pause = pause
         self._settings = settings or EngineSettings()
@@ -135,6 +145,7 @@ class Engine(Submitting):
             snapshot_every_events=self._settings.snapshot_every_events,
             batch_events_max=self._settings.batch_events_max,
             lock_ttl_seconds=self._settings.lock_ttl_seconds,
+            clock=StoreClock(self._settings.look_every_seconds, stopwatch),
         )
         self._queue = TicketQueue(
             commands_max=self._settings.queue_commands_max, bytes_max=self._settings.queue_bytes_max
@@ -341,21 +352,26 @@ class Engine(Submitting):
         after = None if self._sent is None else self._sent.plan
         try:
             steps = self._decider.ahead(self._log.glancing(), tickets, epoch=self._seen_epoch, after=after)
-            self._deciding = _Deciding(tickets, steps, next(steps), monotonic())
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
             self._give_up(tickets, failure)
+        else:
+            self._decide_on(tickets, steps)
 
     def _go_on_deciding(self, deciding: "_Deciding") -> None:
         """Take in what was seen, and decide, or look for what else it takes."""
         self._deciding, self._in_hand = None, deciding.tickets
+        self._decide_on(deciding.tickets, deciding.steps)
+
+    def _decide_on(self, tickets: list[Ticket], steps: Steps) -> None:
+        """Up to the next look, or to a plan."""
         try:
-            look = next(deciding.steps)
+            look = next(steps)
         except StopIteration as done:
-            self._prepare(deciding.tickets, done.value)
+            self._prepare(tickets, done.value)
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
-            self._give_up(deciding.tickets, failure)
+            self._give_up(tickets, failure)
         else:
-            self._deciding = deciding._replace(look=look, at=monotonic())
+            self._deciding = _Deciding(tickets, steps, look, monotonic())
 
     def _prepare(self, tickets: list[Ticket], plan: Plan) -> None:
         """Encode what was decided. What cannot be decided ahead is set aside: under the lock it will show why."""
@@ -418,7 +434,10 @@ class Engine(Submitting):
         self._decided = self._deciding = None
         self._readable.clear()
         self._goes_ahead = False
-        if isinstance(error, HeadMoved):
+        wrong_guess = plan.was_guessed and isinstance(error, StreamConflict)
+        if wrong_guess:
+            self._decider.guess_no_more()
+        if wrong_guess or isinstance(error, HeadMoved):  # Surely nothing was stored.
             if decided is not None:  # The latest first.
                 self._decider.unlearn(decided.plan)
             self._decider.unlearn(plan)
@@ -565,7 +584,7 @@ class _Deciding(NamedTuple):
     """A batch that is being decided ahead, up to a look: whose, how it goes on, what was sent, and since when."""
 
     tickets: list[Ticket]
-    steps: Generator[Look, None, Plan]
+    steps: Steps
     look: Look
     at: float
 

@@ -167,6 +167,11 @@ class ReadView(Protocol):
         ...
 
     @property
+    def time_runs(self) -> bool:
+        """Whether that is the clock's: set back, it stands still until the clock has caught up with what is stored."""
+        ...
+
+    @property
     def last_offset(self) -> int:
         """The offset of the last event in the log, 0 when it is empty."""
         ...
@@ -215,7 +220,7 @@ class Look(Protocol):
 class Glance(ReadView, Protocol):
     """A view without lock or transaction: every look sees what is stored at that moment.
 
-    ``store_now`` and ``last_offset`` are those of the latest look.
+    ``store_now``, ``time_runs`` and ``last_offset`` are those of the latest look.
     """
 
     def send(self, wanted: Wanted) -> Look:

@@ -151,6 +151,7 @@ class _View:
         self.state = state
         last_recorded_at = state.events[-1].metadata.recorded_at if state.events else now
         self.store_now = max(now, last_recorded_at)
+        self.time_runs = now > last_recorded_at or not state.events
 
     @property
     def last_offset(self) -> int:
@@ -201,6 +202,10 @@ class _Glance:
     @property
     def store_now(self) -> datetime:
         return self._latest.store_now
+
+    @property
+    def time_runs(self) -> bool:
+        return self._latest.time_runs
 
     @property
     def last_offset(self) -> int:

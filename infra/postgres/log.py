@@ -357,6 +357,11 @@ class PostgresView:
         return self._head.now
 
     @property
+    def time_runs(self) -> bool:
+        """Whether that is the clock's, and not that of an event which is later than it."""
+        return self._head.time_runs
+
+    @property
     def last_offset(self) -> int:
         """The offset of the last event in the log, 0 when it is empty."""
         return self._head.last_offset
@@ -505,7 +510,8 @@ def _file_of(connection: BoundedConnection) -> int | None:
 
 def _head(row: TupleRow | None) -> Head:
     assert row is not None
-    return Head(row[0].astimezone(UTC), row[1], row[2])
+    now, time_runs, last_offset, epoch = row
+    return Head(now.astimezone(UTC), time_runs, last_offset, epoch)
 
 
 def _is_an_event_log(log: PostgresEventLog) -> EventLog:

@@ -19,14 +19,18 @@ _INTEGER: Final = Struct("!i").pack
 
 
 class Head(NamedTuple):
-    """Where the log stood at the instant of a look. ``now``: the later of the clock and the last event's time."""
+    """Where the log stood at the instant of a look.
+
+    ``now``: the later of the clock and the last event's time; ``time_runs``: that was the clock.
+    """
 
     now: datetime
+    time_runs: bool
     last_offset: int
     epoch: str | None
 
 
-NOT_LOOKED: Final = Head(datetime.min.replace(tzinfo=UTC), 0, None)
+NOT_LOOKED: Final = Head(datetime.min.replace(tzinfo=UTC), False, 0, None)
 
 
 class Found(NamedTuple):
@@ -59,11 +63,11 @@ def found(result: PGresult, wanted: Wanted, mapper: EventMapper) -> Found:
     """What came of a question. Raises UnknownEventType, UnreadableEvent."""
     rows = range(result.ntuples)
     (head,) = (row for row in rows if result.get_value(row, 0) is not None)  # The one that tells the time.
-    micros, offset, epoch, is_answered, counts = (result.get_value(head, column) or b"" for column in _OF_HEAD)
+    micros, runs, offset, epoch, is_answered, counts = (result.get_value(head, column) or b"" for column in _OF_HEAD)
     now = BINARY_EPOCH + timedelta(microseconds=int.from_bytes(micros, signed=True))
     values = zip(wanted.counts, integers_of(counts), strict=True)
     return Found(
-        Head(now, int.from_bytes(offset), epoch.decode() or None),
+        Head(now, any(runs), int.from_bytes(offset), epoch.decode() or None),
         any(is_answered),
         {key: value for key, value in values if value != _ABSENT},
         _histories(result, [row for row in rows if row != head], mapper),
@@ -89,16 +93,21 @@ def _kind(stream: str) -> str:
     return stream.split("/", 3)[2]
 
 
-_OF_HEAD: Final = range(5)
-_OF_STREAM: Final = (1, 5, 6, 7, 8)
+_OF_HEAD: Final = range(6)
+_OF_STREAM: Final = (2, 6, 7, 8, 9)
 _ABSENT: Final = -(2**63)  # Among counters: this one is not stored. A number, since a null would have another length.
 
 SELECT_HEAD: Final = """
-    SELECT greatest(clock_timestamp(), (convert_from(last.state, 'UTF8')::jsonb ->> 'rec')::timestamptz) AS now,
-           coalesce(last.notification_id, 0) AS last_offset,
+    SELECT greatest(clock, recorded_at) AS now,
+           clock > coalesce(recorded_at, '-infinity') AS time_runs,
+           coalesce(last_offset, 0) AS last_offset,
            (SELECT epoch FROM store_epoch WHERE shard = {}) AS epoch
-    FROM (VALUES (1)) AS always
-    LEFT JOIN (SELECT notification_id, state FROM stored_events ORDER BY notification_id DESC LIMIT 1) AS last ON true
+    FROM (SELECT clock_timestamp() AS clock OFFSET 0) AS told
+    LEFT JOIN (
+        SELECT notification_id AS last_offset,
+               (convert_from(state, 'UTF8')::jsonb ->> 'rec')::timestamptz AS recorded_at
+        FROM stored_events ORDER BY notification_id DESC LIMIT 1
+    ) AS latest ON true
 """
 
 # The head, whether any of the commands was answered before, and the counters, in the order in which they were named.
@@ -122,7 +131,7 @@ _SELECT_KEYS: Final = f"""
 # by version. LATERAL with its own ORDER BY keeps the planner on one index range per stream, whatever it believes about
 # unnest.
 _SELECT_STREAMS: Final = """
-    SELECT NULL, stored.notification_id, NULL, NULL, NULL,
+    SELECT NULL, NULL, stored.notification_id, NULL, NULL, NULL,
            stored.originator_id, stored.originator_version, stored.topic, stored.state
     FROM unnest($6, $7) AS wanted (stream, hash)
     CROSS JOIN LATERAL (

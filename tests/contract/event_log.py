@@ -422,6 +422,20 @@ class EventLogContract:
             assert view.store_now == later
         assert later.tzinfo is not None
 
+    def test_the_stores_time_stands_still_while_its_clock_is_behind_what_is_stored(self, log: EventLog) -> None:
+        glance = log.glancing()
+        glance.look(Wanted())
+        assert glance.time_runs
+        store(log, at(1))
+        glance.look(Wanted([CLOCK]))
+        assert glance.time_runs
+        store(log, at(2, recorded_at=glance.store_now + timedelta(hours=1)))
+        for wanted in (Wanted(), Wanted([CLOCK])):
+            glance.look(wanted)
+            assert not glance.time_runs
+        with log.appending() as transaction:
+            assert not transaction.time_runs
+
     def test_the_stores_now_is_the_clock_when_the_last_event_is_older(self, log: EventLog) -> None:
         store(log, at(1, recorded_at=NOON - timedelta(days=10_000)))
         with log.appending() as tx:

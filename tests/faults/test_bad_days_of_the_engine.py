@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ from infra.bootstrap.serving import http_application
 from infra.bootstrap.stores import create_key
 from infra.postgres.log import PostgresEventLog
 from infra.postgres.recorder import APPEND_LOCK_CLASS
+from infra.processes import wait_until
 from tests.audit import Acknowledged, audit, violations
 from tests.builders import REALM, claim
 from tests.faults.conftest import engine_on
@@ -37,11 +39,12 @@ BATCH = 300
 POISONED = 137
 LONG = os.environ.get("TESSERA_TEST_EFFORT") == "long"
 QUEUED = 100_000
+ALWAYS_LOOKS = EngineSettings(look_every_seconds=0.0)
 
 
-def claims(count: int) -> list[CommandEnvelope]:
+def claims(users: int) -> list[CommandEnvelope]:
     """Claims by as many users."""
-    return [sent(f"claim-{number}", claim(f"u{number}", "wide")) for number in range(count)]
+    return [sent(f"claim-{number}", claim(f"u{number}", "wide")) for number in range(users)]
 
 
 def told(pairs: dict[str, Answer]) -> list[Acknowledged]:
@@ -122,7 +125,11 @@ def set_clock(dsn: str) -> Iterator[Any]:
 
 def test_a_clock_that_steps_back_does_not_take_the_store_with_it(shop: str) -> None:
     hour = timedelta(hours=1)
-    with set_clock(shop) as (dsn, step), engine_on(dsn) as engine, engine_on(dsn) as other:
+    with (
+        set_clock(shop) as (dsn, step),
+        engine_on(dsn, settings=ALWAYS_LOOKS) as engine,
+        engine_on(dsn, settings=ALWAYS_LOOKS) as other,
+    ):
         publish(engine, "brief", claim_until=datetime.now(UTC) + hour)
         assert engine.execute(sent("1", claim("early", "brief"))).accepted
         step(2 * hour)
@@ -136,9 +143,47 @@ def test_a_clock_that_steps_back_does_not_take_the_store_with_it(shop: str) -> N
     assert violations(shop) == []
 
 
+def test_a_clock_that_was_set_is_noticed_by_engines_that_do_not_ask_it_each_time(shop: str) -> None:
+    hour, numbers = timedelta(hours=1), count()
+
+    def ends(engine: Engine) -> bool:
+        number = next(numbers)
+        return engine.execute(sent(f"{number}", claim(f"u{number}", "brief"))).code == "ended"
+
+    with set_clock(shop) as (dsn, step), engine_on(dsn) as engine, engine_on(dsn) as other:
+        publish(engine, "brief", claim_until=datetime.now(UTC) + hour)
+        for each in (engine, other):
+            assert not ends(each)
+        step(2 * hour)
+        assert wait_until(lambda: ends(engine) and ends(other), timeout_seconds=30)
+        step(-2 * hour)
+
+        def stands_still() -> bool:
+            before = latest_time(shop)
+            return ends(engine) and ends(other) and latest_time(shop) == before
+
+        assert wait_until(stands_still, timeout_seconds=30)
+        assert all(stands_still() for _ in range(20))  # And does not run on, whoever was the last to record anything.
+    assert times_that_go_back(shop) == []
+    assert violations(shop) == []
+
+
+def latest_time(dsn: str) -> Any:
+    """When the last event was recorded."""
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute(
+            "SELECT max(convert_from(state, 'UTF8')::jsonb ->> 'rec') FROM stored_events"
+        ).fetchone()
+    return row and row[0]
+
+
 def test_engines_on_machines_with_another_clock_go_by_the_clock_of_the_store(shop: str) -> None:
     days, here = timedelta(days=1), datetime.now(UTC)
-    with set_clock(shop) as (dsn, step), engine_on(dsn) as engine, engine_on(dsn) as other:
+    with (
+        set_clock(shop) as (dsn, step),
+        engine_on(dsn, settings=ALWAYS_LOOKS) as engine,
+        engine_on(dsn, settings=ALWAYS_LOOKS) as other,
+    ):
         publish(engine, "over", claim_until=here + days)
         publish(engine, "open", claim_from=here + 9 * days)
         step(10 * days)

@@ -105,7 +105,7 @@ class EngineProcess(Process):
     def __init__(self, world: "World", name: str, settings: EngineSettings) -> None:
         super().__init__(world, name)
         self.log = SimulatedLog(world.store, self)
-        self.engine = Engine(self.log, HANDLERS, settings, pause=self._pause)
+        self.engine = Engine(self.log, HANDLERS, settings, pause=self._pause, stopwatch=world.seconds)
         self.waiting: dict[int, Request | Asked] = {}  # By identity: whoever waits for an answer of this process.
         self.glanced = 0  # How many events of the log it was held against.
 

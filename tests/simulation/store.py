@@ -402,6 +402,7 @@ class _View:
         now = store.clock()
         at = bisect_right(store.offsets, self._last_offset)
         self.store_now = max(now, store.events[at - 1].metadata.recorded_at) if at else now
+        self.time_runs = not at or now > store.events[at - 1].metadata.recorded_at
 
     @property
     def last_offset(self) -> int:
@@ -464,6 +465,10 @@ class _Glance:
     @property
     def store_now(self) -> datetime:
         return self._latest.store_now
+
+    @property
+    def time_runs(self) -> bool:
+        return self._latest.time_runs
 
     @property
     def last_offset(self) -> int:

@@ -155,6 +155,10 @@ class World:
         """The database machine's clock: it may be set back, and nobody may notice."""
         return self._now + self._skew
 
+    def seconds(self) -> float:
+        """What the machines' stopwatches show: nobody sets those back."""
+        return (self._now - START).total_seconds()
+
     # The scheduler.
 
     def step(self) -> None:

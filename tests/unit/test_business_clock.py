@@ -24,7 +24,7 @@ def log() -> InMemoryEventLog:
 
 @pytest.fixture
 def engine(log: InMemoryEventLog) -> Iterator[Engine]:
-    engine = Engine(log, HANDLERS)
+    engine = Engine(log, HANDLERS, stopwatch=lambda: 0.0)
     engine.start()
     yield engine
     engine.stop()

@@ -20,6 +20,7 @@ from tests.unit.test_engine import BARREL, HANDLERS, REALM, Notes, Pour, answers
 
 PATIENCE_SECONDS = 10
 TURNS_MAX = 10
+LOOKS = EngineSettings(look_every_seconds=0.0)  # Before every batch.
 
 
 class Gated(InMemoryEventLog):
@@ -53,7 +54,7 @@ def notes() -> Notes:
     return Notes()
 
 
-def started(log: InMemoryEventLog, notes: Notes, settings: EngineSettings | None = None) -> Engine:
+def started(log: InMemoryEventLog, notes: Notes, settings: EngineSettings = LOOKS) -> Engine:
     engine = Engine(log, HANDLERS, settings, notes)
     engine.start()
     return engine

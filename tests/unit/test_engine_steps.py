@@ -7,9 +7,9 @@ import pytest
 
 from command import engine as engine_module
 from command.engine import NOBODY, Engine, EngineSettings, Pause
+from command.handlers.handler import Handlers
 from command.ports import Batch, HeadMoved, Look, Seen, StoreUnavailable, Wanted
 from contracts.envelope import Answer
-from contracts.position import Position
 from tests.fakes import InMemoryEventLog
 from tests.unit.test_engine import HANDLERS, Notes, asks, glasses
 
@@ -74,11 +74,12 @@ class FarAway(InMemoryEventLog):
 class ByHand:
     """An engine without a thread, whose batches are of one command each."""
 
-    def __init__(self) -> None:
-        self.log, self.notes = FarAway(), Notes()
-        self.engine = Engine(self.log, HANDLERS, EngineSettings(ahead_from=1, batch_commands_max=1), self.notes)
+    def __init__(self, handlers: Handlers = HANDLERS, *, look_every_seconds: float = 0.0) -> None:
+        self.log, self.notes, self.seconds = FarAway(), Notes(), 0.0
+        settings = EngineSettings(ahead_from=1, batch_commands_max=1, look_every_seconds=look_every_seconds)
+        self.engine = Engine(self.log, handlers, settings, self.notes, stopwatch=lambda: self.seconds)
         self.answered: list[str] = []
-        self.positions: list[Position] = []
+        self.answers: list[Answer] = []
         self.ask("first")
         self.go_on()  # Under the lock; from here on it goes ahead.
         assert self.answered == ["first"]
@@ -86,11 +87,20 @@ class ByHand:
     def ask(self, command_id: str, **about: Any) -> None:
         def hear(outcome: object) -> None:
             assert isinstance(outcome, Answer), outcome
-            self.positions.append(outcome.position)
+            self.answers.append(outcome)
             self.answered.append(command_id)
             self.log.happened.append(f"answer {command_id}")
 
         self.engine.submit_to([(asks(command_id, **about), hear)])
+
+    def served(self, command_id: str, **about: Any) -> Answer:
+        """Its answer, whatever news it takes."""
+        self.ask(command_id, **about)
+        for _ in range(TURNS_MAX):
+            if self.answered[-1] == command_id:
+                return self.answers[-1]
+            self.go_on(LOOK, APPEND)
+        raise AssertionError(f"no answer: {self.log.happened}")
 
     def go_on(self, *news: int) -> Pause:
         """Until it waits for something."""
@@ -192,7 +202,7 @@ def test_an_answer_from_the_log_is_not_told_under_an_epoch_that_ended(hand: ByHa
     hand.go_on()
     hand.log._epoch = "another"
     hand.go_on(LOOK)
-    assert hand.positions[-1].epoch == "another"
+    assert hand.answers[-1].position.epoch == "another"
 
 
 @pytest.mark.parametrize("decided", [True, False])

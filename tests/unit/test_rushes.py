@@ -45,7 +45,7 @@ def asks(command: Command, number: int) -> CommandEnvelope:
 def decided(handlers: Handlers, commands: Sequence[Command], terms: Terms) -> tuple[Plan, Decider, InMemoryEventLog]:
     """One batch on top of a template, not stored yet."""
     log = InMemoryEventLog(clock=lambda: NOW)
-    engine = Engine(log, HANDLERS)
+    engine = Engine(log, HANDLERS, stopwatch=lambda: 0.0)
     engine.start()
     window: Terms = {"claim_from": NOW - timedelta(days=1), "claim_until": NOW + timedelta(days=1)}
     for number, command in enumerate(template(**{**window, **terms})):
