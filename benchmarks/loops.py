@@ -44,6 +44,9 @@ class BatchSizes:
     def batch_overtaken(self, tickets: int) -> None:
         """Decided again; nothing was lost but time."""
 
+    def batch_misjudged(self, tickets: int) -> None:
+        """As well."""
+
     def batch_failed(self, tickets: int, error: Exception) -> None:
         """Where the engine runs."""
         self._failures += 1

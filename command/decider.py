@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 TAIL_EVENTS_MAX: Final = 5_000
 LOOKS_AFTER_A_WRONG_GUESS: Final = 100  # Batches. Whoever asks again mostly is not the only one.
+LOOKS_AFTER_A_VAIN_GUESS: Final = 10  # It cost a decision, and no append.
+GUESSED_COUNTS_MAX: Final = 1_000  # Of a batch of more a look is a small part, and a wrong guess a large one.
 RUSH_COMMANDS_MIN: Final = 4  # Fewer are decided one by one at less expense.
 
 Decided = tuple[Literal["accepted", "refused"], str, str, Mapping[str, Any]]  # Status, code, detail, data.
@@ -115,7 +117,7 @@ class Plan:
         return bool(self.batch.events or self.batch.answers)
 
     @property
-    def is_a_guess(self) -> bool:
+    def is_unproven(self) -> bool:
         """Whether it says no to somebody and appends nothing: then no append would tell that others were quicker."""
         return not self.stores_something and any(verdict.error is not None for verdict in self.verdicts)
 
@@ -147,6 +149,7 @@ class Decider:
         self._formats = SnapshotFormats()
         self._cache = StateCache(cached_streams_max)
         self._with_history: set[Realm] = set()
+        self._new_histories: set[Realm] = set()  # Those that the plan in the making began.
         self._last_now: datetime | None = None
         self._epoch: str | None = None  # Of the view that is decided on.
 
@@ -226,14 +229,19 @@ class Decider:
         """
         self._epoch = epoch
         rushes = self._rushes(tickets)
+        batch.assume(now)
         if batch.unknown(chain(_clocks(rushes), *map(self._touched_by, rushes))):
             return None
-        batch.guess(now, self._count_keys(batch, rushes))
+        counts = self._count_keys(batch, rushes)
+        if len(counts) > GUESSED_COUNTS_MAX:
+            return None
+        batch.guess_absent(counts)
+        self._new_histories.clear()
         plan = self._planned(batch, tickets, rushes, {}, _pending(after))
         errors = any(verdict.error is not None for verdict in plan.verdicts)  # Those leave no answer.
         if errors or not batch.shows_wrong_guesses:
-            self._with_history.clear()  # What it knows now was in that plan.
-            self.guess_no_more()
+            self._with_history -= self._new_histories
+            self._looks = LOOKS_AFTER_A_VAIN_GUESS
             return None
         plan.was_guessed = True
         self._remember(batch)
@@ -244,12 +252,12 @@ class Decider:
     ) -> Generator[Look, None, Plan]:
         self._epoch = epoch
         pending, rushes = _pending(after), self._rushes(tickets)
+        asked_at = self._clock.seconds
         logged = yield from self._look(batch, rushes, pending)
         self._last_now = batch.store_now
-        if batch.time_runs:
-            self._clock.told(batch.store_now)
-        else:
-            self._clock.forget()
+        self._clock.forget()  # Under the lock others' events were seen, whose times may be later than what was told.
+        if batch.is_ahead and batch.time_runs:
+            self._clock.told(batch.store_now, asked_at)
         plan = self._planned(batch, tickets, rushes, logged, pending)
         self._remember(batch)
         return plan
@@ -413,6 +421,7 @@ class Decider:
             if decision.count(HISTORY) == 0:
                 decision.add(HISTORY, 1)
             self._with_history.add(decision.realm)
+            self._new_histories.add(decision.realm)
 
     def _batch_of(self, view: BatchView, verdicts: Sequence[Verdict]) -> Batch:
         new = [verdict for verdict in verdicts if verdict.is_new]

@@ -91,7 +91,7 @@ class BatchView:
     @property
     def time_runs(self) -> bool:
         """Whether the store's clock shows this time: nothing that is stored, or is being stored, is later."""
-        return self._view.time_runs and self.store_now == self._view.store_now
+        return self._view.time_runs and self.store_now <= self._view.store_now
 
     def look(
         self, targets: Iterable[Target], answers: Iterable[CommandKey], counts: Iterable[str]
@@ -114,9 +114,17 @@ class BatchView:
         self._assumed_now = None
         return seen.answers
 
-    def guess(self, now: datetime, counts: Iterable[str]) -> None:
-        """In place of a look: that it is ``now``, and that the store has none of these counters."""
+    @property
+    def is_ahead(self) -> bool:
+        """Whether others may append while it is decided."""
+        return self._glance is not None
+
+    def assume(self, now: datetime) -> None:
+        """In place of a look: the time."""
         self._store_now = now if self._not_before is None else max(now, self._not_before)
+
+    def guess_absent(self, counts: Iterable[str]) -> None:
+        """In place of a look: that the store has none of these counters."""
         missing = self._unknown_counts(counts)
         self._take_in_counts(missing, {})
         self._guessed_counts.update(missing)
@@ -255,7 +263,7 @@ class BatchView:
         return {key: self.counts[key] for key in self._changed_counts}
 
     def new_counts(self) -> set[str]:
-        """Those of them that are surely not stored yet."""
+        """Those of them that are not stored yet, as far as was seen or guessed: stored as new ones, or not at all."""
         return self._changed_counts & self._absent_counts
 
     def due_snapshots(self, every: int) -> list[Snapshot]:

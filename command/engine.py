@@ -7,7 +7,8 @@ as the last time: each batch has its price, and callers who were just answered a
 Any process may run an engine on the same log; there is no leader. Two ways to append:
 
 - *Ahead* (the usual way): a batch is decided on top of the one before it, stored by then or not, and is appended on the
-  condition that nobody else appended since. Two exchanges with the store: a look at what it depends on, and the append.
+  condition that nobody else appended since. Two exchanges with the store: a look at what it depends on, and the append;
+  one where the append itself shows whether what a look would have brought was guessed right (docs/decisions/0028).
   Where there is enough to do, a batch is sent and the next one is looked for and decided while the store works: half of
   the callers are decided for while the others are stored. Nothing is waited for that need not be (``turn``): whichever
   of the two exchanges there is news of first is gone on with.
@@ -32,7 +33,7 @@ from command.bell import Bell, ThreadBell
 from command.decider import Decider, HandlerFailed, Plan, StreamClosed, Verdict
 from command.handlers.handler import Handlers
 from command.ports import EventLog, HeadMoved, Look, PreparedAppend, StoreUnavailable, StreamConflict
-from command.store_clock import StoreClock
+from command.store_clock import StoreClock, seconds
 from command.tickets import Busy, EngineStopped, Listener, Outcome, Submitting, Ticket, TicketQueue
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.position import Position
@@ -90,7 +91,11 @@ class EngineObserver(Protocol):
         ...
 
     def batch_overtaken(self, tickets: int) -> None:
-        """Another process appended first, or a guess was wrong: nothing was stored; decided again under the lock."""
+        """Another process appended first; nothing was stored, and the batch is decided again under the lock."""
+        ...
+
+    def batch_misjudged(self, tickets: int) -> None:
+        """What was guessed instead of looked for was wrong; nothing was stored, it is decided again under the lock."""
         ...
 
     def batch_failed(self, tickets: int, error: Exception) -> None:
@@ -107,6 +112,9 @@ class NobodyWatches:
         """Ignored."""
 
     def batch_overtaken(self, tickets: int) -> None:
+        """Ignored."""
+
+    def batch_misjudged(self, tickets: int) -> None:
         """Ignored."""
 
     def batch_failed(self, tickets: int, error: Exception) -> None:
@@ -129,7 +137,7 @@ class Engine(Submitting):
         *,
         pause: Callable[[float], None] = sleep,
         bell: Bell | None = None,
-        stopwatch: Callable[[], float] = monotonic,
+        stopwatch: Callable[[], float] = seconds,
     ) -> None:
         """``pause`` waits so many seconds before a failed batch is tried again, ``bell`` for commands and the store.
 
@@ -380,7 +388,7 @@ class Engine(Submitting):
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
             self._give_up(tickets, failure)
             return
-        if plan.is_a_guess or (append is None and self._log.epoch != self._seen_epoch):
+        if plan.is_unproven or (append is None and self._log.epoch != self._seen_epoch):
             self._decider.unlearn(plan)
             self._set_aside.append(tickets)
         else:
@@ -441,7 +449,8 @@ class Engine(Submitting):
             if decided is not None:  # The latest first.
                 self._decider.unlearn(decided.plan)
             self._decider.unlearn(plan)
-            self._tell(self._observer.batch_overtaken, len(plan.verdicts))
+            observe = self._observer.batch_misjudged if wrong_guess else self._observer.batch_overtaken
+            self._tell(observe, len(plan.verdicts))
         else:
             self._forget(plan.tickets, error)
         again = [plan.tickets]

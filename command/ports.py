@@ -125,7 +125,7 @@ class Batch:
     answers: list[LoggedAnswer] = field(default_factory=list)  # `offset` is ignored.
     answer_events: list[int] = field(default_factory=list)  # Per answer: index of its last event here, or -1.
     counts: dict[str, int] = field(default_factory=dict)  # Guard key -> new absolute value.
-    new_counts: Set[str] = frozenset()  # Those of them that were looked for and not found.
+    new_counts: Set[str] = frozenset()  # Those of them that must not be there yet.
     snapshots: list[Snapshot] = field(default_factory=list)
 
 

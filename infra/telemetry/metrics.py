@@ -90,6 +90,11 @@ class Metrics:
             "Batches decided again because another process appended first.",
             registry=here,
         )
+        self._batches_misjudged = Counter(
+            "tessera_append_batches_misjudged",
+            "Batches decided again because something was there that was guessed not to be: an answer, a counter.",
+            registry=here,
+        )
         self._engine_seconds = Counter(
             "tessera_engine_processor_seconds",
             "Processor time of the engines that run on the event loop; the rest of the loop's is the edge's.",
@@ -156,6 +161,10 @@ class Metrics:
     def batch_overtaken(self, tickets: int) -> None:
         """Another process appended before a batch that was decided ahead."""
         self._batches_overtaken.inc()
+
+    def batch_misjudged(self, tickets: int) -> None:
+        """A guess was wrong about a batch that was decided without a look."""
+        self._batches_misjudged.inc()
 
     def batch_failed(self, tickets: int, error: Exception) -> None:
         """A batch was rolled back, or its fate is unknown."""

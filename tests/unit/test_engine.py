@@ -80,6 +80,7 @@ class Notes:
         self.outcomes: dict[tuple[str, str], int] = {}
         self.failures: list[Exception] = []
         self.overtaken = 0
+        self.misjudged = 0
 
     def batch_committed(
         self, tickets: int, events: int, outcomes: Mapping[tuple[str, str], int], seconds: float
@@ -90,6 +91,9 @@ class Notes:
 
     def batch_overtaken(self, tickets: int) -> None:
         self.overtaken += 1
+
+    def batch_misjudged(self, tickets: int) -> None:
+        self.misjudged += 1
 
     def batch_failed(self, tickets: int, error: Exception) -> None:
         self.failures.append(error)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from command.decider import LOOKS_AFTER_A_WRONG_GUESS
+from command.decider import GUESSED_COUNTS_MAX, LOOKS_AFTER_A_WRONG_GUESS
 from command.engine import Engine, EngineSettings, Outcome
 from command.handlers import HANDLERS
 from command.handlers.handler import Handler, Handlers
@@ -82,7 +82,7 @@ def test_an_id_that_was_answered_before_gets_its_answer_and_nothing_is_done_twic
     again = hand.served("first")
     assert (again.accepted, again.data, again.replayed) == (True, {"glass": 1}, True)
     assert glasses(hand.log) == [1, 2]
-    assert (hand.notes.overtaken, hand.notes.failures) == (1, [])
+    assert (hand.notes.misjudged, hand.notes.overtaken, hand.notes.failures) == (1, 0, [])
 
 
 def test_after_a_wrong_guess_there_are_looks_for_a_while(hand: ByHand) -> None:
@@ -123,11 +123,17 @@ def test_a_counter_that_is_only_read_is_looked_for() -> None:
 
 
 def test_a_defect_does_not_hide_the_answer_that_an_id_was_given_before(hand: ByHand) -> None:
-    def breaks(_uow: UnitOfWork, _command: Pour) -> dict[str, Any]:
-        raise ZeroDivisionError
+    def breaks(uow: UnitOfWork, command: Pour) -> dict[str, Any]:
+        if uow.command_id == "first":
+            raise ZeroDivisionError
+        uow.record(BARREL, command.barrel, (Poured(glass=uow.load(BARREL, command.barrel).poured + 1),))
+        return {}
 
     hand.engine._decider._handlers = {Pour: Handler(breaks, touches)}
-    assert hand.served("first").data == {"glass": 1}
+    hand.engine._settings = EngineSettings(batch_commands_max=2)
+    hand.ask("first")
+    hand.served("1")  # In one batch with it: something is stored.
+    assert hand.answers[-2].data == {"glass": 1}
 
 
 def test_a_batch_without_a_look_happens_at_the_stores_time(hand: ByHand) -> None:
@@ -149,6 +155,27 @@ def test_while_the_stores_time_stands_still_it_is_asked_for_each_batch() -> None
     assert hand.log.happened.count("look") == 3
     with hand.log.reading() as view:
         assert len({event.metadata.recorded_at for event in view.events_after(0, 10)}) == 1
+
+
+def test_what_took_long_to_be_heard_is_not_carried_forward(hand: ByHand) -> None:
+    hand.seconds += LOOK_EVERY_SECONDS
+    hand.ask("1")
+    hand.go_on()
+    hand.seconds += 0.5  # The loop was busy, or the machine asleep.
+    hand.go_on(LOOK, APPEND)
+    hand.served("2")
+    assert hand.log.happened.count("look") == 2
+
+
+def test_a_large_batch_is_looked_for() -> None:
+    handlers: Handlers = {
+        Pour: Handler(taste, touches, lambda uow, _: [f"n{n}" for n in range(GUESSED_COUNTS_MAX)] + tasting(uow, _))
+    }
+    hand = ByHand(handlers, look_every_seconds=LOOK_EVERY_SECONDS)
+    hand.served("a")
+    hand.log.happened.clear()
+    hand.served("1")
+    assert hand.log.happened == ["look", "append", "answer 1"]
 
 
 # Any history, with looks and without ----------------------------------------------------------------------------------
