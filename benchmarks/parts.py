@@ -131,10 +131,13 @@ def single_rows(bench: Bench, dsn: str, payload: str) -> Sweep:
     )
 
 
-def single_row_commits(dsn: str, payload: str, clients: int, seconds: float, *, latencies: bool = False) -> Figure:
-    """Durable commits a second, each of one row."""
+def single_row_commits(
+    dsn: str, payload: str, clients: int, seconds: float, *, latencies: bool = False, rate: float | None = None
+) -> Figure:
+    """Durable commits a second, each of one row: as many as there can be, or ``rate`` of them at random instants."""
+    variables = {"payload": payload}
     run = pgbench(
-        dsn, INSERT_ROW, clients=clients, seconds=seconds, variables={"payload": payload}, latencies=latencies
+        dsn, INSERT_ROW, clients=clients, seconds=seconds, variables=variables, latencies=latencies, rate=rate
     )
     details: dict[str, Any] = {"clients": clients}
     if run.latencies is not None:

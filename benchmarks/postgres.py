@@ -154,9 +154,11 @@ def pgbench(
     seconds: float,
     variables: Mapping[str, str | int] | None = None,
     latencies: bool = False,
+    rate: float | None = None,
 ) -> PgbenchRun:
     """Run one script with prepared statements on two threads. ``latencies`` asks for single ones (a log file).
 
+    ``rate``: so many a second, at random instants, and each is timed from when it was due; None: as many as it can.
     Raises PgbenchFailed.
     """
     with tempfile.TemporaryDirectory(prefix="tessera-pgbench-") as folder:
@@ -167,6 +169,7 @@ def pgbench(
             *("-c", str(clients), "-T", str(max(1, round(seconds))), "-f", "script.sql"),
             *flags,
             *(("-l", "--log-prefix=latency") if latencies else ()),
+            *(() if rate is None else ("--rate", f"{rate:.0f}")),
         ]
         done = subprocess.run(
             command,

@@ -102,6 +102,15 @@ def write_path_section(result: Result) -> Iterable[str]:
     return markdown(names, [_write_path_cells(row) for row in rows])
 
 
+def by_load_section(result: Result) -> Iterable[str]:
+    """How long claims take at shares of their peak, beside PostgreSQL's own commits at shares of theirs."""
+    names = (
+        "load",
+        *(f"{of}, {what}" for of in ("claims", "commits") for what in ("a second", "p50 ms", "p99 ms", "p99 ×")),
+    )
+    return markdown(names, [[_plain(value) for value in row.values()] for row in _rows(result, "p11-load")])
+
+
 def claim_section(result: Result) -> Iterable[str]:
     """Where the microseconds of a claim over HTTP go."""
     rows = _rows(result, "p15")
@@ -164,6 +173,7 @@ SECTIONS: Final[dict[str, Callable[[Result], Iterable[str]]]] = {
     "ratios": ratios_section,
     "notes": notes_section,
     "write-path": write_path_section,
+    "by-load": by_load_section,
     "claim": claim_section,
     "parts": parts_section,
     "kafka": kafka_section,
@@ -187,6 +197,10 @@ def _write_path_cells(row: Mapping[str, Any]) -> list[str]:
     batch = " / ".join(f"{size:.0f}" for size in row["commands_per_batch"])
     figures = (row["processes"], row["clients"], row["claims_per_second"], row["p50_ms"], row["p99_ms"])
     return [*(f"{figure:,}" for figure in figures), batch, micros]
+
+
+def _plain(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _rows(result: Result, key: str) -> list[dict[str, Any]]:

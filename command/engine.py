@@ -1,8 +1,9 @@
 """Group commit: decide many commands in memory, append them together, answer after the commit.
 
 Commands that arrive while a commit is in flight form the next batch; when the system is idle a command is a batch of
-its own and waits for nobody. In a rush a batch is waited for, two milliseconds at most, until about as many are there
-as the last time: each batch has its price, and callers who were just answered are about to ask again.
+its own and waits for nobody. In a rush, where hardly anybody came before the last batch was answered, the next one is
+waited for a moment until about as many are there: each batch has its price, and callers who were just answered are
+about to ask again.
 
 Any process may run an engine on the same log; there is no leader. Two ways to append:
 
@@ -62,9 +63,10 @@ class EngineSettings:
     """Bounds of the engine. A batch ends at whichever of its three bounds it meets first.
 
     ``ahead_from``: that many waiting commands are worth deciding while a batch is being stored; for fewer a batch of
-    their own costs more than the overlap brings. ``gather_seconds`` is how long a batch in a rush may be waited for,
-    until ``gathered_commands_max`` or as many as the last time are there. ``look_every_seconds``: after a look so old
-    the store is asked again what time it is; a batch before that is decided without one where it can be (0: none is).
+    their own costs more than the overlap brings. ``gather_seconds`` is how long a batch in a rush may be waited for at
+    most, until ``gathered_commands_max`` or as many as the last time are there; never longer than that one took.
+    ``look_every_seconds``: after a look so old the store is asked again what time it is; a batch before that is decided
+    without one where it can be (0: none is).
     """
 
     batch_commands_max: int = 500
@@ -77,7 +79,7 @@ class EngineSettings:
     lock_ttl_seconds: int = 900
     ahead_from: int = 32
     gathered_commands_max: int = 32
-    gather_seconds: float = 0.002
+    gather_seconds: float = 0.008
     look_every_seconds: float = 1.0
 
 
@@ -141,10 +143,12 @@ class Engine(Submitting):
     ) -> None:
         """``pause`` waits so many seconds before a failed batch is tried again, ``bell`` for commands and the store.
 
-        ``stopwatch`` tells seconds that only ever rise: how old what the store told of the time is.
+        ``stopwatch`` tells seconds that only ever rise: how old what the store told of the time is, and how long a
+        batch took.
         """
         self._log = log
         self._pause = pause
+        self._stopwatch = stopwatch
         self._settings = settings or EngineSettings()
         self._observer = observer or NobodyWatches()
         self._decider = Decider(
@@ -161,6 +165,7 @@ class Engine(Submitting):
         self._bell = bell or ThreadBell()
         self._waits_for = AWAKE
         self._taken = 0  # How many the latest batch took from the queue: in a rush as many come again.
+        self._begun_at = 0.0  # When it was begun, by the stopwatch.
         self._runs = False
         self._stopping = False
         self._seen_offset: int | None = None  # What the decider remembers holds up to here; None: it must forget.
@@ -302,14 +307,15 @@ class Engine(Submitting):
             return False
         if self._sent is not None:
             return self._until_worth_deciding(self._sent).is_over(self._queue)
-        return self._gathered or len(self._queue) >= self._rush
+        return self._gathered or 3 * len(self._queue) >= self._rush
 
     @property
     def _rush(self) -> int:
         """How many a batch is waited for; 0 when there is no rush.
 
         In a rush as many as came the last time: a batch costs as much as twenty commands do. Those who were just
-        answered are about to send their next, and who serves them needs the interpreter for it.
+        answered are about to send their next, and who serves them needs the interpreter for it. Where a third as many
+        came before anybody was answered, they come whether we answer or not: to wait for them brings nothing but delay.
         """
         wanted = min(self._taken, self._settings.gathered_commands_max)
         return wanted if wanted >= RUSH_COMMANDS_MIN else 0
@@ -325,7 +331,10 @@ class Engine(Submitting):
             return self._until_worth_deciding(sent, files)
         if self._rush and not self._gathered:
             self._gathered = True
-            return Pause(self._rush, self._settings.gather_seconds, content_bytes=AHEAD_FROM_BYTES)
+            # No longer than the batch took: else half of those who come at random instants would come while we wait,
+            # batches would become large because they are waited for, and be waited for because they are large.
+            seconds = min(self._settings.gather_seconds, self._stopwatch() - self._begun_at)
+            return Pause(self._rush, seconds, content_bytes=AHEAD_FROM_BYTES)
         return Pause(1)
 
     def _until_worth_deciding(self, sent: "_Sent", files: Sequence[int] = ()) -> "Pause":
@@ -352,6 +361,7 @@ class Engine(Submitting):
         """Take a batch and look what it depends on, to decide it on top of what is being stored."""
         self._in_hand = tickets = self._take()
         self._gathered = False
+        self._begun_at = self._stopwatch()
         if not tickets:  # Whoever stops us may have taken them.
             return
         if not self._goes_ahead or self._log.epoch != self._seen_epoch:

@@ -29,6 +29,7 @@ TARGETS: Final[tuple[Target, ...]] = (
     http.P6,
     http.P7,
     p11_latency.TARGET,
+    p11_latency.BY_LOAD,
     p13_growth.TARGET,
     http.P15,
     p16_orders.TARGET,

@@ -1,13 +1,27 @@
 """P11: how long a claim takes at 70 % of the peak, beside one commit of PostgreSQL by itself."""
 
-from typing import Final
+from functools import partial
+from statistics import median
+from typing import Any, Final
 
-from benchmarks.bench import ENGINE_CLIENTS, Bench, Figure, Outcome, Target, in_turn, ratio
-from benchmarks.parts import SINGLE_ROWS, Engines, engines, execute, single_row_commits, typical_event
+from benchmarks.bench import ENGINE_CLIENTS, Bench, Figure, Outcome, Side, Target, in_turn, ratio
+from benchmarks.parts import (
+    SINGLE_ROWS,
+    Engines,
+    engines,
+    execute,
+    single_row_commits,
+    single_rows,
+    typical_event,
+)
 from benchmarks.verification import verify
 
 WORKLOAD: Final = "claims_hot"
 SHARE: Final = 0.7
+SHARES: Final = (0.1, 0.3, 0.5, 0.7, 0.85)
+_ALONE: Final = "one commit (pgbench, 1 client)"
+_CLAIMS: Final = "claims at {:.0%}"
+_COMMITS: Final = "commits at {:.0%}"
 
 
 def run(bench: Bench) -> Outcome:
@@ -22,7 +36,7 @@ def run(bench: Bench) -> Outcome:
             sides = in_turn(
                 bench,
                 {
-                    "p99 of a claim": lambda: _claims(bench, ours, sweep.best),
+                    "p99 of a claim": lambda: _claims(bench, ours, sweep.best, SHARE),
                     "p99 of a commit (pgbench, 1 client)": lambda: _p99(
                         single_row_commits(rows_dsn, payload, 1, effort.seconds, latencies=True)
                     ),
@@ -38,9 +52,66 @@ def run(bench: Bench) -> Outcome:
         return verify(bench, outcome, dsn)
 
 
-def _claims(bench: Bench, ours: Engines, clients: int) -> Figure:
-    """The peak of this moment, then 70 % of it: a machine that got busier has another peak."""
-    rate = SHARE * ours.closed(WORKLOAD, clients, bench.effort.sweep_seconds).value
+def by_load(bench: Bench) -> Outcome:
+    """Claims beside PostgreSQL's own commits of single rows, each at the same shares of its own peak."""
+    effort = bench.effort
+    with bench.postgres.database() as dsn, engines(bench, dsn) as ours:
+        ours.prepare(WORKLOAD, max(ENGINE_CLIENTS))
+        clients = ours.best_of(WORKLOAD).best
+        _, payload = typical_event(dsn)
+        with bench.postgres.database(store=False) as rows_dsn:
+            theirs = single_rows(bench, rows_dsn, payload).best
+            commits = partial(_commits, bench, rows_dsn, payload, theirs)
+            one = partial(single_row_commits, rows_dsn, payload, 1, effort.seconds, latencies=True)
+            sides = in_turn(
+                bench,
+                {
+                    _ALONE: lambda: _p99(one()),
+                    **{_CLAIMS.format(share): partial(_claims, bench, ours, clients, share) for share in SHARES},
+                    **{_COMMITS.format(share): partial(commits, share) for share in SHARES},
+                },
+                unit="ms",
+            )
+        named = {side.name: side for side in sides}
+        outcome = ratio([named[_CLAIMS.format(SHARE)], named[_COMMITS.format(SHARE)]], rows=_rows(named))
+        outcome.sides += [side for side in sides if side not in outcome.sides]
+        outcome.notes.append(
+            f"claims: {clients} clients give most; PostgreSQL's single-row commits (pgbench --rate): {theirs} clients; "
+            "both at random instants, each timed from when it was due"
+        )
+        return verify(bench, outcome, dsn)
+
+
+def _rows(named: dict[str, Side]) -> list[dict[str, Any]]:
+    one = median(named[_ALONE].values)
+    return [
+        {
+            "load": f"{share:.0%}",
+            **_told("claims", named[_CLAIMS.format(share)], one),
+            **_told("commits", named[_COMMITS.format(share)], one),
+        }
+        for share in SHARES
+    ]
+
+
+def _told(name: str, side: Side, one: float) -> dict[str, Any]:
+    return {
+        f"{name}_per_second": round(median(figure.details["per_second"] for figure in side.rounds)),
+        f"{name}_p50_ms": round(median(figure.details["latencies"]["p50_ms"] for figure in side.rounds), 2),
+        f"{name}_p99_ms": round(median(side.values), 2),
+        f"{name}_p99_x": round(median(side.values) / one, 1),
+    }
+
+
+def _commits(bench: Bench, dsn: str, payload: str, clients: int, share: float) -> Figure:
+    """A share of the peak of this moment, as for the claims."""
+    peak = single_row_commits(dsn, payload, clients, bench.effort.sweep_seconds).value
+    return _p99(single_row_commits(dsn, payload, clients, bench.effort.seconds, latencies=True, rate=share * peak))
+
+
+def _claims(bench: Bench, ours: Engines, clients: int, share: float) -> Figure:
+    """The peak of this moment, then its share: a machine that got busier has another peak."""
+    rate = share * ours.closed(WORKLOAD, clients, bench.effort.sweep_seconds).value
     figure = _p99(ours.open(WORKLOAD, rate))
     return Figure(figure.value, {**figure.details, "arrivals_per_second": rate})
 
@@ -59,4 +130,13 @@ TARGET = Target(
     moonshot=5.0,
     better="lower",
     others="Voucherify p95 350-500 ms over HTTP",
+)
+
+BY_LOAD = Target(
+    key="p11-load",
+    title="p99 of a claim at 70 % load ÷ p99 of PostgreSQL's commits at 70 % of theirs",
+    how="claims, and pgbench's single-row commits at random instants, each at 10-85 % of its own peak",
+    run=by_load,
+    better="lower",
+    by_default=False,
 )

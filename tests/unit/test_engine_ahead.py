@@ -54,8 +54,8 @@ def notes() -> Notes:
     return Notes()
 
 
-def started(log: InMemoryEventLog, notes: Notes, settings: EngineSettings = LOOKS) -> Engine:
-    engine = Engine(log, HANDLERS, settings, notes)
+def started(log: InMemoryEventLog, notes: Notes, settings: EngineSettings = LOOKS, **more: Any) -> Engine:
+    engine = Engine(log, HANDLERS, settings, notes, **more)
     engine.start()
     return engine
 
@@ -312,12 +312,23 @@ def test_a_store_that_went_away_answers_so_and_the_engine_goes_on_when_it_is_bac
 RUSH = 8
 
 
+class Years:
+    """A stopwatch by which whatever was begun took a year."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+
+    def __call__(self) -> float:
+        self._seconds += 365 * 86_400
+        return self._seconds
+
+
 def many(prefix: str, count: int) -> list[CommandEnvelope]:
     return [asks(f"{prefix}-{number}", barrel=f"{prefix}-{number}") for number in range(count)]
 
 
 def test_in_a_rush_a_batch_is_waited_for_until_as_many_are_there_as_the_last_time(log: Gated, notes: Notes) -> None:
-    engine = started(log, notes, EngineSettings(gather_seconds=PATIENCE_SECONDS))
+    engine = started(log, notes, EngineSettings(gather_seconds=PATIENCE_SECONDS), stopwatch=Years())
     answers(engine.submit_many(many("rush", RUSH)))
     assert wait_until(lambda: engine._waits_for.commands == RUSH, timeout_seconds=PATIENCE_SECONDS)
     half = engine.submit_many(many("one", RUSH // 2))
@@ -327,7 +338,7 @@ def test_in_a_rush_a_batch_is_waited_for_until_as_many_are_there_as_the_last_tim
 
 
 def test_a_stop_ends_the_waiting_for_a_rush_and_answers_who_came(log: Gated, notes: Notes) -> None:
-    engine = started(log, notes, EngineSettings(gather_seconds=2 * PATIENCE_SECONDS))
+    engine = started(log, notes, EngineSettings(gather_seconds=2 * PATIENCE_SECONDS), stopwatch=Years())
     answers(engine.submit_many(many("rush", RUSH)))
     assert wait_until(lambda: engine._waits_for.commands == RUSH, timeout_seconds=PATIENCE_SECONDS)
     alone = engine.submit(asks("alone"))

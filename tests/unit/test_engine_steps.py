@@ -247,14 +247,57 @@ def test_a_store_that_is_silent_for_long_is_waited_for_alone(hand: ByHand, monke
     assert hand.answered == ["first", "1"]
 
 
-def test_in_a_rush_it_waits_once_for_as_many_as_the_last_time(hand: ByHand) -> None:
-    rush = engine_module.RUSH_COMMANDS_MIN
-    hand.engine._settings = settings = EngineSettings(gather_seconds=0.5)
-    for number in range(rush):
+RUSH: Final = engine_module.RUSH_COMMANDS_MIN
+
+
+def in_a_rush(hand: ByHand, *, meanwhile: int, took: float) -> Pause:
+    """A rush was stored in ``took`` seconds, and so many asked meanwhile: what is waited for then."""
+    hand.engine._settings = EngineSettings(gather_seconds=0.5)
+    for number in range(RUSH):
         hand.ask(f"rush-{number}")
     hand.go_on()
     hand.go_on(LOOK)
-    gathering = Pause(rush, settings.gather_seconds, content_bytes=engine_module.AHEAD_FROM_BYTES)
-    assert hand.go_on(APPEND) == gathering
+    for number in range(meanwhile):
+        hand.ask(f"meanwhile-{number}")
+    hand.seconds += took
+    return hand.go_on(APPEND)
+
+
+@pytest.mark.parametrize(("took", "seconds"), [(0.25, 0.25), (4.0, 0.5)])
+def test_in_a_rush_it_waits_once_for_as_many_as_the_last_time_and_no_longer_than_that_took(
+    hand: ByHand, took: float, seconds: float
+) -> None:
+    gathering = Pause(RUSH, seconds, content_bytes=engine_module.AHEAD_FROM_BYTES)
+    assert in_a_rush(hand, meanwhile=0, took=took) == gathering
     hand.ask("alone")
     assert hand.go_on().files == [LOOK]
+
+
+def test_nobody_is_waited_for_where_a_third_as_many_came_before_the_last_ones_were_answered(hand: ByHand) -> None:
+    pause = in_a_rush(hand, meanwhile=RUSH // 3 + 1, took=0.25)
+    assert pause.files == [LOOK]
+    assert not hand.engine.queue_length
+
+
+def test_a_little_fewer_are_waited_for(hand: ByHand) -> None:
+    pause = in_a_rush(hand, meanwhile=RUSH // 3, took=0.25)
+    assert (pause.commands, pause.seconds) == (RUSH, 0.25)
+
+
+@pytest.mark.parametrize("per_millisecond", [1.0, 2.7, 5.0])
+def test_callers_who_come_whether_anybody_is_answered_or_not_are_soon_waited_for_no_more(
+    hand: ByHand, per_millisecond: float
+) -> None:
+    pause, gathering, asked = in_a_rush(hand, meanwhile=0, took=0.010), [], 0
+    begun_at = hand.seconds
+    for _ in range(200):
+        gathering.append(not pause.files and pause.seconds is not None)
+        exchange_ends = hand.seconds + (0.002 if pause.files else pause.seconds or 1.0)
+        while hand.seconds < exchange_ends and (pause.files or not pause.is_over(hand.engine._queue)):
+            hand.seconds += 0.0001
+            while asked < (hand.seconds - begun_at) * 1_000 * per_millisecond:
+                hand.ask(f"random-{asked}")
+                asked += 1
+        pause = hand.go_on(*pause.files)
+    assert gathering[0]
+    assert not any(gathering[-100:])
