@@ -113,6 +113,7 @@ def test_a_lock_that_somebody_else_keeps_is_named_to_callers_who_find_nothing_st
 def test_a_vacuum_that_takes_for_ever_stands_in_nobodys_way(shop: str, vacuum: str) -> None:
     with loaded(shop) as (load, _), psycopg.connect(shop, autocommit=True) as janitor:
         janitor.execute("SET vacuum_cost_delay = '100ms'; SET vacuum_cost_limit = 1")  # A page in a tenth of a second.
+        load.wait_for_more(40 * CALLERS)  # As many pages as will take it longer than as many commands again.
         with running(janitor, f"{vacuum} stored_events") as admin:
             load.wait_for_more(40 * CALLERS)
             assert one(admin, VACUUMING) == 1, "it was over before the load was"
