@@ -79,7 +79,7 @@ class EngineSettings:
     lock_ttl_seconds: int = 900
     ahead_from: int = 32
     gathered_commands_max: int = 32
-    gather_seconds: float = 0.008
+    gather_seconds: float = 0.002
     look_every_seconds: float = 1.0
 
 
@@ -331,7 +331,7 @@ class Engine(Submitting):
             return self._until_worth_deciding(sent, files)
         if self._rush and not self._gathered:
             self._gathered = True
-            # No longer than the batch took: else half of those who come at random instants would come while we wait,
+            # No longer than the batch took: else most of those who come at random instants would come while we wait,
             # batches would become large because they are waited for, and be waited for because they are large.
             seconds = min(self._settings.gather_seconds, self._stopwatch() - self._begun_at)
             return Pause(self._rush, seconds, content_bytes=AHEAD_FROM_BYTES)
