@@ -17,7 +17,9 @@ CHAOS ?= --for 20 --kafka
 WORKERS ?= 2
 # A worker that hung for good is ended by tests/conftest.py, and the run with it: with another one in its place
 # pytest-xdist may wait for ever (3.8, --dist loadfile).
-PARALLEL = -n $(WORKERS) --dist loadfile --max-worker-restart 0
+# Files in the order of their names, which puts the long ones (data, e2e, faults) first and the unit tests last: by itself
+# pytest-xdist begins with the files of many tests, and one worker then waits for ten minutes beside the last long one.
+PARALLEL = -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Version managers leave shims that exist but do not run: an interpreter counts only once it has answered.
 # Those of a distribution come first: they are built with profiles of real programs, while version managers compile
