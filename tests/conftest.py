@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import pytest
+import structlog
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from _pytest.logging import LogCaptureHandler
 from hypothesis import HealthCheck, settings
@@ -57,10 +58,11 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def logs_of_its_own() -> Iterator[None]:
-    """A test that sets up logs, as a process does, leaves nobody a handler whose stream is closed by then."""
+    """A test that sets up logs, as a process does, leaves nobody its level, nor a handler whose stream is closed."""
     root = logging.getLogger()
     before, level = set(root.handlers), root.level
     yield
+    structlog.reset_defaults()
     for handler in set(root.handlers) - before:
         if not isinstance(handler, LogCaptureHandler):
             root.removeHandler(handler)

@@ -191,15 +191,22 @@ _COLUMNS = """
     )
 """
 
+# Whoever changes several rows takes them in the order of the log first. Operators who ask at the same time, and the
+# follower that works off what they asked for, then wait for one another in turn, and never crosswise.
 _PARK = """
-    WITH withdrawn AS (
+    WITH taken AS MATERIALIZED (
+        SELECT version FROM parked_events WHERE follower = %(follower)s AND stream = %(stream)s
+        ORDER BY log_offset FOR UPDATE
+    ), withdrawn AS (
         UPDATE parked_events SET requeued_at = NULL
-        WHERE follower = %(follower)s AND stream = %(stream)s AND version > %(version)s AND requeued_at IS NOT NULL
+        WHERE follower = %(follower)s AND stream = %(stream)s AND requeued_at IS NOT NULL
+        AND version IN (SELECT version FROM taken WHERE version > %(version)s)
     )
     INSERT INTO parked_events (follower, stream, version, log_offset, reason, attempts, event_type, detail,
                                first_failed_at, last_failed_at)
-    VALUES (%(follower)s, %(stream)s, %(version)s, %(offset)s, %(reason)s, %(attempts)s, %(type)s, %(detail)s,
-            clock_timestamp(), clock_timestamp())
+    SELECT %(follower)s, %(stream)s, %(version)s, %(offset)s, %(reason)s, %(attempts)s, %(type)s, %(detail)s,
+           clock_timestamp(), clock_timestamp()
+    FROM (SELECT count(*) FROM taken) AS all_of_them
     ON CONFLICT (follower, stream, version) DO UPDATE
     SET reason = excluded.reason, attempts = parked_events.attempts + excluded.attempts, requeued_at = NULL,
         event_type = excluded.event_type, detail = excluded.detail, last_failed_at = excluded.last_failed_at,
@@ -221,8 +228,14 @@ _FIND = f"""
 """
 
 _REQUEUE = """
-    UPDATE parked_events SET requeued_at = coalesce(requeued_at, clock_timestamp())
-    WHERE follower = %(follower)s AND (%(stream)s::text IS NULL OR stream = %(stream)s)
+    WITH taken AS MATERIALIZED (
+        SELECT stream, version FROM parked_events
+        WHERE follower = %(follower)s AND (%(stream)s::text IS NULL OR stream = %(stream)s)
+        ORDER BY log_offset FOR UPDATE
+    )
+    UPDATE parked_events SET requeued_at = coalesce(requeued_at, clock_timestamp()) FROM taken
+    WHERE parked_events.follower = %(follower)s AND parked_events.stream = taken.stream
+    AND parked_events.version = taken.version
 """
 
 _DROP = """
@@ -230,6 +243,7 @@ _DROP = """
                                 dropped_by, reason)
     SELECT follower, stream, version, log_offset, event_type, reason, attempts, %(actor)s, %(reason)s
     FROM parked_events WHERE follower = %(follower)s AND stream = %(stream)s AND attempts > 0
+    ORDER BY log_offset
     ON CONFLICT (follower, stream, version) DO NOTHING
 """
 
@@ -258,7 +272,13 @@ _REQUEUED = f"""
 """
 
 _REMOVE = """
-    DELETE FROM parked_events USING unnest(%s::text[], %s::text[], %s::bigint[]) AS gone (follower, stream, version)
-    WHERE parked_events.follower = gone.follower AND parked_events.stream = gone.stream
-    AND parked_events.version = gone.version
+    WITH taken AS MATERIALIZED (
+        SELECT follower, stream, version FROM parked_events
+        JOIN unnest(%s::text[], %s::text[], %s::bigint[]) AS gone (follower, stream, version)
+        USING (follower, stream, version)
+        ORDER BY follower, log_offset FOR UPDATE OF parked_events
+    )
+    DELETE FROM parked_events USING taken
+    WHERE parked_events.follower = taken.follower AND parked_events.stream = taken.stream
+    AND parked_events.version = taken.version
 """
