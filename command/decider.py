@@ -111,6 +111,12 @@ class Plan:
         """All tickets of its batch: those, and the ones that are left for the next transaction."""
         return [*self.tickets, *self.undecided]
 
+    def note_sent(self, head: int) -> None:
+        """It was sent after ``head``, and may be stored or not: what the log holds of it then is no earlier answer."""
+        for verdict in self.verdicts:
+            if verdict.is_new and verdict.ticket.sent_after is None:
+                verdict.ticket.sent_after = head
+
     @property
     def stores_something(self) -> bool:
         """Whether there is anything to append: not when all was answered before."""
@@ -229,6 +235,8 @@ class Decider:
         """
         self._epoch = epoch
         rushes = self._rushes(tickets)
+        if not all(self._handler(rush[0].envelope).counts_anew for rush in rushes):
+            return None
         batch.assume(now)
         if batch.unknown(chain(_clocks(rushes), *map(self._touched_by, rushes))):
             return None

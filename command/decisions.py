@@ -154,20 +154,15 @@ class BatchView:
             entry = None if self._earlier is None else self._earlier.entries.get(stream)
             if entry is None and self._cache is not None:
                 entry = self._cache.get(stream)
-            if entry is None:
-                entry = self._begun(stream)
-            if entry is None:
-                missing[stream] = kind
-            else:
+            if entry is None and self._earlier is not None and (begun := self._earlier.begun.get(stream)) is not None:
+                entry = begun.entry(stream)
+            if entry is not None:
                 entries[stream] = self.loaded[stream] = entry
+            elif (begun := self.begun.get(stream)) is not None:
+                entries[stream] = begun.entry(stream)
+            else:
+                missing[stream] = kind
         return missing
-
-    def _begun(self, stream: str) -> Entry | None:
-        """The state of a stream that began with one event, in this batch or in the one that is being stored."""
-        begun = self.begun.get(stream)
-        if begun is None and self._earlier is not None:
-            begun = self._earlier.begun.get(stream)
-        return None if begun is None else begun.entry(stream)
 
     def _take_in_counts(self, missing: Sequence[str], found: Mapping[str, int]) -> None:
         self.counts.update(dict.fromkeys(missing, 0))

@@ -198,9 +198,7 @@ class Engine(Submitting):
         self.ask_to_stop()
         if self._thread is not None:
             self._thread.join(timeout_seconds)
-        while left := self._queue.take(commands_max=1_000, bytes_max=self._settings.queue_bytes_max):
-            for ticket in left:
-                _deliver(ticket, EngineStopped("the engine stopped before this command's turn"))
+        self._turn_away()
 
     def ask_to_stop(self) -> None:
         """Refuse new commands; it ends once it has finished the queued ones."""
@@ -246,8 +244,10 @@ class Engine(Submitting):
             while not self._stopping or self._has_work:
                 pause = self.turn(readable)
                 readable = () if pause is None else self._wait(pause)
-        except BaseException:  # Cancelled, or a defect of ours: whoever is on the way shall not wait for nobody.
+        except BaseException:  # Cancelled, or a defect of ours: nobody shall wait for nobody.
+            self._queue.close()
             self._abandon()
+            self._turn_away()
             raise
         finally:
             self._runs = False
@@ -425,7 +425,7 @@ class Engine(Submitting):
                 self._decided = decided
                 return
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
-            self._recover(plan, failure)
+            self._recover(plan, sent.head, failure)
         else:
             self._sent = sent
         self._queue.put_back(plan.undecided)
@@ -438,7 +438,7 @@ class Engine(Submitting):
             self._seen_offset = offsets[-1] if offsets else sent.head
             self._note_stored(sent.plan, offsets, monotonic() - sent.at)
         except Exception as failure:  # noqa: BLE001 - under the lock it will show what it is.
-            self._recover(sent.plan, failure)
+            self._recover(sent.plan, sent.head, failure)
             return
         try:
             if self._decided is not None:  # The store does not wait until everybody is answered.
@@ -446,7 +446,7 @@ class Engine(Submitting):
         finally:
             self._answer(sent.plan.verdicts)
 
-    def _recover(self, plan: Plan, error: Exception) -> None:
+    def _recover(self, plan: Plan, head: int, error: Exception) -> None:
         """A batch was not stored as it was decided, and what was decided on top of it is void: all of it once more."""
         decided, deciding = self._decided, self._deciding
         self._decided = self._deciding = None
@@ -462,6 +462,7 @@ class Engine(Submitting):
             observe = self._observer.batch_misjudged if wrong_guess else self._observer.batch_overtaken
             self._tell(observe, len(plan.verdicts))
         else:
+            plan.note_sent(head)
             self._forget(plan.tickets, error)
         again = [plan.tickets]
         if decided is not None:
@@ -512,6 +513,7 @@ class Engine(Submitting):
             self._notice_restore()
             others_appended = self._decider.follow(transaction, self._seen_offset)
             plan = self._decider.decide(transaction, tickets, epoch=self._seen_epoch)
+            plan.note_sent(transaction.last_offset)
             offsets: Sequence[int] = transaction.append(plan.batch) if plan.stores_something else ()
             last_offset = transaction.last_offset
         self._seen_offset = last_offset
@@ -522,8 +524,6 @@ class Engine(Submitting):
     def _forget(self, tickets: Sequence[Ticket], failure: Exception) -> None:
         """After any failure the remembered states may be wrong, and the batch may have landed after all."""
         self._decide_from_scratch()
-        for ticket in tickets:
-            ticket.sent_before = True
         self._tell(self._observer.batch_failed, len(tickets), failure)
 
     def _abandon(self) -> None:
@@ -536,6 +536,12 @@ class Engine(Submitting):
         ended = StoreUnavailable("the engine ended before it was known whether this was stored: ask again")
         for ticket in chain.from_iterable(taken):
             _deliver(ticket, ended)
+
+    def _turn_away(self) -> None:
+        """Tell those who still wait for their turn that it will not come."""
+        while left := self._queue.take(commands_max=1_000, bytes_max=self._settings.queue_bytes_max):
+            for ticket in left:
+                _deliver(ticket, EngineStopped("the engine stopped before this command's turn"))
 
     def _notice_restore(self) -> None:
         """The log tells of a new epoch once, and maybe not us but whoever reads beside us."""
@@ -571,9 +577,10 @@ class Engine(Submitting):
             if verdict.error is not None or logged is None:
                 _deliver(ticket, verdict.error or HandlerFailed("no verdict"))
                 continue
-            replayed = not verdict.is_new and not ticket.sent_before
+            # What we sent before a failure and find in the log now is this answer, and not one of long ago.
+            is_ours = verdict.is_new or (ticket.sent_after is not None and verdict.offset >= ticket.sent_after)
             position = Position(self._log.shard, self._seen_epoch or self._log.epoch, verdict.offset)
-            _deliver(ticket, Answer(logged.status, logged.code, logged.detail, logged.data, position, replayed))
+            _deliver(ticket, Answer(logged.status, logged.code, logged.detail, logged.data, position, not is_ours))
 
     def _position(self, offset: int) -> Position:
         return Position(self._log.shard, self._log.epoch, offset)

@@ -27,7 +27,7 @@ class EngineStopped(Exception):
 class Ticket:
     """A command in the queue and whoever waits for its answer."""
 
-    __slots__ = ("content_bytes", "content_hash", "envelope", "key", "listener", "sent_before")
+    __slots__ = ("content_bytes", "content_hash", "envelope", "key", "listener", "sent_after")
 
     def __init__(self, envelope: CommandEnvelope, listener: Listener) -> None:
         content = envelope.content()
@@ -36,7 +36,7 @@ class Ticket:
         self.key = CommandKey(envelope.realm, envelope.command_id)
         self.content_hash = digest_of(content)
         self.content_bytes = len(content)
-        self.sent_before = False  # We tried to commit it and do not know whether it landed.
+        self.sent_after: int | None = None  # We tried to commit it after this offset: did it land?
 
 
 class TicketQueue:

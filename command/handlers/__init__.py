@@ -106,9 +106,9 @@ HANDLERS: Final[Handlers] = {
     # Code: generated -> assigned -> used, voided
     c.GenerateCodes: Handler(codes.generate, _template),
     c.AssignCodes: Handler(codes.assign, _code_batch),
-    c.UseCode: Handler(codes.use, _code, codes.counters),
+    c.UseCode: Handler(codes.use, _code, codes.counters, counts_anew=False),
     c.VoidCode: Handler(codes.void_one, _code),
-    c.VoidCodes: Handler(codes.void_many, _code_batch, codes.spent_counters),
+    c.VoidCodes: Handler(codes.void_many, _code_batch, codes.spent_counters, counts_anew=False),
     # Distribution: running <-> paused -> completed, cancelled
     c.StartDistribution: Handler(distributions.start, _by(DISTRIBUTION, "distribution_id", (TEMPLATE, "template_id"))),
     c.IssueDistributionChunk: Handler(distributions.issue_chunk, _distribution, distributions.counters),

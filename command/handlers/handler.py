@@ -35,12 +35,17 @@ class Handler(Generic[C]):
     ``touches`` names the first streams that it will load, ``counts`` the guard counters (it runs once those streams are
     there, and must not record): a batch fetches each in one round trip. Both are hints: what they forget is fetched
     when it is asked for. Commands that are alike in the sense of ``rush`` touch the same streams.
+
+    ``counts_anew``: as a rule none of those counters is there before, and a command that is accepted changes each. Then
+    a batch is decided as if it were so, and its append shows whether it is (docs/decisions/0028). False for commands
+    whose counters go on, or are only read: such a guess would be wrong each time, and costs an append.
     """
 
     handle: Callable[[UnitOfWork, C], Data]
     touches: Callable[[C], Touches]
     counts: Callable[[UnitOfWork, C], Sequence[str]] | None = None
     rush: Rush[C] | None = None
+    counts_anew: bool = True
 
 
 Handlers = Mapping[type[Command], Handler[Any]]

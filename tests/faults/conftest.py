@@ -13,6 +13,7 @@ from command.handlers.handler import Handlers
 from infra.postgres.connections import Timeouts
 from infra.postgres.log import PostgresEventLog
 from infra.postgres.migrations import migrate
+from infra.postgres.recorder import APPEND_LOCK_CLASS
 from tests.faults.own_server import OwnServer
 from tests.faults.shop import open_shop
 from tests.loops import running_engine
@@ -21,6 +22,11 @@ kind_of_engine = ContextVar("kind_of_engine", default="thread")
 
 # For what is waited for in vain: short, in the order in which the limits have to be.
 IMPATIENT = Timeouts(connect_seconds=2, lock_seconds=0.4, statement_seconds=0.8, answer_seconds=1.2)
+
+WAITING_FOR_THE_LOCK = f"""
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE locktype = 'advisory' AND classid = {APPEND_LOCK_CLASS} AND NOT granted AND datname = current_database()
+"""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from contracts.envelope import CommandEnvelope
 from infra.postgres.recorder import APPEND_LOCK_CLASS
 from tests.audit import Acknowledged, audit, violations
 from tests.builders import REALM, claim
-from tests.faults.conftest import IMPATIENT, engine_on, fresh_shop, kind_of_engine
+from tests.faults.conftest import IMPATIENT, WAITING_FOR_THE_LOCK, engine_on, fresh_shop, kind_of_engine
 from tests.faults.fleet import Load, LocalEngine, wait_for
 from tests.faults.own_server import NoSmallDisk, OwnServer, fill, own_folder, own_server, small_disk
 from tests.faults.shop import customers
@@ -146,11 +146,6 @@ def go_down_for_want_of_room(dsn: str) -> None:
                 return
     raise AssertionError("the server still finds room")
 
-
-WAITING_FOR_THE_LOCK = f"""
-    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
-    WHERE locktype = 'advisory' AND classid = {APPEND_LOCK_CLASS} AND NOT granted AND datname = current_database()
-"""
 
 VACUUMING = "SELECT count(*) FROM pg_stat_progress_vacuum WHERE relid = 'stored_events'::regclass"
 

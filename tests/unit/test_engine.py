@@ -268,6 +268,26 @@ def test_a_commit_of_unknown_fate_is_looked_up_before_it_is_retried(
     assert len(notes.failures) == 1
 
 
+@pytest.mark.parametrize("landed", [True, False])
+@pytest.mark.parametrize("guessed", [True, False])
+@pytest.mark.parametrize("barrel", ["b", "empty"])
+def test_an_answer_of_long_ago_is_told_as_such_though_a_commit_fails_beside_it(
+    log: InMemoryEventLog, *, landed: bool, guessed: bool, barrel: str
+) -> None:
+    settings = EngineSettings(look_every_seconds=1e9 if guessed else 0.0)
+    with running_engine(log, HANDLERS, settings, Notes(), on_loop=False) as engine:
+        for number in range(LIMIT):
+            engine.execute(asks(f"filled {number}", barrel="empty"))
+        before = [engine.execute(asks("old")), engine.execute(asks("old, refused", barrel="empty"))]
+        assert before[1].code == "template_exhausted"
+        engine.execute(asks("since then"))
+        log.lose_next_commit(landed=landed)
+        asked = [asks("old"), asks("old, refused", barrel="empty"), asks("new", barrel=barrel)]
+        old, refused, new = answers(engine.submit_many(asked))
+    assert [old.data, refused.code] == [before[0].data, before[1].code]
+    assert [old.replayed, refused.replayed, new.replayed] == [True, True, False]
+
+
 def test_a_store_that_stays_away_is_reported_and_nothing_is_known_stored(notes: Notes) -> None:
     class Gone(InMemoryEventLog):
         def appending(self) -> Any:
@@ -373,16 +393,19 @@ def test_whoever_is_on_the_way_when_an_engine_breaks_hears_that_nobody_knows(log
     def breaks(_seconds: float) -> None:
         raise SystemError("there is no time left")
 
-    engine = Engine(log, HANDLERS, pause=breaks, bell=FiberBell() if kind == "loop" else None)
+    settings = EngineSettings(batch_commands_max=3)
+    engine = Engine(log, HANDLERS, settings, pause=breaks, bell=FiberBell() if kind == "loop" else None)
     heard: list[object] = []
-    engine.submit_to([(asks(str(n)), heard.append) for n in range(3)])
+    engine.submit_to([(asks(str(n)), heard.append) for n in range(5)])
     log.lose_next_commit(landed=False)
     with on_a_loop(engine) if kind == "loop" else nullcontext():
         if kind == "thread":
             engine.start()
-        assert wait_until(lambda: not engine.is_running and len(heard) == 3, timeout_seconds=10)
+        assert wait_until(lambda: not engine.is_running and len(heard) == 5, timeout_seconds=10)
+        with pytest.raises(EngineStopped):  # Whoever comes now waits for nobody either.
+            engine.submit(asks("later"))
         engine.stop()
-    assert [type(each) for each in heard] == [StoreUnavailable] * 3
+    assert [type(each) for each in heard] == [StoreUnavailable] * 3 + [EngineStopped] * 2
 
 
 def test_a_defect_of_an_observer_is_not_the_engine_s(log: InMemoryEventLog, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,12 +15,13 @@ from command.handlers import HANDLERS
 from command.handlers.handler import Handler, Handlers
 from command.ports import Wanted
 from command.unit_of_work import UnitOfWork
-from contracts.commands import Command, LockCoupon, ReserveTemplateStock
+from contracts.commands import AssignCodes, Command, GenerateCodes, LockCoupon, ReserveTemplateStock, UseCode
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.refusals import TemplateExhausted
 from tests.builders import REALM, claim, coupon_of, template
 from tests.fakes import InMemoryEventLog
-from tests.unit.test_engine import BARREL, Pour, Poured, glasses
+from tests.loops import running_engine
+from tests.unit.test_engine import BARREL, Notes, Pour, Poured, glasses
 from tests.unit.test_engine_steps import APPEND, LOOK, ByHand
 
 LOOK_EVERY_SECONDS: Final = 1.0
@@ -98,6 +99,35 @@ def test_after_a_wrong_guess_there_are_looks_for_a_while(hand: ByHand) -> None:
 def test_a_counter_that_is_there_keeps_its_limit(hand: ByHand) -> None:
     assert hand.served("a second time").code == "template_exhausted"
     assert glasses(hand.log) == [1, 2]
+
+
+def test_a_counter_that_goes_on_is_looked_for_and_never_guessed(hand: ByHand) -> None:
+    def counting(uow: UnitOfWork, command: Pour) -> dict[str, Any]:
+        uow.add("all", 1)
+        uow.record(BARREL, command.barrel, (Poured(glass=uow.load(BARREL, command.barrel).poured + 1),))
+        return {"all": uow.count("all")}
+
+    hand.engine._decider._handlers = {Pour: Handler(counting, touches, lambda _uow, _: ["all"], counts_anew=False)}
+    assert [hand.served(command_id).data["all"] for command_id in "123"] == [1, 2, 3]
+    assert hand.log.happened == [each for number in "123" for each in ("look", "append", f"answer {number}")]
+    assert hand.notes.misjudged == 0
+
+
+def test_codes_of_one_batch_are_used_one_after_the_other_without_a_wrong_guess() -> None:
+    log, notes = InMemoryEventLog(), Notes()
+    generated = GenerateCodes(template_id="t1", count=9, key_id="k1")
+    with running_engine(log, HANDLERS, EngineSettings(look_every_seconds=1e9), notes, on_loop=False) as engine:
+
+        def answer(command: Command, command_id: str) -> Answer:
+            return engine.execute(CommandEnvelope(REALM, command_id, command, "tester", "corr"))
+
+        for number, command in enumerate(template(claim_until=datetime(2100, 1, 1, tzinfo=UTC))):
+            assert answer(command, f"setup-{number}").accepted
+        batch_id = answer(generated, "generate").data["batch_id"]
+        assert answer(AssignCodes(batch_id=batch_id, user_ids=("u0", "u1", "u2", "u3")), "assign").accepted
+        for number in range(4):  # Their streams are remembered from here on.
+            assert answer(UseCode(batch_id=batch_id, index=number, user_id=f"u{number}"), f"use-{number}").accepted
+    assert (notes.misjudged, notes.failures) == (0, [])
 
 
 def test_what_was_decided_on_top_of_a_wrong_guess_is_decided_again_behind_it(hand: ByHand) -> None:

@@ -158,3 +158,18 @@ def test_a_rush_is_remembered_until_it_turns_out_that_it_was_not_stored() -> Non
     decider.unlearn(plan)
     codes = [verdict.logged and verdict.logged.code for each in (on_top, lock()) for verdict in each.verdicts]
     assert codes == ["ok", "unknown_coupon"]
+
+
+def test_what_a_batch_looks_at_of_its_own_rush_is_not_remembered_as_there_before_it() -> None:
+    usual = HANDLERS[LockCoupon]
+    surprising: Handlers = {**HANDLERS, LockCoupon: replace(usual, touches=lambda _: [])}
+    last = list(decided(surprising, claims(USERS), LIMITED)[0].batch.events)[-1].stream.split("/")[3]
+    lock = LockCoupon(coupon_id=last, order_id="o")
+    plan, decider, log = decided(surprising, [*claims(USERS), lock], LIMITED)
+    assert plan.verdicts[-1].logged
+    assert plan.verdicts[-1].logged.code == "ok"
+    decider.unlearn(plan)
+    with log.appending() as transaction:
+        again = decider.decide(transaction, [Ticket(asks(lock, 99), print)], epoch=log.epoch)
+    assert again.verdicts[0].logged
+    assert again.verdicts[0].logged.code == "unknown_coupon"

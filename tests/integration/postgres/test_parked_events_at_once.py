@@ -1,4 +1,4 @@
-"""Parked events changed by several at once: operators and the follower wait for one another in turn, never crosswise."""
+"""Parked events changed by several at once: operators and followers wait for one another in turn, never crosswise."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
