@@ -9,6 +9,7 @@ from benchmarks.bench import Bench, Figure, Outcome, Side, Target
 from benchmarks.http_servers import child
 from benchmarks.parts import HOT_CLIENTS, engines
 from benchmarks.processor import Meter, micros_each
+from benchmarks.verification import verify
 from infra import operations
 from infra.bootstrap import stores
 from infra.embedded.clickhouse import EmbeddedClickHouse
@@ -47,7 +48,7 @@ def run(bench: Bench) -> Outcome:
         outcome = Outcome(figure.value, side.values, [side])
         micros: dict[str, float] = figure.details["micros_each"]
         outcome.notes.append(", ".join(f"{name} {value:.0f} µs" for name, value in micros.items()) + " per event")
-        return outcome
+        return verify(bench, outcome, dsn)
 
 
 def catch_up(bench: Bench, settings: Settings, servers: dict[str, int], name: str = "projections") -> Figure:

@@ -54,7 +54,7 @@ class Server:
     def _load(self, connections: int, seconds: float) -> Figure:
         pid = self._running.pid
         wal = self._bench.postgres.wal_bytes()
-        meter, threads, engine = Meter(self._roots), processor.of_threads(pid), engine_time(self._running)
+        meter, threads, engine = Meter(self._roots), processor.of_threads(pid), engine_so_far(self._running)
         served = closed_loop(
             self._running.port,
             self._request,
@@ -63,13 +63,14 @@ class Server:
             warm_seconds=self._bench.effort.warm_seconds,
         )
         used, after = meter.used(), processor.of_threads(pid)
-        loop, engine = after[pid] - threads[pid], engine_time(self._running) - engine
+        loop, engine = after[pid] - threads[pid], engine_so_far(self._running).since(engine)
         return Figure(
             served.per_second,
             {
                 "clients": connections,
                 "latencies": asdict(served.latencies),
-                "micros_each": micros_each(by_part(used, loop, engine), served.requests),
+                "batches": engine.batches,
+                "micros_each": micros_each(by_part(used, loop, engine.time), served.requests),
                 "micros_total": sum(time.total for time in used.values()) * 1e6 / served.requests,
                 "wal_bytes_each": (self._bench.postgres.wal_bytes() - wal) / served.requests,
                 "kernel_share": _kernel_share(used.values()),
@@ -210,11 +211,39 @@ def by_part(used: Mapping[str, ProcessorTime], loop: ProcessorTime, engine: Proc
     return parts | {name: time for name, time in used.items() if name != "API"}
 
 
-def engine_time(running: Running) -> ProcessorTime:
-    """What the engine used so far, its share in the kernel not told apart; nothing where there is none."""
+class EngineSoFar(NamedTuple):
+    """What an API's metrics tell of its engine: its share in the kernel is not told apart in ``time``."""
+
+    time: ProcessorTime
+    commands: float
+    batch_count: float
+
+    def since(self, earlier: "EngineSoFar") -> "EngineSoFar":
+        """What happened meanwhile."""
+        return EngineSoFar(
+            self.time - earlier.time, self.commands - earlier.commands, self.batch_count - earlier.batch_count
+        )
+
+    @property
+    def batches(self) -> list[dict[str, float]]:
+        """As engines in process tell of theirs; nothing where there is no engine."""
+        if not self.batch_count:
+            return []
+        return [{"batches": self.batch_count, "commands_mean": self.commands / self.batch_count}]
+
+
+def engine_so_far(running: Running) -> EngineSoFar:
+    """From its metrics; nothing of everything where there is no engine."""
     with urllib.request.urlopen(f"http://{LOOPBACK}:{running.port}/metrics", timeout=30) as answer:
-        told = re.search(rb"^tessera_engine_processor_seconds_total (\S+)$", answer.read(), re.MULTILINE)
-    return ProcessorTime(float(told[1]) if told else 0.0)
+        text = answer.read()
+
+    def told(name: str) -> float:
+        found = re.search(rf"^{name} (\S+)$".encode(), text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    batch = "tessera_append_batch_commands"
+    seconds = told("tessera_engine_processor_seconds_total")
+    return EngineSoFar(ProcessorTime(seconds), told(f"{batch}_sum"), told(f"{batch}_count"))
 
 
 def _kernel_share(times: Any) -> float:

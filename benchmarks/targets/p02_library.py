@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks.bench import ENGINE_CLIENTS, Bench, Figure, Outcome, Sweep, Target, best_of, in_turn, ratio
 from benchmarks.parts import engines, typical_event
+from benchmarks.verification import verify
 
 THREADS: Final = (1, 2, 4, 8, 16)
 WORKLOAD = "locks"
@@ -80,7 +81,7 @@ def run(bench: Bench) -> Outcome:
             )
         outcome = ratio(sides, our_sweep=our_sweep.values, their_sweep=sweep.values)
         outcome.notes.append(f"the library saves most with {sweep.best} threads, we answer {our_sweep.best} clients")
-        return outcome
+        return verify(bench, outcome, dsn)
 
 
 TARGET = Target(

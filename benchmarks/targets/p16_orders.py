@@ -15,7 +15,7 @@ from benchmarks.bench import Bench, Figure, Outcome, Side, Target
 from benchmarks.http_client import closed_loop, post
 from benchmarks.http_servers import Running, api, child, settings_for
 from benchmarks.processor import Meter, micros_each, of_threads
-from benchmarks.targets.http import by_part, engine_time, make_template, send
+from benchmarks.targets.http import by_part, engine_so_far, make_template, send
 from benchmarks.verification import verify
 from benchmarks.workloads import HOT
 from infra.processes import free_port, wait_until
@@ -100,7 +100,7 @@ def _measure(bench: Bench, running: Running, shop: Shop, dsn: str, roots: dict[s
     """One load; the cost is taken once the sagas have heard all of it."""
     effort = bench.effort
     _wait_until_quiet(dsn)
-    meter, threads, engine = Meter(roots), of_threads(running.pid), engine_time(running)
+    meter, threads, engine = Meter(roots), of_threads(running.pid), engine_so_far(running)
     wal, events = bench.postgres.wal_bytes(), _events(dsn)
     served = closed_loop(
         running.port,
@@ -112,12 +112,14 @@ def _measure(bench: Bench, running: Running, shop: Shop, dsn: str, roots: dict[s
     )
     _wait_until_quiet(dsn)
     loop = of_threads(running.pid)[running.pid] - threads[running.pid]
-    micros = micros_each(by_part(meter.used(), loop, engine_time(running) - engine), served.requests)
+    engine = engine_so_far(running).since(engine)
+    micros = micros_each(by_part(meter.used(), loop, engine.time), served.requests)
     return Figure(
         served.per_second,
         {
             "clients": CLIENTS,
             "latencies": asdict(served.latencies),
+            "batches": engine.batches,
             "micros_each": micros,
             "wal_bytes_each": (bench.postgres.wal_bytes() - wal) / served.requests,
             "events_each": (_events(dsn) - events) / served.requests,
