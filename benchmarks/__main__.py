@@ -51,6 +51,8 @@ def _run(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
         try:
             for target in targets:
                 result["targets"][target.key] = _measured(bench, target, console, status)
+                if asked.write:  # Each time: whatever ends the next one shall not take this one along.
+                    report.write(result, asked.results)
         except KeyboardInterrupt:
             console.print("interrupted: what was measured so far is kept")
             if not result["targets"]:

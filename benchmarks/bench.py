@@ -24,11 +24,15 @@ class Effort:
     warm_seconds: float = 1.0
     sweep_seconds: float = 2.0
     events: int = 10_000_000
+    users: int = 1_000_000  # In one list.
+    codes: int = 10_000_000  # In one batch.
 
     @classmethod
     def quick(cls) -> Self:
         """To see that everything runs; its figures say little."""
-        return cls(rounds=2, seconds=1.0, warm_seconds=0.3, sweep_seconds=1.0, events=20_000)
+        return cls(
+            rounds=2, seconds=1.0, warm_seconds=0.3, sweep_seconds=1.0, events=20_000, users=20_000, codes=50_000
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """How many of each part a load needs, and which saturates first: measured costs in, nodes out.
 
-A part serves operations at so many microseconds of one core each. A unit of it (a process with one interpreter, or a
-node) has so many cores, of which we plan to use a share. What is measured comes from ``docs/measured.json``; what is
-not is named so, with where it is from. The model knows no queues: those are the simulation's.
+A part serves operations at so many microseconds of one core each, as measured (``docs/measured.json``). A unit of it (a
+process with one interpreter, or a node) has so many cores, of which we plan to use a share. The model knows no queues:
+those are the simulation's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,6 @@ from typing import Any, Final, Literal
 
 from benchmarks.processor import EDGE, ENGINE
 
-Source = Literal["measured", "trial", "assumed"]
 Operation = Literal["claim", "order", "event"]
 
 # Above this, queues grow faster than load: a unit is planned to be busy for this share of the time.
@@ -25,16 +24,8 @@ class NotMeasured(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Microseconds of one core per operation."""
-
-    micros: float
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
 class Part:
-    """One kind of process or server. ``cores``: how many cores one unit can use at once.
+    """One kind of process or server. ``cores``: how many a unit can use at once; ``costs``: microseconds of one core.
 
     ``by_shard``: a unit belongs to a shard, so that more of them means more shards.
     """
@@ -42,14 +33,8 @@ class Part:
     name: str
     unit: str
     cores: float
-    costs: Mapping[Operation, Cost]
+    costs: Mapping[Operation, float]
     by_shard: bool = False
-
-    @property
-    def source(self) -> Source:
-        """The weakest of its costs' sources."""
-        order: Sequence[Source] = ("measured", "trial", "assumed")
-        return max((cost.source for cost in self.costs.values()), key=order.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +75,7 @@ class Need:
 
 def need(part: Part, rates: Mapping[Operation, float], headroom: float = HEADROOM) -> Need:
     """Units such that each is busy for at most ``headroom`` of the time; at least one."""
-    busy = sum(rates[operation] * cost.micros / 1e6 for operation, cost in part.costs.items())
+    busy = sum(rates[operation] * micros / 1e6 for operation, micros in part.costs.items())
     units = max(1, ceil(busy / (part.cores * headroom) - 1e-9))
     return Need(part, busy, units, busy / (units * part.cores))
 
@@ -131,40 +116,30 @@ def parts_of(result: Mapping[str, Any], *, postgres_cores: float = 8.0) -> list[
     claim = _micros(result, "p15", 0)
     order = _micros(result, "p16", 0)
     event = _micros(result, "followers", 0)
+    relayed = _micros(result, "kafka", 0)
     return [
         # Any number of API processes may serve a shard; what they decide, they store one after the other. So the edge
         # can be had by the dozen, and the engine, which takes turns with it on one thread, is a shard's only one.
-        Part(
-            "API: edge",
-            "process",
-            1.0,
-            {"claim": Cost(claim[EDGE], "measured"), "order": Cost(order[EDGE], "measured")},
-        ),
-        Part(
-            "API: engine",
-            "process",
-            1.0,
-            {"claim": Cost(claim[ENGINE], "measured"), "order": Cost(order[ENGINE], "measured")},
-            by_shard=True,
-        ),
-        Part("saga worker", "process", 1.0, {"order": Cost(order["sagas"], "measured")}, by_shard=True),
+        Part("API: edge", "process", 1.0, {"claim": claim[EDGE], "order": order[EDGE]}),
+        Part("API: engine", "process", 1.0, {"claim": claim[ENGINE], "order": order[ENGINE]}, by_shard=True),
+        Part("saga worker", "process", 1.0, {"order": order["sagas"]}, by_shard=True),
         Part(
             "PostgreSQL",
             f"node of {postgres_cores:.0f} cores",
             postgres_cores,
+            # Followers and the relay read the log.
             {
-                "claim": Cost(claim["PostgreSQL"], "measured"),
-                "order": Cost(order["PostgreSQL"], "measured"),
-                "event": Cost(event["PostgreSQL"], "measured"),  # Followers read the log.
+                "claim": claim["PostgreSQL"],
+                "order": order["PostgreSQL"],
+                "event": event["PostgreSQL"] + relayed["PostgreSQL"],
             },
             by_shard=True,
         ),
-        Part("projections", "process", 1.0, {"event": Cost(event["projections"], "measured")}, by_shard=True),
-        Part("Redis", "node (one core serves)", 1.0, {"event": Cost(event["Redis"], "measured")}),
-        Part("ClickHouse", "node of 8 cores", 8.0, {"event": Cost(event["ClickHouse"], "measured")}),
-        # A producer in Python did 27,600 acknowledged sends a second on one core of two, its broker on the other.
-        Part("relay to Kafka", "process", 1.0, {"event": Cost(36.0, "trial")}, by_shard=True),
-        Part("Kafka", "broker of 8 cores", 8.0, {"event": Cost(36.0, "trial")}),
+        Part("projections", "process", 1.0, {"event": event["projections"]}, by_shard=True),
+        Part("Redis", "node (one core serves)", 1.0, {"event": event["Redis"]}),
+        Part("ClickHouse", "node of 8 cores", 8.0, {"event": event["ClickHouse"]}),
+        Part("relay to Kafka", "process", 1.0, {"event": relayed["here"]}, by_shard=True),
+        Part("Kafka", "broker of 8 cores", 8.0, {"event": relayed["Kafka"]}),
     ]
 
 

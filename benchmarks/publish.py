@@ -111,6 +111,32 @@ def by_load_section(result: Result) -> Iterable[str]:
     return markdown(names, [[_plain(value) for value in row.values()] for row in _rows(result, "p11-load")])
 
 
+def routes_section(result: Result) -> Iterable[str]:
+    """The hot routes over HTTP; claims and orders from their own targets."""
+    names = ("route", "connections", "requests/s", "p50 / p99, ms", "commands per batch", "µs of processor time each")
+    sides = [
+        (name, result["targets"][key]["sides"][0])
+        for name, key in (("claim", "p7"), ("order with a coupon", "p16"))
+        if key in result["targets"]
+    ]
+    sides += [(side["name"], side) for side in result["targets"].get("routes", {}).get("sides", ())]
+    return markdown(names, [_route_cells(name, side["rounds"]) for name, side in sides])
+
+
+def _route_cells(name: str, rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The round in the middle."""
+    told = sorted(rounds, key=lambda each: float(each["value"]))[len(rounds) // 2]
+    latencies, batches = told["latencies"], told.get("batches") or ()
+    return [
+        name,
+        f"{told['clients']:,}",
+        f"{told['value']:,.0f}",
+        f"{latencies['p50_ms']:.1f} / {latencies['p99_ms']:.1f}",
+        f"{batches[0]['commands_mean']:.0f}" if batches else "",
+        ", ".join(f"{part} {micros:.0f}" for part, micros in told["micros_each"].items()),
+    ]
+
+
 def claim_section(result: Result) -> Iterable[str]:
     """Where the microseconds of a claim over HTTP go."""
     rows = _rows(result, "p15")
@@ -174,6 +200,7 @@ SECTIONS: Final[dict[str, Callable[[Result], Iterable[str]]]] = {
     "notes": notes_section,
     "write-path": write_path_section,
     "by-load": by_load_section,
+    "routes": routes_section,
     "claim": claim_section,
     "parts": parts_section,
     "kafka": kafka_section,

@@ -17,6 +17,7 @@ from benchmarks.capacity import (
     Shape,
     first_to_saturate,
     most_on_one_shard,
+    need,
     parts_of,
     plan,
     shape_of,
@@ -26,7 +27,7 @@ from benchmarks.chart import Line, svg
 from benchmarks.processor import EDGE
 from benchmarks.publish import MEASURED, ROOT, fill_sections, markdown
 from benchmarks.report import number
-from benchmarks.simulation import BatchServer, Cluster, Seen, fit, simulate
+from benchmarks.simulation import BatchServer, Cluster, Saturation, Seen, fit, saturation, simulate
 
 DOCUMENT: Final = ROOT / "docs" / "scaling.md"
 CHART: Final = ROOT / "docs" / "scaling.svg"
@@ -42,7 +43,10 @@ FRACTIONS: Final = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.2)
 HOT_SHARE: Final = 0.5
 TOLD: Final = (0.3, 0.7, 0.9, 1.2)  # In the table; the chart shows all.
 SIMULATED_SECONDS: Final = 5.0
+FOLLOWERS: Final = ("projections", "relay to Kafka")
 FOLLOWER_BATCH: Final = 2_000
+FOLLOWER_MS: Final = 5.0  # What a batch costs a follower, whatever is in it: assumed.
+MIX: Final = Load("one command", 10 / 11, 1 / 11)  # As in the loads below.
 BATCH_COMMANDS: Final = 500
 QUEUE_COMMANDS: Final = 20_000
 
@@ -79,17 +83,29 @@ class Scaling:
         return BatchServer("API and engine", fixed, each + edge, BATCH_COMMANDS, QUEUE_COMMANDS)
 
     @cached_property
-    def followers(self) -> BatchServer:
-        """The projections of one shard."""
-        (cost,) = (part.costs["event"] for part in self.parts if part.name == "projections")
-        return BatchServer("projections", 5.0, cost.micros / 1_000, FOLLOWER_BATCH)
+    def followers(self) -> list[BatchServer]:
+        """Who follows one shard's log of claims: one process of each."""
+        costs = {part.name: part.costs["event"] for part in self.parts if part.name in FOLLOWERS}
+        return [BatchServer(name, FOLLOWER_MS, micros / 1_000, FOLLOWER_BATCH) for name, micros in costs.items()]
 
-    def cluster(self, count: int, hot_share: float = 0.0, workers: int = 1) -> Cluster:
-        """So many shards; each with so many projection workers (read models and facts are followers of their own)."""
-        faster = BatchServer(
-            self.followers.name, self.followers.fixed_ms, self.followers.each_ms / workers, FOLLOWER_BATCH
-        )
-        return Cluster(self.engine, faster, round(self.shape.events_per_claim), count, hot_share)
+    def cluster(self, count: int, hot_share: float = 0.0) -> Cluster:
+        """So many shards."""
+        return Cluster(self.engine, self.followers, round(self.shape.events_per_claim), count, hot_share)
+
+    @cached_property
+    def saturations(self) -> list[tuple[Saturation, float]]:
+        """One unit of each part under the mix of a sale, by itself, and what the arithmetic says; the first to give in
+        first. Edge and engine share a process."""
+        rates = self.shape.rates(MIX)
+        micros = {part.name: 1e6 * need(part, rates).cores_busy / part.cores for part in self.parts}
+        together = micros.pop("API: edge") + micros.pop("API: engine")
+        # Measured with a share of what a batch costs in each command.
+        batch = self.result["targets"]["p15"]["sides"][0]["rounds"][0]["batches"][0]["commands_mean"]
+        share = 1_000 * self.engine.fixed_ms / batch
+        api = BatchServer(self.engine.name, self.engine.fixed_ms, (together - share) / 1_000, BATCH_COMMANDS)
+        others = [BatchServer(name, FOLLOWER_MS, each / 1_000, FOLLOWER_BATCH) for name, each in micros.items()]
+        found = [(saturation(server), 1_000 / server.each_ms) for server in (api, *others)]
+        return sorted(found, key=lambda each: each[0].most_per_second)
 
     @cached_property
     def simulated(self) -> dict[tuple[int, float], list[Seen]]:
@@ -109,13 +125,12 @@ def costs_section(scaling: Scaling) -> Iterable[str]:
         [
             part.name,
             part.unit,
-            *(number(part.costs[kind].micros) if kind in part.costs else "" for kind in ("claim", "order", "event")),
+            *(number(part.costs[kind]) if kind in part.costs else "" for kind in ("claim", "order", "event")),
             "shard" if part.by_shard else "all",
-            part.source,
         ]
         for part in scaling.parts
     ]
-    yield from markdown(("part", "unit", "µs per claim", "per order", "per event", "a unit serves", "costs are"), rows)
+    yield from markdown(("part", "unit", "µs per claim", "per order", "per event", "a unit serves"), rows)
     shape = scaling.shape
     yield ""
     yield (
@@ -160,11 +175,12 @@ def plan_section(scaling: Scaling) -> Iterable[str]:
 
 def simulation_section(scaling: Scaling) -> Iterable[str]:
     """What was simulated."""
-    engine, followers = scaling.engine, scaling.followers
+    engine = scaling.engine
+    followers = ", ".join(f"{each.name} {each.each_ms * 1_000:.0f} µs per event" for each in scaling.followers)
     yield (
         f"Engine: {engine.fixed_ms:.2f} ms per batch and {engine.each_ms * 1_000:.0f} µs per claim, at most "
         f"{BATCH_COMMANDS} in a batch and {QUEUE_COMMANDS:,} waiting: {engine.most_per_second:,.0f} claims/s at most. "
-        f"Projections: {followers.each_ms * 1_000:.0f} µs per event. {SIMULATED_SECONDS:.0f} simulated seconds each."
+        f"Followers: {followers}. {SIMULATED_SECONDS:.0f} simulated seconds each."
     )
     yield ""
     names = (
@@ -188,11 +204,34 @@ def simulation_section(scaling: Scaling) -> Iterable[str]:
     yield from markdown(names, rows)
 
 
+def saturation_section(scaling: Scaling) -> Iterable[str]:
+    """Where each part gives in."""
+    names = (
+        "one unit of",
+        "keeps up to, commands/s",
+        "by arithmetic",
+        "p99 at 70 % of that, ms",
+        "at 120 % behind after a minute, s",
+    )
+    rows = [
+        [
+            told.name,
+            f"{told.most_per_second:,.0f}",
+            f"{arithmetic:,.0f}",
+            f"{told.p99_ms_below:,.1f}",
+            f"{60 * told.behind_seconds_above:.0f}",
+        ]
+        for told, arithmetic in scaling.saturations
+    ]
+    return markdown(names, rows)
+
+
 SECTIONS: Final[dict[str, Callable[[Scaling], Iterable[str]]]] = {
     "costs": costs_section,
     "one-shard": one_shard_section,
     "plan": plan_section,
     "simulation": simulation_section,
+    "saturation": saturation_section,
 }
 
 

@@ -1,11 +1,11 @@
-"""Shards under load, simulated: where queues grow, and what the slowest hundredth then waits.
+"""Shards under load, simulated: where queues grow, what the slowest hundredth waits, and where each part saturates.
 
-A shard is two batch servers in a row: the engine takes whatever waits (bounded) as one batch, and its followers take
-whatever was committed. A batch takes a fixed time and a time for each command; both are fitted to measured rates.
+A shard is batch servers: the engine takes whatever waits (bounded) as one batch, and each of its followers whatever was
+committed. A batch takes a fixed time and a time for each command; both are fitted to measured rates or costs.
 Arrivals are a Poisson process. Discrete events, one random generator, no clock: the same seed gives the same figures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -16,6 +16,12 @@ from benchmarks.figures import percentile
 JITTER: Final = (0.7, 1.3)
 # Whoever answers a smaller share of what came, by the time the load ends, falls behind.
 KEEPS_UP: Final = 0.97
+# One who keeps up is behind by a batch or two, however long it goes on; this share of the time is more.
+BEHIND: Final = 0.1
+# By itself a part is given so many commands at each load, and keeps up when it is no longer behind in the end.
+COMMANDS_ALONE: Final = 50_000
+BEHIND_ALONE: Final = 0.02
+HALVINGS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Seen:
     p99_ms: float
     batch_mean: float  # On the shard with the largest batches: how they grow is how load is borne.
     follower_lag_seconds: float
-    saturated: str  # The part that could not keep up; empty when all could.
+    saturated: str  # The parts that could not keep up; empty when all could.
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ class Cluster:
     """So many equal shards. ``hot_share``: what part of all commands one template gets, which lies on one shard."""
 
     engine: BatchServer
-    followers: BatchServer
+    followers: Sequence[BatchServer]  # Each of them follows the engine by itself.
     events_per_command: int
     shards: int
     hot_share: float = 0.0
@@ -101,7 +107,8 @@ def simulate(cluster: Cluster, per_second: float, *, seconds: float, seed: int =
     chance = Random(seed)
     end = seconds * 1_000
     milliseconds: list[float] = []
-    refused, in_time, batch_mean, lag = 0, 0, 0.0, 0.0
+    refused, in_time, batch_mean = 0, 0, 0.0
+    lags = dict.fromkeys((each.name for each in cluster.followers), 0.0)
     for share in cluster.shares():
         arrivals = poisson(per_second * share, end, chance)
         passed = serve(cluster.engine, arrivals, chance)
@@ -110,9 +117,10 @@ def simulate(cluster: Cluster, per_second: float, *, seconds: float, seed: int =
         in_time += sum(left <= end for left in passed.left)
         batch_mean = max(batch_mean, len(passed.left) / max(1, passed.batches))
         events = [left for left in passed.left for _ in range(cluster.events_per_command)]
-        followed = serve(cluster.followers, events, chance)
-        if followed.left:
-            lag = max(lag, (followed.left[-1] - passed.left[-1]) / 1_000)
+        for follower in cluster.followers:
+            followed = serve(follower, events, chance)
+            if followed.left:
+                lags[follower.name] = max(lags[follower.name], (followed.left[-1] - passed.left[-1]) / 1_000)
     ordered = sorted(milliseconds) or [0.0]
     answered = in_time / seconds
     p99 = percentile(ordered, 99)
@@ -124,8 +132,8 @@ def simulate(cluster: Cluster, per_second: float, *, seconds: float, seed: int =
         percentile(ordered, 50),
         p99,
         batch_mean,
-        lag,
-        _saturated(cluster, in_time / max(1, offered), lag, seconds),
+        max(lags.values(), default=0.0),
+        ", ".join(_saturated(cluster, in_time / max(1, offered), lags, seconds)),
     )
 
 
@@ -159,8 +167,43 @@ def fit(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return max(0.0, mean_took - each * mean_size), each
 
 
-def _saturated(cluster: Cluster, answered_share: float, lag: float, seconds: float) -> str:
-    if answered_share < KEEPS_UP:
-        return cluster.engine.name
-    # Followers that keep up are behind by a batch or two, however long it goes on.
-    return cluster.followers.name if lag > max(0.1 * seconds, 0.5) else ""
+def _saturated(cluster: Cluster, answered_share: float, lags: Mapping[str, float], seconds: float) -> list[str]:
+    names = [cluster.engine.name] if answered_share < KEEPS_UP else []
+    return names + [name for name, lag in lags.items() if _is_behind(lag, seconds)]
+
+
+def _is_behind(lag_seconds: float, seconds: float) -> bool:
+    return lag_seconds > max(BEHIND * seconds, 0.5)
+
+
+# One part by itself.
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """One unit of a part under rising load: what it bears, and how it is below and above that."""
+
+    name: str
+    most_per_second: float  # The largest load with which it keeps up.
+    p99_ms_below: float  # What the slowest hundredth waits at seven tenths of that.
+    behind_seconds_above: float  # How far behind it is, for each second that the load is a fifth larger.
+
+
+def saturation(server: BatchServer, *, seed: int = 1) -> Saturation:
+    """Halve the way between a load that it bears and one that it does not."""
+    low, high = 0.1 * server.most_per_second, 2.0 * server.most_per_second
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        _, lag, seconds = _alone(server, middle, seed)
+        low, high = (low, middle) if lag > BEHIND_ALONE * seconds else (middle, high)
+    waits, _, _ = _alone(server, 0.7 * low, seed)
+    _, lag, seconds = _alone(server, 1.2 * low, seed)
+    return Saturation(server.name, low, percentile(sorted(waits) or [0.0], 99), lag / seconds)
+
+
+def _alone(server: BatchServer, per_second: float, seed: int) -> tuple[list[float], float, float]:
+    """What each waits (ms), how far behind it is in the end, and after how long (both in seconds)."""
+    chance, seconds = Random(seed), COMMANDS_ALONE / per_second
+    passed = serve(server, poisson(per_second, 1_000 * seconds, chance), chance)
+    waits = [left - came for came, left in zip(passed.came, passed.left, strict=True)]
+    return waits, max(0.0, passed.left[-1] / 1_000 - seconds) if passed.left else 0.0, seconds

@@ -111,11 +111,15 @@ class Plan:
         """All tickets of its batch: those, and the ones that are left for the next transaction."""
         return [*self.tickets, *self.undecided]
 
-    def note_sent(self, head: int) -> None:
-        """It was sent after ``head``, and may be stored or not: what the log holds of it then is no earlier answer."""
+    def note_sent(self, epoch: str | None, head: int) -> None:
+        """It was sent after ``head``, and is stored or not: answers in the log from there on are no earlier ones."""
+        if self.was_guessed and not self.batch.events:  # Its answers would be where earlier ones may be.
+            return
+        first = head + 1 if self.batch.events else head
         for verdict in self.verdicts:
-            if verdict.is_new and verdict.ticket.sent_after is None:
-                verdict.ticket.sent_after = head
+            ticket = verdict.ticket
+            if verdict.is_new and (ticket.sent_from is None or ticket.sent_from[0] != epoch):
+                ticket.sent_from = epoch, first
 
     @property
     def stores_something(self) -> bool:
@@ -210,8 +214,9 @@ class Decider:
     ) -> Generator[Look, None, Plan]:
         """Decide ahead, step by step: it yields each look that it sent and goes on once there is news of that.
 
-        None is made where all states are remembered, the store's time is known, and appending the plan would show that
-        anything else is not as it was guessed. ``after``: the plan that is being stored meanwhile and counts as stored.
+        None is made where all states that commands name are remembered, the store's time is known, and appending the
+        plan would show that anything else is not as it was guessed; what they do not name is asked for as it comes up.
+        ``after``: the plan that is being stored meanwhile and counts as stored.
         Before the first look the time is not known: guesses of what to look for are made with that of the last one.
         Nothing is remembered before the last step: whoever wants no more may just leave it. Raises as :meth:`decide`.
         """

@@ -151,18 +151,25 @@ class BatchView:
         for stream, kind in targets:
             if stream in entries:
                 continue
-            entry = None if self._earlier is None else self._earlier.entries.get(stream)
-            if entry is None and self._cache is not None:
-                entry = self._cache.get(stream)
-            if entry is None and self._earlier is not None and (begun := self._earlier.begun.get(stream)) is not None:
-                entry = begun.entry(stream)
-            if entry is not None:
-                entries[stream] = self.loaded[stream] = entry
-            elif (begun := self.begun.get(stream)) is not None:
+            before = self._before(stream)
+            if before is not None:
+                self.loaded[stream] = before
+            if (begun := self.begun.get(stream)) is not None:  # By this very batch.
                 entries[stream] = begun.entry(stream)
+            elif before is not None:
+                entries[stream] = before
             else:
                 missing[stream] = kind
         return missing
+
+    def _before(self, stream: str) -> Entry | None:
+        """The state of a stream before this batch, if it is anywhere in memory."""
+        entry = None if self._earlier is None else self._earlier.entries.get(stream)
+        if entry is None and self._cache is not None:
+            entry = self._cache.get(stream)
+        if entry is None and self._earlier is not None and (begun := self._earlier.begun.get(stream)) is not None:
+            entry = begun.entry(stream)
+        return entry
 
     def _take_in_counts(self, missing: Sequence[str], found: Mapping[str, int]) -> None:
         self.counts.update(dict.fromkeys(missing, 0))

@@ -51,7 +51,7 @@ ATTEMPTS_MAX: Final = 5
 BACKOFF_SECONDS: Final = 0.05
 STORE_SECONDS: Final = 1.0  # How long to listen to store and callers alike; then to the store alone.
 AHEAD_FROM_BYTES: Final = 16 * 1024  # A batch of so much content is worth deciding while another is stored.
-RUSH_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited for after it.
+GATHERED_COMMANDS_MIN: Final = 8  # A batch of fewer is no rush: nobody is waited for after it.
 NOBODY: Final = maxsize  # No number of commands is worth waking for.
 
 
@@ -318,7 +318,7 @@ class Engine(Submitting):
         came before anybody was answered, they come whether we answer or not: to wait for them brings nothing but delay.
         """
         wanted = min(self._taken, self._settings.gathered_commands_max)
-        return wanted if wanted >= RUSH_COMMANDS_MIN else 0
+        return wanted if wanted >= GATHERED_COMMANDS_MIN else 0
 
     def _next_pause(self) -> "Pause":
         """Wait for the store, and for those who are about to come if a batch of theirs may be begun."""
@@ -462,7 +462,7 @@ class Engine(Submitting):
             observe = self._observer.batch_misjudged if wrong_guess else self._observer.batch_overtaken
             self._tell(observe, len(plan.verdicts))
         else:
-            plan.note_sent(head)
+            plan.note_sent(self._seen_epoch, head)
             self._forget(plan.tickets, error)
         again = [plan.tickets]
         if decided is not None:
@@ -513,7 +513,7 @@ class Engine(Submitting):
             self._notice_restore()
             others_appended = self._decider.follow(transaction, self._seen_offset)
             plan = self._decider.decide(transaction, tickets, epoch=self._seen_epoch)
-            plan.note_sent(transaction.last_offset)
+            plan.note_sent(self._seen_epoch, transaction.last_offset)
             offsets: Sequence[int] = transaction.append(plan.batch) if plan.stores_something else ()
             last_offset = transaction.last_offset
         self._seen_offset = last_offset
@@ -577,10 +577,16 @@ class Engine(Submitting):
             if verdict.error is not None or logged is None:
                 _deliver(ticket, verdict.error or HandlerFailed("no verdict"))
                 continue
-            # What we sent before a failure and find in the log now is this answer, and not one of long ago.
-            is_ours = verdict.is_new or (ticket.sent_after is not None and verdict.offset >= ticket.sent_after)
+            is_ours = verdict.is_new or self._is_what_was_sent(ticket, verdict.offset)
             position = Position(self._log.shard, self._seen_epoch or self._log.epoch, verdict.offset)
             _deliver(ticket, Answer(logged.status, logged.code, logged.detail, logged.data, position, not is_ours))
+
+    def _is_what_was_sent(self, ticket: Ticket, offset: int) -> bool:
+        """Whether an answer in the log is what we sent before a failure, and not one of long ago."""
+        if ticket.sent_from is None:
+            return False
+        epoch, first = ticket.sent_from
+        return epoch == self._seen_epoch and offset >= first
 
     def _position(self, offset: int) -> Position:
         return Position(self._log.shard, self._log.epoch, offset)

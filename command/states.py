@@ -57,7 +57,7 @@ class SnapshotFormat:
         return self._adapter.validate_json(snapshot.state)
 
 
-# A schema takes a while to work out: each kind's once per process. There are a dozen kinds.
+# A schema takes a while to work out: each kind's once per process. There are some twenty kinds.
 _formats: Final[dict[type[Any], SnapshotFormat]] = {}
 
 

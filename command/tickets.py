@@ -27,7 +27,7 @@ class EngineStopped(Exception):
 class Ticket:
     """A command in the queue and whoever waits for its answer."""
 
-    __slots__ = ("content_bytes", "content_hash", "envelope", "key", "listener", "sent_after")
+    __slots__ = ("content_bytes", "content_hash", "envelope", "key", "listener", "sent_from")
 
     def __init__(self, envelope: CommandEnvelope, listener: Listener) -> None:
         content = envelope.content()
@@ -36,7 +36,8 @@ class Ticket:
         self.key = CommandKey(envelope.realm, envelope.command_id)
         self.content_hash = digest_of(content)
         self.content_bytes = len(content)
-        self.sent_after: int | None = None  # We tried to commit it after this offset: did it land?
+        # We tried to commit it and may have: in which epoch, and from which offset on its answer would be ours.
+        self.sent_from: tuple[str | None, int] | None = None
 
 
 class TicketQueue:

@@ -6,7 +6,9 @@
     given([draft]).when(ClaimCoupon(template_id="t1", user_id="alice")).then_refused(NotActive)
 
 History is given as commands (they are handled, and must be accepted) or as :class:`At` events put on a stream past the
-deciders. :class:`World` is the same thing open-ended, for tests that go on and on.
+deciders. What a handler touches, counts or does in a rush is not tried here: ``tests/unit/test_rushes.py`` and
+``test_guesses.py`` hold those against deciding one by one. :class:`World` is the same thing open-ended, for tests that
+go on and on.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -1,6 +1,7 @@
 """Who may import whom: the rules in pyproject.toml hold, and each of them bites when it is broken."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,3 +113,20 @@ def test_an_illegal_import_is_refused_and_named(breach: Breach, copy: Path) -> N
     report = lint_imports(copy, breach.contract)
     assert report.returncode == 1, report.stdout + report.stderr
     assert breach.named in report.stdout, report.stdout
+
+
+ASKS_A_CLOCK = re.compile(
+    r"\b(?:datetime|date)\.(?:now|utcnow|today)\(|\btime\.time(?:_ns)?\b|from time import [^\n]*\btime(?:_ns)?\b"
+)
+
+
+@pytest.mark.parametrize("package", ["command", "sagas", "projections", "contracts"])
+def test_whoever_decides_asks_no_clock_of_its_machine(package: str) -> None:
+    """Time is what the store tells: two processes whose clocks differ decide alike."""
+    asking = [str(path) for path in (ROOT / package).rglob("*.py") if ASKS_A_CLOCK.search(path.read_text())]
+    assert asking == []
+
+
+def test_what_asks_a_clock_is_known_when_it_is_seen() -> None:
+    asks = ["datetime.now(UTC)", "date.today()", "from time import monotonic, time_ns", "time.time()"]
+    assert [bool(ASKS_A_CLOCK.search(each)) for each in asks] == [True] * len(asks)

@@ -7,6 +7,7 @@ from benchmarks.targets import (
     followers,
     http,
     kafka,
+    large,
     p01_commits,
     p02_library,
     p03_bulk,
@@ -16,6 +17,7 @@ from benchmarks.targets import (
     p13_growth,
     p16_orders,
     profile,
+    routes,
     write_path,
 )
 
@@ -33,6 +35,9 @@ TARGETS: Final[tuple[Target, ...]] = (
     p13_growth.TARGET,
     http.P15,
     p16_orders.TARGET,
+    routes.TARGET,
+    large.DISTRIBUTION,
+    large.CODE_BATCH,
     write_path.TARGET,
     profile.TARGET,
     followers.TARGET,

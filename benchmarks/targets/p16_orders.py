@@ -45,23 +45,29 @@ class Shop:
                 (user, answer["data"]["coupon_id"]) for user, answer in zip(users, told["answers"], strict=True)
             ]
 
+    def take(self) -> tuple[str, str]:
+        """A user with a coupon, which will be used."""
+        return self._coupons.pop()
+
+    def look(self) -> tuple[str, str]:
+        """A user with a coupon, which stays."""
+        return self._coupons[-1]
+
     def order(self) -> bytes:
         """The next order, with the coupon of its user."""
-        user, coupon = self._coupons.pop()
-        lines = [
-            {"line_id": "1", "sku": "tea", "category": "drinks", "quantity": 2, "unit_price_minor": 1_250},
-            {"line_id": "2", "sku": "cup", "category": "kitchen", "unit_price_minor": 990},
-            {"line_id": "3", "sku": "pot", "category": "kitchen", "unit_price_minor": 3_900},
-        ]
-        order = {
-            "order_id": f"o-{user}",
-            "user_id": user,
-            "currency": "GBP",
-            "coupon_ids": [coupon],
-            "shipping_minor": 490,
-            "lines": lines,
-        }
+        user, coupon = self.take()
+        order = {"order_id": f"o-{user}", **cart(user, coupon)}
         return post("/v1/orders", json.dumps(order).encode(), self._running.token)
+
+
+def cart(user: str, coupon: str) -> dict[str, Any]:
+    """Three lines and a coupon."""
+    lines = [
+        {"line_id": "1", "sku": "tea", "category": "drinks", "quantity": 2, "unit_price_minor": 1_250},
+        {"line_id": "2", "sku": "cup", "category": "kitchen", "unit_price_minor": 990},
+        {"line_id": "3", "sku": "pot", "category": "kitchen", "unit_price_minor": 3_900},
+    ]
+    return {"user_id": user, "currency": "GBP", "coupon_ids": [coupon], "shipping_minor": 490, "lines": lines}
 
 
 @contextmanager

@@ -90,7 +90,7 @@ HANDLERS: Final[Handlers] = {
     c.ShortenTemplate: Handler(templates.shorten, _template),
     c.ReviseTemplate: Handler(templates.revise, _template),
     # Reserved stock
-    c.ReserveTemplateStock: Handler(templates.reserve, _template, templates.reservation_counters),
+    c.ReserveTemplateStock: Handler(templates.reserve, _template, templates.reservation_counters, counts_anew=False),
     c.ConfirmTemplateReservation: Handler(templates.confirm, _template),
     c.CancelTemplateReservation: Handler(templates.cancel, _template),
     # Coupon: claimed -> locked -> redeemed, released, expired, revoked

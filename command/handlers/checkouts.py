@@ -88,7 +88,7 @@ def decide_waiting(uow: UnitOfWork, waiting: Iterable[Waiting]) -> None:
     """Decide what waited, in the order in which it came. What still needs more waits again."""
     for each in waiting:
         command_type, handle = _WAKES[each.command_type]
-        with suppress(Refusal):  # Nobody waits for the answer any more; it left nothing behind.
+        with suppress(Refusal):  # Nobody waits for the answer any more. A hold that was missing stays: the order's own.
             handle(uow, command_type.model_validate(each.payload))
 
 

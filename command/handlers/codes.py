@@ -50,7 +50,9 @@ def counters(uow: UnitOfWork, command: UseCode) -> list[str]:
     batch = uow.load(CODE_BATCH, command.batch_id)
     if not batch.exists:
         return []
-    own = (Counted.USED.key(command.batch_id), _spent_key(command.batch_id, command.index))
+    own = [Counted.USED.key(command.batch_id), _spent_key(command.batch_id, command.index)]
+    if uow.load(CODE, code_key_of(command.batch_id, command.index)).status == "assigned":
+        own.append(Counted.ASSIGNED.key(command.batch_id))
     return [*claim_counters(uow, batch.template_id, command.user_id), *own]
 
 

@@ -1,4 +1,4 @@
-"""A batch as the arguments of the database's ``append_batch``: encoded before anything is locked."""
+"""A batch as the arguments of the database's ``append_batch_counting``: encoded before anything is locked."""
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import repeat

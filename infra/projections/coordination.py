@@ -186,7 +186,12 @@ _REQUEUED_STREAMS = """
 """
 
 _REMOVE = """
-    DELETE FROM parked_events USING unnest(%s::text[], %s::bigint[]) AS gone (stream, version)
-    WHERE parked_events.follower = %s
-    AND parked_events.stream = gone.stream AND parked_events.version = gone.version
+    WITH taken AS MATERIALIZED (  -- In the order of the log, as everybody who changes several of them.
+        SELECT follower, stream, version FROM parked_events
+        JOIN unnest(%s::text[], %s::bigint[]) AS gone (stream, version) USING (stream, version)
+        WHERE follower = %s ORDER BY log_offset FOR UPDATE OF parked_events
+    )
+    DELETE FROM parked_events USING taken
+    WHERE parked_events.follower = taken.follower AND parked_events.stream = taken.stream
+    AND parked_events.version = taken.version
 """

@@ -78,7 +78,7 @@ class Metrics:
         )
         self._batch_seconds = Histogram(
             "tessera_append_batch_seconds",
-            "Seconds per transaction, from lock to commit.",
+            "Seconds per transaction, from when it was sent (or its lock was asked for) to its commit.",
             buckets=_SECONDS,
             registry=here,
         )

@@ -43,7 +43,7 @@ BATCH = 300
 POISONED = 137
 LONG = os.environ.get("TESSERA_TEST_EFFORT") == "long"
 QUEUED = 100_000
-STOP_SECONDS = 0.5
+STOP_SECONDS = 1.0
 ALWAYS_LOOKS = EngineSettings(look_every_seconds=0.0)
 
 

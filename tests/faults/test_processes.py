@@ -43,9 +43,9 @@ def test_processes_killed_under_load_lose_nothing_and_leave_nothing_done_twice(s
         survivor, victim = stack.enter_context(fleet(shop, ["survivor", "victim0"]))
         begin(load, survivor, victim)
         for number in range(1, KILLS + 1):
-            killed_at = monotonic()
             if number % 2:  # In the middle of a batch, with the lock; the others: wherever it is.
                 stop_holding_the_lock(victim, shop)
+            killed_at = monotonic()
             victim.signal(signal.SIGKILL)
             load.wait_for_more(2 * CALLERS, survivor)
             gap = load.longest_gap([survivor], killed_at, monotonic())

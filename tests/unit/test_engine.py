@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import pytest
 
 from command.engine import Busy, Engine, EngineSettings, EngineStopped, HandlerFailed
 from command.handlers.handler import Handler, Handlers
-from command.ports import CommandKey, StoreUnavailable
+from command.ports import CommandKey, StoreUnavailable, StreamHistory
 from command.tickets import NeverFits
 from command.unit_of_work import Kind, NotYet, UnitOfWork
 from contracts.commands import Command
@@ -23,7 +24,7 @@ from contracts.identity import Realm, stream_id
 from contracts.refusals import TemplateExhausted
 from infra.fiber import FiberBell
 from infra.processes import wait_until
-from tests.fakes import InMemoryEventLog
+from tests.fakes import InMemoryEventLog, _View
 from tests.loops import engine_for_a_loop, on_a_loop, running_engine
 
 REALM = Realm("acme", "shop")
@@ -269,13 +270,11 @@ def test_a_commit_of_unknown_fate_is_looked_up_before_it_is_retried(
 
 
 @pytest.mark.parametrize("landed", [True, False])
-@pytest.mark.parametrize("guessed", [True, False])
 @pytest.mark.parametrize("barrel", ["b", "empty"])
 def test_an_answer_of_long_ago_is_told_as_such_though_a_commit_fails_beside_it(
-    log: InMemoryEventLog, *, landed: bool, guessed: bool, barrel: str
+    log: InMemoryEventLog, *, landed: bool, barrel: str
 ) -> None:
-    settings = EngineSettings(look_every_seconds=1e9 if guessed else 0.0)
-    with running_engine(log, HANDLERS, settings, Notes(), on_loop=False) as engine:
+    with running_engine(log, HANDLERS, EngineSettings(), Notes(), on_loop=False) as engine:
         for number in range(LIMIT):
             engine.execute(asks(f"filled {number}", barrel="empty"))
         before = [engine.execute(asks("old")), engine.execute(asks("old, refused", barrel="empty"))]
@@ -430,6 +429,32 @@ def test_a_dry_run_answers_like_the_real_thing_and_stores_nothing(engine: Engine
     assert engine.dry_run(asks("2")).data == {"glass": 2}
     assert engine.dry_run(asks("2")).data == {"glass": 2}
     assert glasses(log) == [1]
+
+
+def test_a_stream_is_read_once_however_many_commands_of_however_many_batches_touch_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: Counter[str] = Counter()
+    histories = _View.histories
+
+    def counted(view: _View, streams: Collection[str], **how: Any) -> Mapping[str, StreamHistory]:
+        read.update(streams)
+        return histories(view, streams, **how)
+
+    monkeypatch.setattr(_View, "histories", counted)
+    for batch in range(3):
+        answers(engine.submit_many([asks(f"{batch}-{n}", barrel="ab"[n % 2]) for n in range(20)]))
+    assert {stream: times for stream, times in read.items() if "/barrel/" in stream} == {
+        stream_id(REALM, "barrel", barrel): 1 for barrel in "ab"
+    }
+
+
+def test_no_more_streams_are_remembered_than_there_is_room_for(log: InMemoryEventLog) -> None:
+    with running_engine(log, HANDLERS, EngineSettings(cached_streams_max=5), on_loop=False) as engine:
+        for _ in range(2):  # Those that had to go are read again.
+            answers(engine.submit_many([asks(f"{n}", barrel=f"b{n}") for n in range(50)]))
+            assert len(engine._decider._cache) == 5
+        assert engine.execute(asks("again", barrel="b0")).data == {"glass": 2}
 
 
 def test_commands_that_arrive_during_a_commit_form_the_next_batch(log: InMemoryEventLog, notes: Notes) -> None:

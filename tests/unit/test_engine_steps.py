@@ -35,6 +35,7 @@ class FarAway(InMemoryEventLog):
         super().__init__()
         self.happened: list[str] = []
         self.overtaken = False
+        self.cut = False
         self.somebody_appends = False  # In this process.
 
     def glancing(self) -> Any:
@@ -68,6 +69,9 @@ class FarAway(InMemoryEventLog):
         if self.overtaken:
             self.overtaken = False
             raise HeadMoved("somebody was quicker")
+        if self.cut:
+            self.cut = False
+            raise StoreUnavailable("the line was cut before anything was heard")
         return super().append_after(head, batch, epoch=epoch)
 
 
@@ -247,7 +251,7 @@ def test_a_store_that_is_silent_for_long_is_waited_for_alone(hand: ByHand, monke
     assert hand.answered == ["first", "1"]
 
 
-RUSH: Final = engine_module.RUSH_COMMANDS_MIN
+RUSH: Final = engine_module.GATHERED_COMMANDS_MIN
 
 
 def in_a_rush(hand: ByHand, *, meanwhile: int, took: float) -> Pause:

@@ -13,7 +13,7 @@ from command.decider import GUESSED_COUNTS_MAX, LOOKS_AFTER_A_WRONG_GUESS
 from command.engine import Engine, EngineSettings, Outcome
 from command.handlers import HANDLERS
 from command.handlers.handler import Handler, Handlers
-from command.ports import Wanted
+from command.ports import StoreUnavailable, Wanted
 from command.unit_of_work import UnitOfWork
 from contracts.commands import AssignCodes, Command, GenerateCodes, LockCoupon, ReserveTemplateStock, UseCode
 from contracts.envelope import Answer, CommandEnvelope
@@ -84,6 +84,17 @@ def test_an_id_that_was_answered_before_gets_its_answer_and_nothing_is_done_twic
     assert (again.accepted, again.data, again.replayed) == (True, {"glass": 1}, True)
     assert glasses(hand.log) == [1, 2]
     assert (hand.notes.misjudged, hand.notes.overtaken, hand.notes.failures) == (1, 0, [])
+
+
+def test_an_answer_of_long_ago_is_told_as_such_though_nobody_heard_that_it_was_guessed_to_be_new(hand: ByHand) -> None:
+    assert not hand.served("1").replayed
+    hand.log.cut = True
+    hand.ask("1")  # The latest of all that is stored.
+    hand.go_on(APPEND)
+    again = hand.answers[-1]
+    assert hand.answered[-2:] == ["1", "1"]
+    assert (again.data, again.replayed) == ({"glass": 3}, True)
+    assert [type(failure) for failure in hand.notes.failures] == [StoreUnavailable]
 
 
 def test_after_a_wrong_guess_there_are_looks_for_a_while(hand: ByHand) -> None:

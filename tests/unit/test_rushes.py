@@ -160,6 +160,20 @@ def test_a_rush_is_remembered_until_it_turns_out_that_it_was_not_stored() -> Non
     assert codes == ["ok", "unknown_coupon"]
 
 
+def test_a_coupon_that_was_looked_at_too_early_is_found_by_the_batch_that_makes_it() -> None:
+    surprising: Handlers = {**HANDLERS, LockCoupon: replace(HANDLERS[LockCoupon], touches=lambda _: [])}
+    last = list(decided(surprising, claims(USERS), LIMITED)[0].batch.events)[-1].stream.split("/")[3]
+    lock = LockCoupon(coupon_id=last, order_id="o")
+    early, decider, log = decided(surprising, [lock], LIMITED)
+    with log.appending() as transaction:
+        tickets = [Ticket(asks(each, nth), print) for nth, each in enumerate([*claims(USERS), lock])]
+        plan = decider.decide(transaction, tickets, epoch=log.epoch)
+    assert [each.verdicts[-1].logged.code for each in (early, plan) if each.verdicts[-1].logged] == [
+        "unknown_coupon",
+        "ok",
+    ]
+
+
 def test_what_a_batch_looks_at_of_its_own_rush_is_not_remembered_as_there_before_it() -> None:
     usual = HANDLERS[LockCoupon]
     surprising: Handlers = {**HANDLERS, LockCoupon: replace(usual, touches=lambda _: [])}

@@ -9,14 +9,14 @@ import pytest
 from benchmarks.chart import Line, svg
 from benchmarks.publish import MEASURED
 from benchmarks.scaling import DOCUMENT, SECTIONS, Scaling, rewritten
-from benchmarks.simulation import BatchServer, Cluster, fit, poisson, serve, simulate
+from benchmarks.simulation import BatchServer, Cluster, fit, poisson, saturation, serve, simulate
 
 ENGINE = BatchServer("engine", fixed_ms=1.0, each_ms=0.1, batch_max=100, queue_max=1_000)  # 9,091/s at most.
 FOLLOWERS = BatchServer("followers", fixed_ms=1.0, each_ms=0.01, batch_max=1_000)
 
 
-def cluster(shards: int = 1, hot_share: float = 0.0, followers: BatchServer = FOLLOWERS) -> Cluster:
-    return Cluster(ENGINE, followers, 2, shards, hot_share)
+def cluster(shards: int = 1, hot_share: float = 0.0, *followers: BatchServer) -> Cluster:
+    return Cluster(ENGINE, followers or [FOLLOWERS], 2, shards, hot_share)
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
@@ -58,9 +58,19 @@ def test_twice_the_shards_take_twice_the_load_unless_one_template_gets_it() -> N
 
 def test_followers_that_are_slower_than_the_engine_are_named() -> None:
     slow = BatchServer("followers", fixed_ms=1.0, each_ms=0.2, batch_max=1_000)
-    seen = simulate(cluster(followers=slow), 5_000, seconds=2)
-    assert seen.saturated == "followers"
+    slower = BatchServer("others", fixed_ms=1.0, each_ms=0.3, batch_max=1_000)
+    fast = BatchServer("fast", fixed_ms=1.0, each_ms=0.01, batch_max=1_000)
+    seen = simulate(cluster(1, 0.0, slow, fast, slower), 5_000, seconds=2)
+    assert seen.saturated == "followers, others"
     assert seen.follower_lag_seconds > 1
+
+
+@pytest.mark.parametrize("server", [ENGINE, BatchServer("slow", fixed_ms=5.0, each_ms=1.0, batch_max=2_000)])
+def test_a_part_by_itself_gives_in_where_its_batches_are_full(server: BatchServer) -> None:
+    found = saturation(server)
+    assert found.most_per_second == pytest.approx(server.most_per_second, rel=0.05)
+    assert found.p99_ms_below < 2 * (server.fixed_ms + server.each_ms * server.batch_max)
+    assert found.behind_seconds_above == pytest.approx(0.2, abs=0.05)
 
 
 def test_arrivals_are_as_many_as_their_rate_says() -> None:
@@ -78,9 +88,9 @@ def test_a_line_through_measured_batches_gives_back_what_they_took() -> None:
 
 
 def test_the_documentation_says_what_the_model_makes_of_what_was_measured() -> None:
-    """But for the simulation, which takes its time; it is seeded, and rewritten by the same command."""
+    """But for the simulations, which take their time; they are seeded, and rewritten by the same command."""
     scaling = Scaling(json.loads(MEASURED.read_text()))
-    names = [name for name in SECTIONS if name != "simulation"]
+    names = [name for name in SECTIONS if name not in {"simulation", "saturation"}]
     assert rewritten(DOCUMENT.read_text(), scaling, names) == DOCUMENT.read_text()
 
 
