@@ -44,8 +44,9 @@ HOT_SHARE: Final = 0.5
 TOLD: Final = (0.3, 0.7, 0.9, 1.2)  # In the table; the chart shows all.
 SIMULATED_SECONDS: Final = 5.0
 FOLLOWERS: Final = ("projections", "relay to Kafka")
+WORKERS: Final = (*FOLLOWERS, "saga worker")
 FOLLOWER_BATCH: Final = 2_000
-FOLLOWER_MS: Final = 5.0  # What a batch costs a follower, whatever is in it: assumed.
+FOLLOWER_MS: Final = 5.0  # What a batch costs a worker, whatever is in it: assumed.
 MIX: Final = Load("one command", 10 / 11, 1 / 11)  # As in the loads below.
 BATCH_COMMANDS: Final = 500
 QUEUE_COMMANDS: Final = 20_000
@@ -103,7 +104,10 @@ class Scaling:
         batch = self.result["targets"]["p15"]["sides"][0]["rounds"][0]["batches"][0]["commands_mean"]
         share = 1_000 * self.engine.fixed_ms / batch
         api = BatchServer(self.engine.name, self.engine.fixed_ms, (together - share) / 1_000, BATCH_COMMANDS)
-        others = [BatchServer(name, FOLLOWER_MS, each / 1_000, FOLLOWER_BATCH) for name, each in micros.items()]
+        others = [
+            BatchServer(name, FOLLOWER_MS if name in WORKERS else 0.0, each / 1_000, FOLLOWER_BATCH)
+            for name, each in micros.items()
+        ]
         found = [(saturation(server), 1_000 / server.each_ms) for server in (api, *others)]
         return sorted(found, key=lambda each: each[0].most_per_second)
 
