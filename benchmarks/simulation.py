@@ -6,7 +6,7 @@ Arrivals are a Poisson process. Discrete events, one random generator, no clock:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -190,7 +190,8 @@ class Saturation:
 
 
 def saturation(server: BatchServer, *, seed: int = 1) -> Saturation:
-    """Halve the way between a load that it bears and one that it does not."""
+    """Halve the way between a load that it bears and one that it does not. Nobody is refused: that would hide it."""
+    server = replace(server, queue_max=None)
     low, high = 0.1 * server.most_per_second, 2.0 * server.most_per_second
     for _ in range(HALVINGS):
         middle = (low + high) / 2

@@ -70,7 +70,7 @@ def test_a_part_by_itself_gives_in_where_its_batches_are_full(server: BatchServe
     found = saturation(server)
     assert found.most_per_second == pytest.approx(server.most_per_second, rel=0.05)
     assert found.p99_ms_below < 2 * (server.fixed_ms + server.each_ms * server.batch_max)
-    assert found.behind_seconds_above == pytest.approx(0.2, abs=0.05)
+    assert found.behind_seconds_above == pytest.approx(0.2, abs=0.1)
 
 
 def test_arrivals_are_as_many_as_their_rate_says() -> None:
