@@ -156,11 +156,11 @@ def forget(cursor: psycopg.Cursor[Any], follower: str) -> None:
     cursor.execute("DELETE FROM dropped_events WHERE follower = %s", (follower,))
 
 
-def remove(cursor: psycopg.Cursor[Any], parked: Sequence[ParkedEvent]) -> None:
-    """Forget parked events that have been applied."""
-    if parked:
-        columns = zip(*((event.follower, event.stream, event.version) for event in parked), strict=True)
-        cursor.execute(_REMOVE, [list(column) for column in columns])
+def remove(cursor: psycopg.Cursor[Any], follower: str, places: Sequence[tuple[str, int]]) -> None:
+    """Forget parked events that have been applied, by stream and version."""
+    if places:
+        streams, versions = zip(*places, strict=True)
+        cursor.execute(_REMOVE, (list(streams), list(versions), follower))
 
 
 def count(cursor: psycopg.Cursor[Any]) -> dict[str, int]:
@@ -274,9 +274,8 @@ _REQUEUED = f"""
 _REMOVE = """
     WITH taken AS MATERIALIZED (
         SELECT follower, stream, version FROM parked_events
-        JOIN unnest(%s::text[], %s::text[], %s::bigint[]) AS gone (follower, stream, version)
-        USING (follower, stream, version)
-        ORDER BY follower, log_offset FOR UPDATE OF parked_events
+        JOIN unnest(%s::text[], %s::bigint[]) AS gone (stream, version) USING (stream, version)
+        WHERE follower = %s ORDER BY log_offset FOR UPDATE OF parked_events
     )
     DELETE FROM parked_events USING taken
     WHERE parked_events.follower = taken.follower AND parked_events.stream = taken.stream

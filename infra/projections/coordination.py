@@ -110,7 +110,7 @@ class PostgresCoordination:
     def remove(self, follower: str, events: Sequence[ParkedEvent]) -> None:
         """Forget what was applied after all."""
         with self._cursor() as cursor:
-            cursor.execute(_REMOVE, ([each.stream for each in events], [each.version for each in events], follower))
+            dead_letters.remove(cursor, follower, [(each.stream, each.version) for each in events])
 
     def forget(self, follower: str) -> None:
         """Forget everything parked under a name (its version is gone)."""
@@ -183,15 +183,4 @@ _MARK = """
 _REQUEUED_STREAMS = """
     SELECT stream FROM parked_events WHERE follower = %s AND requeued_at IS NOT NULL
     GROUP BY stream ORDER BY min(log_offset) LIMIT %s
-"""
-
-_REMOVE = """
-    WITH taken AS MATERIALIZED (  -- In the order of the log, as everybody who changes several of them.
-        SELECT follower, stream, version FROM parked_events
-        JOIN unnest(%s::text[], %s::bigint[]) AS gone (stream, version) USING (stream, version)
-        WHERE follower = %s ORDER BY log_offset FOR UPDATE OF parked_events
-    )
-    DELETE FROM parked_events USING taken
-    WHERE parked_events.follower = taken.follower AND parked_events.stream = taken.stream
-    AND parked_events.version = taken.version
 """

@@ -150,7 +150,7 @@ def _write(cursor: Cursor, hearing: Hearing, done: Sequence[ParkedEvent]) -> Non
         for fact, reason, detail in hearing.failures:
             dead_letters.park(cursor, FOLLOWER, fact, reason=reason, attempts=1, detail=detail)
         dead_letters.park_behind(cursor, FOLLOWER, hearing.behind)
-        dead_letters.remove(cursor, done)
+        dead_letters.remove(cursor, FOLLOWER, [(event.stream, event.version) for event in done])
 
 
 def _is_a_saga_store(store: PostgresSagaStore) -> SagaStore:

@@ -197,7 +197,7 @@ def test_a_requeued_stream_comes_back_in_order_until_one_fails_again(cursor: psy
     assert dead_letters.requeue(cursor, "wallet", CLOCK) == 3
     again = dead_letters.requeued(cursor, "wallet", 10)
     assert [one.offset for one in again] == [3, 5, 8]
-    dead_letters.remove(cursor, again[:1])
+    dead_letters.remove(cursor, "wallet", [(CLOCK, 1)])
     dead_letters.park(cursor, "wallet", second, reason="still poison", attempts=1)
     assert dead_letters.requeued(cursor, "wallet", 10) == []
     found = dead_letters.find(cursor, stream=CLOCK, limit=10)
