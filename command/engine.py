@@ -65,6 +65,7 @@ class EngineSettings:
     ``ahead_from``: that many waiting commands are worth deciding while a batch is being stored; for fewer a batch of
     their own costs more than the overlap brings. ``gather_seconds`` is how long a batch in a rush may be waited for at
     most, until ``gathered_commands_max`` or as many as the last time are there; never longer than that one took.
+    ``snapshot_every_events``: who has no stream in memory (a quote, another process) reads as many events at most.
     ``look_every_seconds``: after a look so old the store is asked again what time it is; a batch before that is decided
     without one where it can be (0: none is).
     """
@@ -75,7 +76,7 @@ class EngineSettings:
     queue_commands_max: int = 20_000
     queue_bytes_max: int = 256 * 1024 * 1024
     cached_streams_max: int = 200_000
-    snapshot_every_events: int = 1_000
+    snapshot_every_events: int = 100
     lock_ttl_seconds: int = 900
     ahead_from: int = 32
     gathered_commands_max: int = 32

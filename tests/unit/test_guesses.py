@@ -17,6 +17,7 @@ from command.ports import StoreUnavailable, Wanted
 from command.unit_of_work import UnitOfWork
 from contracts.commands import AssignCodes, Command, GenerateCodes, LockCoupon, ReserveTemplateStock, UseCode
 from contracts.envelope import Answer, CommandEnvelope
+from contracts.identity import stream_id
 from contracts.refusals import TemplateExhausted
 from tests.builders import REALM, claim, coupon_of, template
 from tests.fakes import InMemoryEventLog
@@ -139,6 +140,16 @@ def test_codes_of_one_batch_are_used_one_after_the_other_without_a_wrong_guess()
         for number in range(4):  # Their streams are remembered from here on.
             assert answer(UseCode(batch_id=batch_id, index=number, user_id=f"u{number}"), f"use-{number}").accepted
     assert (notes.misjudged, notes.failures) == (0, [])
+
+
+def test_a_quote_reads_a_hot_template_in_no_more_than_a_hundred_events() -> None:
+    log = InMemoryEventLog()
+    with running_engine(log, HANDLERS, on_loop=False) as engine:
+        commands = [*template(claim_until=datetime(2100, 1, 1, tzinfo=UTC)), *(claim(f"u{n}") for n in range(250))]
+        for number, command in enumerate(commands):
+            assert engine.execute(CommandEnvelope(REALM, f"c{number}", command, "tester", "corr")).accepted
+    name = stream_id(REALM, "template", "t1")
+    assert len(log._state.streams[name]) - log._state.snapshots[name].version <= 100
 
 
 def test_what_was_decided_on_top_of_a_wrong_guess_is_decided_again_behind_it(hand: ByHand) -> None:
