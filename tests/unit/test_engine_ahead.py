@@ -156,7 +156,9 @@ def test_after_a_commit_of_unknown_fate_both_batches_are_decided_once_in_their_o
     assert glasses(log) == [1, 2, 3]
 
 
-def test_an_id_that_comes_again_while_the_first_one_is_being_stored_gets_its_answer(engine: Engine, log: Gated) -> None:
+def test_an_id_that_comes_again_while_the_first_one_is_being_stored_gets_its_answer(
+    engine: Engine, log: Gated, notes: Notes
+) -> None:
     decided = Decided(engine)
     log.gate.clear()
     engine._settings = EngineSettings(batch_commands_max=1, ahead_from=1)
@@ -167,6 +169,7 @@ def test_an_id_that_comes_again_while_the_first_one_is_being_stored_gets_its_ans
     assert (first.data, again.data, other.data) == ({"glass": 1}, {"glass": 1}, {"glass": 2})
     assert (first.position, again.replayed, reused.code) == (again.position, True, "command_id_reused")
     assert glasses(log) == [1, 2]
+    assert notes.failures == []  # Nobody tried to do it again.
 
 
 def test_a_command_that_spoils_its_batch_when_it_is_stored_fails_alone(notes: Notes) -> None:
