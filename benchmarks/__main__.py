@@ -47,18 +47,18 @@ def _run(asked: argparse.Namespace, console: Console) -> dict[str, Any]:
     targets = list(TARGETS) if asked.all else _chosen(asked.only)
     with console.status("starting PostgreSQL") as status, Instance() as postgres:
         bench = Bench(postgres, _effort(asked), lambda text: None)
-        result = report.head(bench)
+        result, path = report.head(bench), None
         try:
             for target in targets:
                 result["targets"][target.key] = _measured(bench, target, console, status)
                 if asked.write:  # Each time: whatever ends the next one shall not take this one along.
-                    report.write(result, asked.results)
+                    path = report.write(result, asked.results)
         except KeyboardInterrupt:
             console.print("interrupted: what was measured so far is kept")
             if not result["targets"]:
                 raise
-        if asked.write:
-            console.print(f"written: {report.write(result, asked.results)}", highlight=False)
+        if path is not None:
+            console.print(f"written: {path}", highlight=False)
     return result
 
 

@@ -66,6 +66,15 @@ def api(dsn: str, folder: Path, *, shares: Path | None = None) -> Iterator[Runni
         yield Running(pid, port, token)
 
 
+@contextmanager
+def worker(kind: str, dsn: str, folder: Path) -> Iterator[int]:
+    """``tessera worker …`` beside the API: its process."""
+    port = free_port()
+    env = settings_for(dsn, follower_metrics_port=port).to_env()
+    with child(["infra.cli", "worker", kind], port, folder, env) as pid:
+        yield pid
+
+
 def settings_for(dsn: str, **given: Any) -> Settings:
     """Settings of a write side."""
     nowhere = {"redis_url": f"redis://{LOOPBACK}:1/0", "clickhouse_url": f"http://{LOOPBACK}:1/none"}

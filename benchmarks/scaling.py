@@ -95,8 +95,10 @@ class Scaling:
 
     @cached_property
     def saturations(self) -> list[tuple[Saturation, float]]:
-        """One unit of each part under the mix of a sale, by itself, and what the arithmetic says; the first to give in
-        first. Edge and engine share a process."""
+        """One unit of each part under the mix of a sale, by itself, and what the arithmetic says.
+
+        The first to give in comes first. Edge and engine share a process.
+        """
         rates = self.shape.rates(MIX)
         micros = {part.name: 1e6 * need(part, rates).cores_busy / part.cores for part in self.parts}
         together = micros.pop("API: edge") + micros.pop("API: engine")

@@ -24,6 +24,7 @@ from infra.processes import LOOPBACK, wait_until
 CONNECTIONS: Final = (32, 64, 128, 256, 512)
 CONNECTIONS_AT_ONCE: Final = (32, 64)  # Of whoever answers at once: more only wait, and throw each other out of caches.
 SHARES_SECONDS: Final = 30.0
+ANSWER_SECONDS: Final = 120.0
 CLAIM: Final = "claim"
 _SHARED: Final = "http"
 _HELLO: Final = b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n"
@@ -181,13 +182,22 @@ def make_template(running: Running) -> None:
 
 def send(running: Running, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """One request of the preparation. Raises urllib.error.HTTPError when it is refused."""
-    request = urllib.request.Request(
-        f"http://{LOOPBACK}:{running.port}{path}",
-        json.dumps(body).encode(),
-        {"authorization": f"Bearer {running.token}", "content-type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        told: dict[str, Any] = json.load(answer)
+    told: dict[str, Any] = json.loads(fetched(running, path, json.dumps(body).encode()))
+    return told
+
+
+def request(
+    running: Running, path: str, body: bytes | None = None, kind: str = "application/json"
+) -> urllib.request.Request:
+    """With the server's key; a POST where there is a body."""
+    headers = {"authorization": f"Bearer {running.token}", "content-type": kind}
+    return urllib.request.Request(f"http://{LOOPBACK}:{running.port}{path}", body, headers)
+
+
+def fetched(running: Running, path: str, body: bytes | None = None, kind: str = "application/json") -> bytes:
+    """A whole answer. Raises urllib.error.HTTPError when it is none."""
+    with urllib.request.urlopen(request(running, path, body, kind), timeout=ANSWER_SECONDS) as answer:
+        told: bytes = answer.read()
         return told
 
 
@@ -234,8 +244,7 @@ class EngineSoFar(NamedTuple):
 
 def engine_so_far(running: Running) -> EngineSoFar:
     """From its metrics; nothing of everything where there is no engine."""
-    with urllib.request.urlopen(f"http://{LOOPBACK}:{running.port}/metrics", timeout=30) as answer:
-        text = answer.read()
+    text = fetched(running, "/metrics")
 
     def told(name: str) -> float:
         found = re.search(rf"^{name} (\S+)$".encode(), text, re.MULTILINE)

@@ -3,7 +3,6 @@
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -11,11 +10,11 @@ from time import perf_counter
 from typing import Any, Final
 
 from benchmarks.bench import Bench, Figure, Outcome, Side, Target
-from benchmarks.http_servers import Running, api, child, settings_for
-from benchmarks.targets.http import make_template, send
+from benchmarks.http_servers import Running, api, worker
+from benchmarks.targets.http import ANSWER_SECONDS, fetched, make_template, request, send
 from benchmarks.verification import verify
 from benchmarks.workloads import HOT
-from infra.processes import LOOPBACK, free_port, wait_until
+from infra.processes import wait_until
 
 REPEATED: Final = 1_000  # So many rows name a user who was named before.
 ISSUED_SECONDS: Final = 600.0
@@ -29,12 +28,13 @@ def distribution(bench: Bench) -> Outcome:
         with ExitStack() as stack:
             running = stack.enter_context(api(dsn, bench.postgres.folder))
             make_template(running)
-            stack.enter_context(_runner(dsn, bench.postgres.folder))
+            stack.enter_context(worker("distributions", dsn, bench.postgres.folder))
             bench.say(f"a list of {users:,} users")
             rows = chain(range(users - REPEATED), range(REPEATED))
             file = b"user_id\r\n" + b"".join(b"u%09d\r\n" % row for row in rows)
             started = perf_counter()
-            name = _start(running, file)
+            answer = fetched(running, f"/v1/distributions?template_id={HOT}", file, "text/csv")
+            name = json.loads(answer)["data"]["distribution_id"]
             taken = perf_counter() - started
             looks: list[tuple[float, int]] = []
 
@@ -47,7 +47,7 @@ def distribution(bench: Bench) -> Outcome:
             if not wait_until(is_over, timeout_seconds=ISSUED_SECONDS, every_seconds=0.5):
                 raise TimeoutError(f"it was not over within {ISSUED_SECONDS:.0f} s")
             told = _get(running, f"/v1/distributions/{name}")
-            refused = sum(1 for _ in _lines(running, f"/v1/distributions/{name}/refusals")) - 1
+            _, *refusals = fetched(running, f"/v1/distributions/{name}/refusals").splitlines()
         seconds = looks[-1][0]
         issuing = (users - looks[0][1]) / (seconds - looks[0][0]) if len(looks) > 1 else users / seconds
         side = Side("users of a list", "users/s", [Figure(users / seconds, {"issuing_per_second": issuing, **told})])
@@ -55,10 +55,10 @@ def distribution(bench: Bench) -> Outcome:
         outcome.notes.append(
             f"{len(file) / 1e6:.0f} MB of CSV taken in and stored within {taken:.1f} s, "
             f"all decided after {seconds:.1f} s ({issuing:,.0f} users/s once it ran); {told['issued']:,} coupons, "
-            f"{told['refused']:,} refused, {refused:,} rows in the file of those"
+            f"{told['refused']:,} refused, {len(refusals):,} rows in the file of those"
         )
-        if (told["issued"], told["refused"], refused) != (users - REPEATED, REPEATED, REPEATED):
-            raise RuntimeError(f"{told} and {refused} refused rows, of {REPEATED} repeated ones")
+        if (told["issued"], told["refused"], len(refusals)) != (users - REPEATED, REPEATED, REPEATED):
+            raise RuntimeError(f"{told} and {len(refusals)} refused rows, of {REPEATED} repeated ones")
         return verify(bench, outcome, dsn)
 
 
@@ -71,7 +71,9 @@ def codes(bench: Bench) -> Outcome:
         bench.say(f"exporting {wanted:,} codes")
         before, started = _memory_peak(running), perf_counter()
         pieces, first = [], 0.0
-        with urllib.request.urlopen(_request(running, f"/v1/code-batches/{batch}/codes"), timeout=120) as export:
+        with urllib.request.urlopen(
+            request(running, f"/v1/code-batches/{batch}/codes"), timeout=ANSWER_SECONDS
+        ) as export:
             while piece := export.read1(READ_BYTES):
                 first = first or perf_counter() - started
                 pieces.append(piece)
@@ -91,45 +93,9 @@ def codes(bench: Bench) -> Outcome:
     return outcome
 
 
-def _runner(dsn: str, folder: Path) -> Any:
-    """``tessera worker distributions`` beside the API."""
-    port = free_port()
-    return child(
-        ["infra.cli", "worker", "distributions"], port, folder, settings_for(dsn, follower_metrics_port=port).to_env()
-    )
-
-
-def _start(running: Running, file: bytes) -> str:
-    request = urllib.request.Request(
-        f"http://{LOOPBACK}:{running.port}/v1/distributions?template_id={HOT}",
-        file,
-        {"authorization": f"Bearer {running.token}", "content-type": "text/csv"},
-    )
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        return str(json.load(answer)["data"]["distribution_id"])
-
-
 def _get(running: Running, path: str) -> dict[str, Any]:
-    with urllib.request.urlopen(_request(running, path), timeout=30) as answer:
-        told: dict[str, Any] = json.load(answer)["data"]
-        return told
-
-
-def _lines(running: Running, path: str) -> Iterator[bytes]:
-    """The lines of a file, as they come."""
-    with urllib.request.urlopen(_request(running, path), timeout=120) as answer:
-        rest = b""
-        while piece := answer.read1(READ_BYTES):
-            *lines, rest = (rest + piece).split(b"\r\n")
-            yield from lines
-        if rest:
-            yield rest
-
-
-def _request(running: Running, path: str) -> urllib.request.Request:
-    return urllib.request.Request(
-        f"http://{LOOPBACK}:{running.port}{path}", headers={"authorization": f"Bearer {running.token}"}
-    )
+    told: dict[str, Any] = json.loads(fetched(running, path))["data"]
+    return told
 
 
 def _memory_peak(running: Running) -> int:

@@ -1,11 +1,9 @@
 """P16: orders with a coupon placed over HTTP, beside the best shop that was measured on such a machine."""
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import count
-from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
@@ -13,12 +11,12 @@ import psycopg
 
 from benchmarks.bench import Bench, Figure, Outcome, Side, Target
 from benchmarks.http_client import closed_loop, post
-from benchmarks.http_servers import Running, api, child, settings_for
+from benchmarks.http_servers import Running, api, worker
 from benchmarks.processor import Meter, micros_each, of_threads
 from benchmarks.targets.http import by_part, engine_so_far, make_template, send
 from benchmarks.verification import verify
 from benchmarks.workloads import HOT
-from infra.processes import free_port, wait_until
+from infra.processes import wait_until
 
 BEST_SHOP_PER_SECOND: Final = 44.0
 CLIENTS: Final = 16
@@ -70,15 +68,6 @@ def cart(user: str, coupon: str) -> dict[str, Any]:
     return {"user_id": user, "currency": "GBP", "coupon_ids": [coupon], "shipping_minor": 490, "lines": lines}
 
 
-@contextmanager
-def saga_worker(dsn: str, folder: Path) -> Iterator[int]:
-    """``tessera worker sagas`` beside the API."""
-    port = free_port()
-    env = settings_for(dsn, follower_metrics_port=port).to_env()
-    with child(["infra.cli", "worker", "sagas"], port, folder, env) as pid:
-        yield pid
-
-
 def run(bench: Bench) -> Outcome:
     """Every answer says what the order holds: it comes after the saga's decision, durable as everything."""
     effort = bench.effort
@@ -87,7 +76,7 @@ def run(bench: Bench) -> Outcome:
         with ExitStack() as stack:
             bench.say("starting API and saga worker")
             running = stack.enter_context(api(dsn, bench.postgres.folder))
-            sagas = stack.enter_context(saga_worker(dsn, bench.postgres.folder))
+            sagas = stack.enter_context(worker("sagas", dsn, bench.postgres.folder))
             make_template(running)
             shop, roots = Shop(running), {"API": running.pid, "sagas": sagas, "PostgreSQL": bench.postgres.pid}
             for number in range(effort.rounds):

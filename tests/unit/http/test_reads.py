@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-import structlog
 
 from contracts.position import Position
 from infra.telemetry.logs import configure_logs
@@ -182,7 +181,6 @@ async def test_requests_are_logged_with_their_ids_and_without_secrets(client: ht
         await client.get("/v1/users/jane/coupons")
     finally:
         root.handlers[:], root.level = handlers, level
-        structlog.reset_defaults()
     lines = [line for line in map(json.loads, stream.getvalue().splitlines()) if line["logger"].startswith("infra.")]
     (failed,) = [line for line in lines if line["event"] == "request_failed"]
     told = {name: failed[name] for name in ("request_id", "command_id", "coupon_id", "tenant_id", "app_id", "actor")}

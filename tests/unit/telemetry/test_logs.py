@@ -24,7 +24,6 @@ def stream() -> Iterator[io.StringIO]:
     yield stream
     root.handlers[:], root.level = handlers, level
     client.setLevel(client_level)
-    structlog.reset_defaults()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
