@@ -457,18 +457,22 @@ class Decider:
         return self._handlers[type(envelope.command)]
 
     def _handle(self, decision: Decision, envelope: CommandEnvelope) -> Decided:
-        """Run a handler. Raises HandlerFailed for anything but a refusal or a lost store."""
-        try:
-            return "accepted", "ok", "", self._handler(envelope).handle(decision, envelope.command)
-        except Refusal as refusal:
-            return "refused", refusal.code, refusal.detail, refusal.data
-        except (StoreUnavailable, StreamConflict, NotYet):
-            raise
-        except UnknownEventType as failure:
-            raise StreamClosed(str(failure)) from failure
-        except Exception as failure:
-            logger.exception("handler_failed", extra={"command_type": envelope.command.type})
-            raise HandlerFailed(f"{envelope.command.type} failed: {type(failure).__name__}") from failure
+        return handled(self._handler(envelope), decision, envelope)
+
+
+def handled(handler: Handler[Any], decision: Decision, envelope: CommandEnvelope) -> Decided:
+    """Run a handler. Raises HandlerFailed for anything but a refusal, a lost store or what cannot be decided yet."""
+    try:
+        return "accepted", "ok", "", handler.handle(decision, envelope.command)
+    except Refusal as refusal:
+        return "refused", refusal.code, refusal.detail, refusal.data
+    except (StoreUnavailable, StreamConflict, NotYet):
+        raise
+    except UnknownEventType as failure:
+        raise StreamClosed(str(failure)) from failure
+    except Exception as failure:
+        logger.exception("handler_failed", extra={"command_type": envelope.command.type})
+        raise HandlerFailed(f"{envelope.command.type} failed: {type(failure).__name__}") from failure
 
 
 def _clocks(rushes: Sequence[Sequence[Ticket]]) -> list[Target]:

@@ -32,6 +32,7 @@ from typing import Final, NamedTuple, Protocol
 
 from command.bell import Bell, ThreadBell
 from command.decider import Decider, HandlerFailed, Plan, StreamClosed, Verdict
+from command.dry_runs import DryRuns
 from command.handlers.handler import Handlers
 from command.ports import EventLog, HeadMoved, Look, PreparedAppend, StoreUnavailable, StreamConflict
 from command.store_clock import StoreClock, seconds
@@ -148,6 +149,7 @@ class Engine(Submitting):
         batch took.
         """
         self._log = log
+        self._handlers = handlers
         self._pause = pause
         self._stopwatch = stopwatch
         self._settings = settings or EngineSettings()
@@ -234,6 +236,10 @@ class Engine(Submitting):
         with self._log.reading() as view:
             status, code, detail, data = self._decider.dry_run(view, envelope, at)
             return Answer(status, code, detail, data, self._position(view.last_offset))
+
+    def dry_runs_over(self, log: EventLog) -> DryRuns:
+        """Many dry runs together, decided as here, over connections of their own to the same log."""
+        return DryRuns(log, self._handlers, lock_ttl_seconds=self._settings.lock_ttl_seconds)
 
     # What runs. It alone decides, and alone touches what the decider remembers.
 

@@ -142,12 +142,16 @@ class HeadMoved(Exception):
 
 
 class Wanted(NamedTuple):
-    """What a look is to bring: histories of streams (``schema_hashes`` as in ReadView.histories), answers, counters."""
+    """What a look is to bring: histories of streams (``schema_hashes`` as in ReadView.histories), answers, counters.
+
+    ``known``: up to which version the asker knows a stream (absent: not at all). Only what came after it is brought.
+    """
 
     streams: Collection[str] = ()
     schema_hashes: Mapping[str, str] | None = None
     answers: Collection[CommandKey] = ()
     counts: Collection[str] = ()
+    known: Mapping[str, int] | None = None
 
 
 class Seen(NamedTuple):

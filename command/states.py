@@ -75,11 +75,14 @@ class SnapshotFormats:
         return {kind.name: self.of(kind).schema_hash for kind in kinds}
 
 
-def fold(kind: Kind[Any], history: StreamHistory | None, formats: SnapshotFormats) -> Entry:
-    """Rebuild a stream's state. A snapshot of another schema is ignored by the store already."""
+def fold(
+    kind: Kind[Any], history: StreamHistory | None, formats: SnapshotFormats, before: Entry | None = None
+) -> Entry:
+    """Rebuild a stream's state, or go on from an earlier one. A snapshot of another schema the store leaves out."""
+    entry = before or Entry(kind, kind.initial, 0)
     if history is None:
-        return Entry(kind, kind.initial, 0)
-    state, version, snapshot_version = kind.initial, 0, 0
+        return entry
+    _, state, version, snapshot_version = entry
     if history.snapshot is not None:
         state = formats.of(kind).read(history.snapshot)
         version = snapshot_version = history.snapshot.version

@@ -189,7 +189,21 @@ class _View:
 
     def look(self, wanted: Wanted) -> Seen:
         histories = self.histories(wanted.streams, schema_hashes=wanted.schema_hashes)
-        return Seen(histories, self.answers(wanted.answers), self.counts(wanted.counts))
+        return Seen(news_of(histories, wanted.known), self.answers(wanted.answers), self.counts(wanted.counts))
+
+
+def news_of(histories: Mapping[str, StreamHistory], known: Mapping[str, int] | None) -> Mapping[str, StreamHistory]:
+    """What came after the versions that are known; streams without news are absent."""
+    if known is None:
+        return histories
+    news: dict[str, StreamHistory] = {}
+    for stream, history in histories.items():
+        version = known.get(stream, 0)
+        snapshot = history.snapshot if history.snapshot and history.snapshot.version > version else None
+        events = [event for event in history.events if event.version > version]
+        if snapshot is not None or events:
+            news[stream] = StreamHistory(snapshot, events)
+    return news
 
 
 class _Glance:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from infra.entry.first_steps import FirstStep
     from infra.http.commands import CheckoutOutcomes, StartsDistributions
+    from infra.http.dry_runs import DryRun
     from infra.http.health import Check
     from infra.postgres.distributions import Job
     from query.ports import Distributions, Histories
@@ -46,6 +47,7 @@ class StoresAtEdge:
 
     engine: Engine | Router
     engines: Sequence[Engine]  # Behind it, one for each store; they are run by the event loop of the edge.
+    dry_run: "DryRun"
     first_step: "FirstStep"
     outcomes: "CheckoutOutcomes"
     histories: "Histories"
@@ -72,6 +74,7 @@ def _one_store(settings: Settings, side: WriteSide, blocking: Executor) -> Itera
     """One shard, as an edge needs it that has no other."""
     from infra.distributions.starting import Starting
     from infra.http.distributions import StoredDistributions
+    from infra.http.dry_runs import DryRunsOfStore
     from infra.http.histories import LogHistories
     from infra.http.outcomes import CheckoutWatch
     from infra.sagas.first_step import first_step
@@ -93,9 +96,12 @@ def _one_store(settings: Settings, side: WriteSide, blocking: Executor) -> Itera
         watch = CheckoutWatch(feed, side.log)
         watch.start()
         stack.callback(watch.stop)
+        # A log of its own: a look of the engine's must not be waited for, nor one of these by the engine.
+        beside = stack.enter_context(closing(PostgresEventLog(settings.postgres_dsn, shard=settings.shard)))
         yield StoresAtEdge(
             engine=side.engine,
             engines=[side.engine],
+            dry_run=DryRunsOfStore(side.engine.dry_runs_over(beside), side.engine.dry_run, blocking),
             first_step=first_step,  # Every coupon of an order lies in this store.
             outcomes=watch,
             histories=histories,
@@ -113,6 +119,7 @@ def _placed_stores(
 ) -> StoresAtEdge:
     """Several shards as one: each question goes to the one where its answer lies."""
     from infra.distributions.starting import Starting
+    from infra.http.dry_runs import PlacedDryRuns
     from infra.http.placed import PlacedCheckouts, PlacedDistributions, PlacedHistories, logged_answers
     from infra.sagas.first_step import first_step_at
 
@@ -124,6 +131,7 @@ def _placed_stores(
     return StoresAtEdge(
         engine=router,
         engines=[side.engine for side in sides.values()],
+        dry_run=PlacedDryRuns(router, {shard: edge.dry_run for shard, edge in edges.items()}),
         first_step=first_step_at(placement),
         outcomes=PlacedCheckouts(placement, {shard: edge.outcomes for shard, edge in edges.items()}),
         histories=PlacedHistories(placement, {shard: edge.histories for shard, edge in edges.items()}),

@@ -149,7 +149,7 @@ def _http_parts(settings: Settings, tracing: Tracing, reads: ReadSide, stack: Ex
     return HttpParts(
         queue=TracedQueue(stores.engine, tracing),
         first_step=stores.first_step,
-        dry_run=stores.engine.dry_run,
+        dry_run=stores.dry_run,
         outcomes=stores.outcomes,
         keys=KeyRing(lookups.find_key, blocking=door),
         models=reads.models,

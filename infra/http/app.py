@@ -25,11 +25,11 @@ from infra.http.codes import CodeParts, HttpCodes, StoredBatches
 from infra.http.commands import (
     CheckoutOutcomes,
     CommandLimits,
-    DryRun,
     HttpCommands,
     StartsDistributions,
 )
 from infra.http.dispatch import Dispatcher
+from infra.http.dry_runs import DryRun
 from infra.http.edge import Edge, Exchange, GuardedRoute
 from infra.http.health import Readiness
 from infra.http.hints import ClaimHints

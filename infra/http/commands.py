@@ -34,25 +34,17 @@ from infra.http.answers import accepted, hinted
 from infra.http.bodies import parse_command, read_body
 from infra.http.command_ids import command_id_of
 from infra.http.distributions import Uploads
+from infra.http.dry_runs import DryRun
 from infra.http.edge import Endpoint, Exchange
 from infra.http.hints import ClaimHints
 from infra.http.reply import JsonReply
 
 BATCH_BODY_FACTOR: Final = 8
-DRY_RUN_TIMEOUT_SECONDS: Final = 30.0
 _DRY_RUN_FIELDS: Final = frozenset({"dry_run", "at"})
 _QUOTE_FIELDS: Final = frozenset({"at"})
 _NO_FIELDS: Final[frozenset[str]] = frozenset()
 _BUSINESS_TIME: Final = TypeAdapter(BusinessTime)
 _AT_CODES: Final = {"timezone_aware": "time_without_zone", "time_out_of_range": "out_of_range"}
-
-
-class DryRun(Protocol):
-    """What would be answered, now or at another business time, storing nothing. Blocks."""
-
-    def __call__(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
-        """Raises StoreUnavailable or HandlerFailed."""
-        ...
 
 
 class StartsDistributions(Protocol):
@@ -289,10 +281,7 @@ class HttpCommands:
             message = "must be true when it is given, and is needed for at"
             raise malformed([FieldError("?dry_run", "not_one_of", message)])
         instant = _instant(at) if at is not None else None
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._blocking, self._dry_run, envelope, instant)
-        async with asyncio.timeout(DRY_RUN_TIMEOUT_SECONDS):
-            answer = await work
+        answer = await self._dry_run(envelope, instant)
         if not answer.accepted:
             raise refused(envelope.command_id, answer, dry_run=True)
         return accepted(envelope, answer, HTTPStatus.OK, dry_run=True)

@@ -14,10 +14,18 @@ KEYS_MAX: Final = 1_000
 class Gathering(Generic[K, V]):
     """One question at a time; whoever asks waits for at most ``wait_seconds``.
 
-    A question takes in who waits until it has KEYS_MAX keys. Nobody's keys are divided: the last one's may exceed that.
+    A question takes in who waits until it has ``keys_max`` keys. Nobody's keys are divided: the last one's may exceed
+    that.
     """
 
-    def __init__(self, ask: Callable[[Collection[K]], Awaitable[Mapping[K, V]]], wait_seconds: float) -> None:
+    def __init__(
+        self,
+        ask: Callable[[Collection[K]], Awaitable[Mapping[K, V]]],
+        wait_seconds: float,
+        *,
+        keys_max: int = KEYS_MAX,
+    ) -> None:
+        self._keys_max = keys_max
         self._ask = ask
         self._wait_seconds = wait_seconds
         self._wanted: deque[tuple[Collection[K], asyncio.Future[Mapping[K, V]]]] = deque()
@@ -42,7 +50,7 @@ class Gathering(Generic[K, V]):
     async def _ask_next(self) -> None:
         keys: set[K] = set()
         waiting: list[asyncio.Future[Mapping[K, V]]] = []
-        while self._wanted and len(keys) < KEYS_MAX:
+        while self._wanted and len(keys) < self._keys_max:
             wanted, future = self._wanted.popleft()
             if not future.done():  # Else nobody waits any more.
                 keys.update(wanted)

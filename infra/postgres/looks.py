@@ -11,7 +11,7 @@ from psycopg.pq.abc import PGresult
 from command.ports import Snapshot, StreamHistory, Wanted
 from contracts.envelope import Recorded
 from infra.postgres import command_log
-from infra.postgres.arrays import BINARY_EPOCH, INTEGER_OID, TEXTS_OID, integers_of, texts
+from infra.postgres.arrays import BINARY_EPOCH, INTEGER_OID, INTEGERS_OID, TEXTS_OID, integers, integers_of, texts
 from infra.postgres.connections import Statement
 from infra.postgres.mapper import EventMapper
 
@@ -54,9 +54,10 @@ def question(wanted: Wanted, shard: int) -> Question:
     keys = (_INTEGER(shard), *command_log.columns_of(wanted.answers), texts(wanted.counts))
     if not wanted.streams:
         return Question(_LOOK, keys)
-    known = wanted.schema_hashes or {}
-    hashes = [known.get(_kind(stream), "") for stream in wanted.streams]
-    return Question(_LOOK_AT_STREAMS, (*keys, texts(wanted.streams), texts(hashes)))
+    hash_of, known = wanted.schema_hashes or {}, wanted.known or {}
+    hashes = [hash_of.get(_kind(stream), "") for stream in wanted.streams]
+    versions = [known.get(stream, 0) for stream in wanted.streams]
+    return Question(_LOOK_AT_STREAMS, (*keys, texts(wanted.streams), texts(hashes), integers(versions)))
 
 
 def found(result: PGresult, wanted: Wanted, mapper: EventMapper) -> Found:
@@ -128,22 +129,23 @@ _SELECT_KEYS: Final = f"""
 """
 
 # After that row those of the streams: the snapshot of the wanted schema (the empty hash: none) and the events after it,
-# by version. LATERAL with its own ORDER BY keeps the planner on one index range per stream, whatever it believes about
-# unnest.
+# by version; of a stream that is known up to a version nothing before that. LATERAL with its own ORDER BY keeps the
+# planner on one index range per stream, whatever it believes about unnest.
 _SELECT_STREAMS: Final = """
     SELECT NULL, NULL, stored.notification_id, NULL, NULL, NULL,
            stored.originator_id, stored.originator_version, stored.topic, stored.state
-    FROM unnest($6, $7) AS wanted (stream, hash)
+    FROM unnest($6, $7, $8) AS wanted (stream, hash, known)
     CROSS JOIN LATERAL (
         SELECT NULL::bigint, originator_id, originator_version, topic, state
-        FROM stored_snapshots WHERE originator_id = wanted.stream AND topic = wanted.hash
+        FROM stored_snapshots
+        WHERE originator_id = wanted.stream AND topic = wanted.hash AND originator_version > wanted.known
         UNION ALL (
             SELECT notification_id, originator_id, originator_version, topic, state
             FROM stored_events
-            WHERE originator_id = wanted.stream AND originator_version > coalesce((
+            WHERE originator_id = wanted.stream AND originator_version > greatest(wanted.known, (
                 SELECT max(originator_version)
                 FROM stored_snapshots WHERE originator_id = wanted.stream AND topic = wanted.hash
-            ), 0)
+            ))
             ORDER BY originator_version
         )
     ) AS stored (notification_id, originator_id, originator_version, topic, state)
@@ -155,5 +157,5 @@ _LOOK_AT_STREAMS: Final = Statement(
     b"look_at_streams",
     f"""{_SELECT_KEYS}, NULL AS stream, NULL AS version, NULL AS topic, NULL AS state FROM head
     UNION ALL {_SELECT_STREAMS}""",
-    (*_OF_KEYS, TEXTS_OID, TEXTS_OID),
+    (*_OF_KEYS, TEXTS_OID, TEXTS_OID, INTEGERS_OID),
 )

@@ -113,7 +113,7 @@ class Router(Submitting):
             try:
                 shard = shard_of(self._placement, envelope)
             except NotPlaceable as error:
-                listener(self._refused(envelope, error))
+                listener(self.refused(envelope, error))
                 continue
             is_clock = isinstance(envelope.command, AdvanceClock)
             heard = self._everywhere_else(envelope, shard, listener) if is_clock else listener
@@ -134,9 +134,14 @@ class Router(Submitting):
         try:
             return self._engines[shard_of(self._placement, envelope)].dry_run(envelope, at)
         except NotPlaceable as error:
-            return self._refused(envelope, error)
+            return self.refused(envelope, error)
 
-    def _refused(self, envelope: CommandEnvelope, error: NotPlaceable) -> Answer:
+    def shard_of(self, envelope: CommandEnvelope) -> int:
+        """The shard that decides a command. Raises NotPlaceable."""
+        return shard_of(self._placement, envelope)
+
+    def refused(self, envelope: CommandEnvelope, error: NotPlaceable) -> Answer:
+        """What is answered to a command that belongs to no shard."""
         position = self._positions[self._placement.shards_of(envelope.realm)[0]]
         return Answer("refused", NOT_PLACEABLE, str(error), {}, position)
 

@@ -321,6 +321,25 @@ class EventLogContract:
         assert log.glancing().look(wanted._replace(streams=(), answers=keys[1:])).answers == {}
         assert log.glancing().look(Wanted()) == Seen({}, {}, {})
 
+    def test_of_a_stream_that_is_known_a_look_brings_what_came_after(self, log: EventLog) -> None:
+        store(log, at(1), at(2), at(3), at(1, stream=OTHER))
+        with log.appending() as tx:
+            tx.append(Batch(events=[at(4)], snapshots=[Snapshot(CLOCK, 3, "h1", b"{}")]))
+
+        def brought(known: dict[str, int], hashes: dict[str, str]) -> dict[str, tuple[int | None, list[int]]]:
+            histories = log.glancing().look(Wanted([CLOCK, OTHER], hashes, known=known)).histories
+            return {
+                stream: (each.snapshot.version if each.snapshot else None, [event.version for event in each.events])
+                for stream, each in histories.items()
+            }
+
+        other = {OTHER: (None, [1])}
+        assert brought({}, {}) == {CLOCK: (None, [1, 2, 3, 4])} | other
+        assert brought({CLOCK: 1}, {}) == {CLOCK: (None, [2, 3, 4])} | other
+        assert brought({CLOCK: 1, OTHER: 0}, {"clock": "h1"}) == {CLOCK: (3, [4])} | other  # The shorter way.
+        assert brought({CLOCK: 3}, {"clock": "h1"}) == {CLOCK: (None, [4])} | other
+        assert brought({CLOCK: 4, OTHER: 1}, {"clock": "h1"}) == {}
+
     def test_a_look_that_nobody_waited_for_does_not_answer_the_next_one(self, log: EventLog) -> None:
         with log.appending() as tx:
             tx.append(Batch(counts={"k": 3, "other": 4}))

@@ -6,7 +6,7 @@ every answer is what it was (I4), and every state folded from events equals the 
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -60,6 +60,11 @@ class Histories(RuleBasedStateMachine):
     def close_log(log: Any) -> None:
         """Nothing to close in memory."""
 
+    @staticmethod
+    def beside(log: Any) -> EventLog:
+        """The same log over connections of its own; in memory there are none."""
+        return cast(EventLog, log)
+
     def __init__(self) -> None:
         super().__init__()
         self.log = type(self).make_log()
@@ -67,6 +72,8 @@ class Histories(RuleBasedStateMachine):
         bounds = EngineSettings(batch_commands_max=2, cached_streams_max=5, snapshot_every_events=3, ahead_from=1)
         self.engine = Engine(self.log, HANDLERS, bounds)
         self.engine.start()
+        self.beside_log = type(self).beside(self.log)
+        self.dry_runs = self.engine.dry_runs_over(self.beside_log)
         self.model = Model()
         self.sent: list[tuple[CommandEnvelope, Answer]] = []
 
@@ -78,7 +85,8 @@ class Histories(RuleBasedStateMachine):
         self.engine.stop()
         assert violations_of(self.log) == []
         self._live_equals_replayed()
-        type(self).close_log(self.log)
+        for log in (self.beside_log, self.log):
+            type(self).close_log(log)
 
     @invariant()
     def another_step(self) -> None:
@@ -86,7 +94,10 @@ class Histories(RuleBasedStateMachine):
 
     def send(self, command: Command) -> Answer:
         envelope = CommandEnvelope(REALM, f"c{len(self.sent)}", command, actor="property", correlation_id="corr")
+        (foreseen,) = self.dry_runs.answers([envelope])
         answer = self.engine.execute(envelope)
+        assert isinstance(foreseen, Answer), foreseen
+        assert (foreseen.status, foreseen.code, foreseen.data) == (answer.status, answer.code, answer.data)
         self.sent.append((envelope, answer))
         return answer
 

@@ -31,5 +31,9 @@ def test_histories_on_postgresql_agree_with_the_reference_model(corners: Any) ->
         def close_log(log: Any) -> None:
             log.close()
 
+        @staticmethod
+        def beside(log: Any) -> EventLog:
+            return PostgresEventLog(log._dsn)
+
     with ExitStack() as contexts:
         run_state_machine_as_test(OnPostgres, settings=settings(max_examples=5, stateful_step_count=30, deadline=None))

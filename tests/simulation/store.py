@@ -27,7 +27,7 @@ from command.ports import (
 )
 from contracts.envelope import Recorded
 from contracts.identity import parse_stream
-from tests.fakes import SentLook
+from tests.fakes import SentLook, news_of
 
 V = TypeVar("V")
 
@@ -435,7 +435,7 @@ class _View:
 
     def look(self, wanted: Wanted) -> Seen:
         histories = self.histories(wanted.streams, schema_hashes=wanted.schema_hashes)
-        return Seen(histories, self.answers(wanted.answers), self.counts(wanted.counts))
+        return Seen(news_of(histories, wanted.known), self.answers(wanted.answers), self.counts(wanted.counts))
 
     @property
     def _connected(self) -> Store:

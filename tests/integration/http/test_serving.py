@@ -166,6 +166,12 @@ async def test_a_quote_and_a_dry_run_leave_no_trace(client: httpx.AsyncClient, s
         "/v1/templates/t1/claims", params={"dry_run": "true", "at": "2020-01-01T00:00:00Z"}, json={"user_id": "u2"}
     )
     assert past.status_code == 404  # There was no such template then.
+    with psycopg.connect(server.settings.postgres_dsn) as connection:  # As when the server was restarted since.
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tessera glance'"
+        )
+    again = await client.post("/v1/templates/t1/claims?dry_run=true", json={"user_id": "u2"})
+    assert (again.status_code, again.json()["code"]) == (409, "template_exhausted")
     assert counted(server.settings.postgres_dsn, "SELECT count(*) FROM stored_events") == before
 
 

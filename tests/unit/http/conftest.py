@@ -27,6 +27,7 @@ from infra.http.access import KeyRing
 from infra.http.app import Application, HttpParts, create_app
 from infra.http.codes import CodeParts
 from infra.http.commands import CommandLimits
+from infra.http.dry_runs import DryRunsOfStore
 from infra.http.health import Readiness
 from infra.http.hints import ClaimHints
 from infra.http.histories import LogHistories
@@ -231,7 +232,7 @@ def edge(
     with ThreadPoolExecutor(4) as blocking:
         parts = HttpParts(
             queue=engine,
-            dry_run=engine.dry_run,
+            dry_run=DryRunsOfStore(engine.dry_runs_over(log), engine.dry_run, blocking),
             outcomes=outcomes,
             keys=KeyRing(keys.get, memory_seconds=0.0),
             models=models,
