@@ -3,16 +3,19 @@
 One JSON line each. A command: ``{"id", "realm": [tenant, app], "type", "body"}``. What it was told: ``{"id", "status",
 "code", "detail", "data", "position": [shard, epoch, offset], "replayed"}``, or ``{"id", "error", "detail"}`` when there
 is no answer. The end of the input stops it in good order. Its only argument is JSON: ``{"dsn", "timeouts", "engine",
-"on_loop"}``, the last of which tells whether the engine runs on an event loop or on a thread of its own.
+"on_loop", "clock_ahead_seconds"}``: whether the engine runs on an event loop or on a thread of its own, and how far the
+clock of the machine is ahead of everybody else's.
 """
 
 import ctypes
 import os
 import signal
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+import time_machine
 
 from command.engine import Busy, Engine, EngineSettings, EngineStopped, Outcome
 from command.handlers import HANDLERS
@@ -30,6 +33,8 @@ def main(options: dict[str, Any]) -> None:
     """Answer until the input ends."""
     if sys.platform.startswith("linux"):  # Even a stopped one must not stay behind when the test is killed.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if ahead := timedelta(seconds=options["clock_ahead_seconds"]):
+        time_machine.travel(datetime.now(UTC) + ahead, tick=True).start()
     log = PostgresEventLog(options["dsn"], timeouts=Timeouts(**options["timeouts"]))
     settings = EngineSettings(**options["engine"])
     with running_engine(log, HANDLERS, settings, on_loop=options["on_loop"]) as engine:

@@ -82,9 +82,16 @@ class EngineProcess:
         timeouts: Mapping[str, Any] | None = None,
         engine: Mapping[str, Any] | None = None,
         on_loop: bool = False,
+        clock_ahead_seconds: float = 0.0,
     ) -> None:
         self.name = name
-        options = {"dsn": dsn, "timeouts": timeouts or {}, "engine": engine or {}, "on_loop": on_loop}
+        options = {
+            "dsn": dsn,
+            "timeouts": timeouts or {},
+            "engine": engine or {},
+            "on_loop": on_loop,
+            "clock_ahead_seconds": clock_ahead_seconds,
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.engine_process", orjson.dumps(options).decode()],
             cwd=ROOT,
@@ -301,16 +308,24 @@ def fleet(
     *,
     timeouts: Mapping[str, Any] | None = None,
     engine: Mapping[str, Any] | None = None,
+    clocks_ahead_seconds: Mapping[str, float] | None = None,
 ) -> Iterator[list[EngineProcess]]:
     """So many engine processes on one store; none of them is left behind, killed or stopped as it may be.
 
     The first has its engine on a loop, as the API has, the second on a thread, as workers have, and so in turn.
+    ``clocks_ahead_seconds``: those whose machines have another clock, by name.
     """
     with ExitStack() as stack:
         processes = []
         for number, name in enumerate(names):
-            on_loop = number % 2 == 0
-            process = EngineProcess(as_role(dsn, name), name, timeouts=timeouts, engine=engine, on_loop=on_loop)
+            process = EngineProcess(
+                as_role(dsn, name),
+                name,
+                timeouts=timeouts,
+                engine=engine,
+                on_loop=number % 2 == 0,
+                clock_ahead_seconds=(clocks_ahead_seconds or {}).get(name, 0.0),
+            )
             stack.callback(process.close)
             stack.callback(process.signal, signal.SIGCONT)
             processes.append(process)

@@ -3,13 +3,19 @@
 import os
 import signal
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from time import monotonic, sleep
 
+import psycopg
 import pytest
 
+from contracts.commands import LockCoupon, RedeemCoupon
 from tests.audit import audit, violations
-from tests.faults.fleet import EngineProcess, Gone, Load, fleet, stop_holding_the_lock
-from tests.faults.shop import STOCK, customers, sold
+from tests.builders import claim
+from tests.faults.conftest import engine_on
+from tests.faults.fleet import EngineProcess, Flow, Gone, Load, fleet, stop_holding_the_lock
+from tests.faults.shop import STOCK, customers, publish, sold
 
 pytestmark = pytest.mark.faults
 
@@ -57,6 +63,38 @@ def test_processes_killed_under_load_lose_nothing_and_leave_nothing_done_twice(s
         load.finish()
     assert sum(isinstance(error, Gone) for error in load.errors) >= KILLS, "they were killed while nobody waited"
     assert_balance(load, shop)
+
+
+def test_processes_whose_clocks_are_weeks_apart_decide_alike_by_the_clock_of_the_store(shop: str) -> None:
+    """By its own clock one would say that the day is over, the other one that it has not begun; locks would be over."""
+    day, days = timedelta(days=1), {"ahead": 20.0, "behind": -20.0}
+    with engine_on(shop) as engine:
+        publish(engine, "today", claim_from=datetime.now(UTC) - day, claim_until=datetime.now(UTC) + day)
+    load, clocks = Load(map(visit, count())), {name: each * day.total_seconds() for name, each in days.items()}
+    with fleet(shop, list(clocks), clocks_ahead_seconds=clocks) as processes:
+        begin(load, *processes)
+        load.wait_for_more(20 * CALLERS, processes[0])
+        load.wait_for_more(20 * CALLERS, processes[1])
+        load.finish()
+    assert {told.code for told in load.told} == {"ok"}
+    with psycopg.connect(shop) as connection:
+        at_the_store = "recorded_at BETWEEN clock_timestamp() - interval '1 hour' AND clock_timestamp()"
+        (strange,) = connection.execute(
+            f"SELECT count(*) FROM events WHERE NOT ({at_the_store} AND occurred_at = recorded_at)"
+        ).fetchone() or (None,)
+    assert strange == 0
+    assert audit(shop, load.told) == []
+    assert violations(shop) == []
+
+
+def visit(number: int) -> Flow:
+    """A coupon is claimed, locked and redeemed, each by whichever process comes."""
+    claimed = yield claim(f"visitor{number}", "today")
+    if not claimed.accepted:
+        return
+    coupon_id, order_id = claimed.data["coupon_id"], f"visit{number}"
+    yield LockCoupon(coupon_id=coupon_id, order_id=order_id, discount_minor=1_000)
+    yield RedeemCoupon(coupon_id=coupon_id, order_id=order_id)
 
 
 @pytest.mark.parametrize(
