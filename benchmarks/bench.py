@@ -56,6 +56,11 @@ class Side:
         """One for each round."""
         return [figure.value for figure in self.rounds]
 
+    @property
+    def middle(self) -> Figure:
+        """The round in the middle, by its value: what explains the median."""
+        return sorted(self.rounds, key=lambda figure: figure.value)[len(self.rounds) // 2]
+
 
 @dataclass(slots=True)
 class Outcome:

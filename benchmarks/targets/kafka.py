@@ -192,7 +192,7 @@ def _drained(relay: Relay) -> int:
 
 
 def _row(side: Side) -> dict[str, Any]:
-    figure = sorted(side.rounds, key=lambda each: each.value)[len(side.rounds) // 2]
+    figure = side.middle
     micros = {name: round(value, 1) for name, value in figure.details["micros_each"].items()}
     return {"what": side.name, "per_second": round(median(side.values)), "micros_each": micros}
 

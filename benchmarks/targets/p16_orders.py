@@ -86,7 +86,7 @@ def run(bench: Bench) -> Outcome:
                 side.rounds.append(_measure(bench, running, shop, dsn, roots))
         rounds = [value / BEST_SHOP_PER_SECOND for value in side.values]
         outcome = Outcome(median(rounds), rounds, [side])
-        micros = sorted(side.rounds, key=lambda each: each.value)[len(rounds) // 2].details["micros_each"]
+        micros = side.middle.details["micros_each"]
         outcome.notes.append(", ".join(f"{name} {value:.0f} µs" for name, value in micros.items()) + " per order")
         return verify(bench, outcome, dsn)
 

@@ -35,7 +35,7 @@ def run(bench: Bench) -> Outcome:
 
 
 def _row(processes: int, clients: int, side: Side) -> dict[str, Any]:
-    figure = sorted(side.rounds, key=lambda each: each.value)[len(side.rounds) // 2]
+    figure = side.middle
     latencies, batches = figure.details["latencies"], figure.details["batches"]
     return {
         "processes": processes,
