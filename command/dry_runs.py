@@ -169,7 +169,7 @@ class _DryRun:
         try:
             outcome = Answer(*handled(self.handler, decision, self.envelope), position)
         except (HandlerFailed, NotYet) as failure:
-            outcome = failure
+            outcome = failure.with_traceback(None)  # In which this frame would be: a cycle.
         if view.is_complete:
             self.outcome = outcome
         else:

@@ -139,7 +139,11 @@ class Edge:
                     require_scope(exchange.caller, route.scope)
             return await route.endpoint(exchange)
         except Exception as error:  # noqa: BLE001 - no exception leaves: each is a problem, unknown ones are logged.
-            problem = problem_for(error)
+            # Told elsewhere: a problem that is a local of a frame in its own traceback is garbage with all that the
+            # request was, and in a rush for what is sold out so is every answer.
+            return self._refused(route, exchange, problem_for(error))
+
+    def _refused(self, route: GuardedRoute, exchange: Exchange, problem: Problem) -> Response:
         if problem.code == "internal":
             logger.error("request_failed", exc_info=problem.__cause__, **_ids(route, exchange))
         self._observer.command_answered_with(problem.code)
