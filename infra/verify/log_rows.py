@@ -1,6 +1,6 @@
 """The log, the command log and the snapshots as raw rows, read by SQL that shares nothing with the recorder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -32,10 +32,10 @@ def events(connection: psycopg.Connection[Any], after: int, upto: int) -> Iterat
 
 
 def answers(connection: psycopg.Connection[Any]) -> Iterator[RawAnswer]:
-    """The command log, streamed."""
+    """The command log, streamed: answers to one command, should there be several, next to each other."""
     sql = """
         SELECT tenant_id, app_id, command_id, command_type, content_hash, status, log_offset, data ->> 'coupon_id'
-        FROM command_log
+        FROM command_log ORDER BY command_id, tenant_id, app_id
     """
     with connection.cursor(name="verify_answers") as cursor:
         cursor.itersize = BATCH_ROWS
@@ -44,9 +44,9 @@ def answers(connection: psycopg.Connection[Any]) -> Iterator[RawAnswer]:
             yield RawAnswer(*row)
 
 
-def guard_counts(connection: psycopg.Connection[Any]) -> dict[str, int]:
-    """Every guard counter."""
-    return dict(connection.execute("SELECT key, value FROM guard_counts").fetchall())
+def guard_counts(connection: psycopg.Connection[Any], keys: Sequence[str]) -> dict[str, int]:
+    """The guard counters among these keys."""
+    return dict(connection.execute("SELECT key, value FROM guard_counts WHERE key = ANY (%s)", (keys,)).fetchall())
 
 
 def snapshots(connection: psycopg.Connection[Any]) -> Iterator[tuple[str, int, str, bytes]]:

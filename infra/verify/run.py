@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count, islice
 from typing import Any
 
 import psycopg
@@ -75,8 +76,9 @@ class Verifier:
         with self._connection.transaction():  # One instant of the log, the command log and the counters.
             self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             self._fold(log_rows.head(self._connection))
-            commands = list(log_rows.answers(self._connection))
-            found = [*check_answers(self._books, commands), *self._check_guards(), *self._check_parked()]
+            commands = count()
+            answers = (answer for answer, _ in zip(log_rows.answers(self._connection), commands, strict=False))
+            found = [*check_answers(self._books, answers), *self._check_guards(), *self._check_parked()]
         with self._log.reading() as view:
             found += check_snapshots(view, self._kinds, log_rows.snapshots(self._connection))
         found += self._compare("Redis", self._redis_at, self._redis_figures, read_model_figures)
@@ -84,7 +86,7 @@ class Verifier:
         skipped = tuple(self._not_compared)
         compared = tuple(name for name in ("Redis", "ClickHouse") if name not in skipped)
         violations = (*self._books.finish(), *self._books.overdue_locks(), *found)
-        return Report(self._books.last_offset, len(commands), compared, skipped, violations)
+        return Report(self._books.last_offset, next(commands), compared, skipped, violations)
 
     def look(self) -> ShardView:
         """This shard as it is by now, to be held against others. Raises psycopg.Error."""
@@ -105,10 +107,12 @@ class Verifier:
 
     def _check_guards(self) -> Iterator[Violation]:
         """The counters that guard per-user limits say what the log says (open reservations count, too)."""
-        counters = log_rows.guard_counts(self._connection)
-        for key, expected in self._books.guard_counters().items():
-            if counters.get(key, 0) != expected:
-                yield Violation("I1", f"guard {key}", f"the log says {expected}, the counter {counters.get(key, 0)}")
+        expected = self._books.guard_counters()
+        while some := dict(islice(expected, log_rows.BATCH_ROWS)):
+            counters = log_rows.guard_counts(self._connection, list(some))
+            for key, value in some.items():
+                if counters.get(key, 0) != value:
+                    yield Violation("I1", f"guard {key}", f"the log says {value}, the counter {counters.get(key, 0)}")
 
     def _check_parked(self) -> Iterator[Violation]:
         for follower, stream, version, reason in log_rows.parked(self._connection):

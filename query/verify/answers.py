@@ -7,18 +7,25 @@ from query.verify.raw import RawAnswer, Violation
 
 
 def check_answers(books: Books, answers: Iterable[RawAnswer]) -> Iterator[Violation]:
-    """I2, I3 and I4, for all commands whose answers are still kept.
+    """I2, I3 and I4, for all commands whose answers are still kept. Those of one command come next to each other.
 
     Answers are dropped after their time; effects older than the oldest kept answer are left alone.
     """
-    kept: dict[tuple[Realm, str], RawAnswer] = {}
-    for answer in answers:
+    effects = books.commands()
+    unanswered, oldest, before = set(effects), books.last_offset + 1, None
+    for answer in answers:  # Far too many to remember.
         key = ((answer.tenant_id, answer.app_id), answer.command_id)
-        if (first := kept.setdefault(key, answer)) is not answer:
-            yield Violation("I4", _name(key), f"two answers are on record: {first.status} and {answer.status}")
+        if before is not None and before[0] == key:
+            yield Violation("I4", _name(key), f"two answers are on record: {before[1]} and {answer.status}")
+        before, oldest = (key, answer.status), min(oldest, answer.offset)
+        unanswered.discard(key)
         if answer.status == "accepted" and answer.command_type == "claim_coupon":
             yield from _check_claim(books, key, answer)
-    yield from _check_effects(books, kept)
+        yield from _check_effect(effects, key, answer)
+    for key in sorted(unanswered):
+        first, last = effects[key]
+        if first >= oldest:
+            yield Violation("I3", _name(key), f"events {first}..{last} have no command in the log", first)
 
 
 def _check_claim(books: Books, key: tuple[Realm, str], answer: RawAnswer) -> Iterator[Violation]:
@@ -26,18 +33,16 @@ def _check_claim(books: Books, key: tuple[Realm, str], answer: RawAnswer) -> Ite
         yield Violation("I2", _name(key), f"the claim was acknowledged, but coupon {answer.coupon_id} does not exist")
 
 
-def _check_effects(books: Books, kept: Mapping[tuple[Realm, str], RawAnswer]) -> Iterator[Violation]:
-    oldest = min((answer.offset for answer in kept.values()), default=books.last_offset + 1)
-    for key, (first, last) in books.commands().items():
-        if first < oldest and key not in kept:
-            continue
-        answer = kept.get(key)
-        if answer is None:
-            yield Violation("I3", _name(key), f"events {first}..{last} have no command in the log", first)
-        elif answer.status != "accepted":
-            yield Violation("I3", _name(key), f"events {first}..{last}, but the command was {answer.status}", first)
-        elif answer.offset < last:
-            yield Violation("I2", _name(key), f"answered at {answer.offset}, but has effects up to {last}", last)
+def _check_effect(
+    effects: Mapping[tuple[Realm, str], tuple[int, int]], key: tuple[Realm, str], answer: RawAnswer
+) -> Iterator[Violation]:
+    if (effect := effects.get(key)) is None:
+        return
+    first, last = effect
+    if answer.status != "accepted":
+        yield Violation("I3", _name(key), f"events {first}..{last}, but the command was {answer.status}", first)
+    elif answer.offset < last:
+        yield Violation("I2", _name(key), f"answered at {answer.offset}, but has effects up to {last}", last)
 
 
 def _name(key: tuple[Realm, str]) -> str:

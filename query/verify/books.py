@@ -210,17 +210,12 @@ class Books:
     def _is_overdue(self, realm: Realm, coupon: CouponBook) -> bool:
         return datetime.fromisoformat(coupon.lock_until) + TIMERS_GET < self._business_now[realm]
 
-    def guard_counters(self) -> dict[str, int]:
-        """What must be counted of each user's claims of each template, and of each batch of codes, by its key."""
-        claims = {
-            f"{'/'.join(map(_escape, realm))}/claims:{_guard_part(template_id)}:{_guard_part(user_id)}": claims
-            for ((realm, template_id), user_id), claims in self.user_claims.items()
-        }
-        codes = {
-            f"{'/'.join(map(_escape, realm))}/{':'.join((name, *map(_guard_part, parts)))}": value
-            for realm, (name, *parts), value in self.codes.counters()
-        }
-        return claims | codes
+    def guard_counters(self) -> Iterator[tuple[str, int]]:
+        """What must be counted of each user's claims of each template, and of each batch of codes, with its key."""
+        for ((realm, template_id), user_id), claims in self.user_claims.items():
+            yield f"{'/'.join(map(_escape, realm))}/claims:{_guard_part(template_id)}:{_guard_part(user_id)}", claims
+        for realm, (name, *parts), value in self.codes.counters():
+            yield f"{'/'.join(map(_escape, realm))}/{':'.join((name, *map(_guard_part, parts)))}", value
 
     # I2, I5, I10: places, ids and owners of events.
 

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+_realms: Final[dict[tuple[str, str], tuple[str, str]]] = {}
 
 
 class RawEvent(NamedTuple):
@@ -23,8 +25,8 @@ class RawEvent(NamedTuple):
 
     @property
     def realm(self) -> tuple[str, str]:
-        """Whose it says it is."""
-        return self.tenant_id, self.app_id
+        """Whose it says it is: one object for all of a realm's, since nearly everything is remembered by it."""
+        return _realms.setdefault(realm := (self.tenant_id, self.app_id), realm)
 
 
 class RawAnswer(NamedTuple):

@@ -125,7 +125,7 @@ class LogChecks:
     def _guards(self) -> Iterator[Violation]:
         """I1: the counters that guard limits say what the log says."""
         counters = {key: versions[-1][1] for key, versions in self._world.store.counts.items()}
-        for key, expected in self._books.guard_counters().items():
+        for key, expected in self._books.guard_counters():
             if counters.get(key, 0) != expected:
                 yield Violation("I1", f"guard {key}", f"the log says {expected}, the counter {counters.get(key, 0)}")
 

@@ -60,7 +60,7 @@ def test_a_day_with_codes_holds() -> None:
 
 def test_the_counters_of_a_batch_are_checked_against_the_log() -> None:
     world = a_day()
-    expected = {key: value for key, value in books_of(world).guard_counters().items() if "/codes_" in key}
+    expected = {key: value for key, value in books_of(world).guard_counters() if "/codes_" in key}
     assert expected == {f"{REALM}/{key}": value for key, value in world.counts.items() if key.startswith("codes_")}
 
 
