@@ -6,6 +6,7 @@ no transaction opened; whoever else appends, here or in other processes, neither
 (docs/decisions/0031).
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -21,7 +22,15 @@ from contracts.envelope import Answer, CommandEnvelope
 from contracts.position import Position
 from contracts.registry import UnknownEventType
 
+logger = logging.getLogger(__name__)
+
 REMEMBERED_STREAMS_MAX: Final = 20_000
+LOOKS_MAX: Final = 4  # An order's quote takes three at most.
+STREAMS_MAX: Final = 500  # Of one command. Folding thousands holds up whoever shares the look, and the thread.
+
+
+class BetterAlone(Exception):
+    """It takes more looks or more streams than dry runs that are asked for together shall wait for."""
 
 
 class DryRuns:
@@ -39,33 +48,34 @@ class DryRuns:
     def answers(self, envelopes: Sequence[CommandEnvelope]) -> list[Answer | Exception]:
         """What would be answered to each by now; for one that cannot be decided, why (as the engine would tell it).
 
-        Raises StoreUnavailable when the store is away at the second try, too: a connection that idled may have died
-        with a server that was restarted since, and a restored store is noticed once.
+        BetterAlone in the place of an answer: ask the engine for that one by itself. Raises StoreUnavailable.
         """
         try:
-            with suppress(StoreUnavailable):
-                return self._together(envelopes)
             return self._together(envelopes)
         except StoreUnavailable:
             raise
-        except Exception as failure:  # noqa: BLE001 - what one of them is about cannot be read: the others' can.
+        except Exception as failure:  # What one of them is about cannot be read: the others' can.
             if len(envelopes) > 1:
                 return [outcome for envelope in envelopes for outcome in self.answers([envelope])]
+            logger.exception("dry_run_failed", extra={"command_type": envelopes[0].command.type})
             return [(StreamClosed if isinstance(failure, UnknownEventType) else HandlerFailed)(str(failure))]
 
     def _together(self, envelopes: Sequence[CommandEnvelope]) -> list[Answer | Exception]:
         glance = self._log.glancing()
         self._notice_restore()
         runs = [_DryRun(envelope, self._handlers[type(envelope.command)]) for envelope in envelopes]
-        while left := [run for run in runs if run.outcome is None]:
-            for run in left:
+        for _ in range(LOOKS_MAX):
+            for run in (run for run in runs if run.outcome is None):
                 self._rehearse(glance, run)
+                run.require_few_streams()
+            if not (left := [run for run in runs if run.outcome is None]):
+                break
             seen, counts = self._look(glance, left)
             position = Position(self._log.shard, self._log.epoch, glance.last_offset)
             for run in left:
                 view = _SeenView(glance, self._formats, seen.get, counts)
                 run.decide(view, self._decision(view, run.envelope), position)
-        return [run.outcome for run in runs if run.outcome is not None]
+        return [run.outcome or BetterAlone(f"it was looked for {LOOKS_MAX} times") for run in runs]
 
     def _rehearse(self, glance: Glance, run: "_DryRun") -> None:
         """Decide on what is remembered, only to learn what it takes: a look for all of it is spared those before it."""
@@ -162,6 +172,11 @@ class _DryRun:
         """What it took in a view, there or not, is what it takes."""
         self.streams |= {stream: entry.kind for stream, entry in view.entries.items()} | view.missing
         self.counts |= view.counts.keys() | view.missing_counts
+
+    def require_few_streams(self) -> None:
+        """Else it is better alone."""
+        if len(self.streams) > STREAMS_MAX:
+            self.outcome = BetterAlone(f"it takes {len(self.streams)} streams")
 
     def decide(self, view: _SeenView, decision: Decision, position: Position) -> None:
         """On what was seen, or learn what else has to be."""

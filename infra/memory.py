@@ -5,7 +5,8 @@ live for long, and every full collection walks through all of them: with a warm 
 processor time of a claim. Reference counts free nearly everything at once; what is left to collect are cycles, and
 serving makes none (tests/unit/http/test_garbage.py). A look at fifty thousand young objects stops everybody for 30 to
 60 ms all the same. So they are set aside unseen, which takes no time, and only now and then looked at, to see whether
-that is still right: once a look finds garbage, all are looked at until one finds none.
+that is still right: once a look finds garbage, all are looked at until one finds none. Garbage that was set aside
+stays (docs/decisions/0032).
 """
 
 import gc

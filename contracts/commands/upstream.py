@@ -1,5 +1,6 @@
 """What order systems report: orders, payments, refunds. Facts are recorded once, in whatever order they arrive."""
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -24,10 +25,7 @@ class PlaceOrder(Command):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if len({line.line_id for line in self.lines}) != len(self.lines):
-            raise ValueError("line_id must not repeat within an order")
-        if len(set(self.coupon_ids)) != len(self.coupon_ids):
-            raise ValueError("coupon_ids must not repeat")
+        _require_distinct(self.lines, self.coupon_ids)
         if not self.lines and self.total_minor is None:
             raise ValueError("an order needs lines or a total_minor")
         told = require_payable(self.lines, self.shipping_minor)
@@ -123,5 +121,14 @@ class QuoteOrder(Command):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
+        _require_distinct(self.lines, self.coupon_ids)
         require_payable(self.lines, self.shipping_minor)
         return self
+
+
+def _require_distinct(lines: Sequence[OrderLine], coupon_ids: Sequence[str]) -> None:
+    """What an order and its quote must not name twice. Raises ValueError."""
+    if len({line.line_id for line in lines}) != len(lines):
+        raise ValueError("line_id must not repeat within an order")
+    if len(set(coupon_ids)) != len(coupon_ids):
+        raise ValueError("coupon_ids must not repeat")

@@ -6,13 +6,15 @@ from concurrent.futures import Executor
 from datetime import datetime
 from typing import Final, Protocol
 
-from command.dry_runs import DryRuns
+from command.dry_runs import BetterAlone, DryRuns
+from command.ports import StoreUnavailable
 from contracts.envelope import Answer, CommandEnvelope
 from infra import fiber
 from infra.http.gathering import Gathering
 from infra.shards.router import NotPlaceable, Router
 
 TIMEOUT_SECONDS: Final = 30.0
+AGAIN_WITHIN_SECONDS: Final = 2.0
 TOGETHER_MAX: Final = 16  # They are decided on the event loop, in one go: nobody else is served for so long.
 
 
@@ -44,18 +46,34 @@ class DryRunsOfStore:
     async def __call__(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
         """What would be answered."""
         if at is not None:
-            work = asyncio.get_running_loop().run_in_executor(self._blocking, self._by_itself, envelope, at)
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                return await work
+            return await self._alone(envelope, at)
         asked = _Asked(envelope)
         outcome = (await self._gathering.find((asked,)))[asked]
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        try:
+            if isinstance(outcome, BetterAlone):
+                return await self._alone(envelope)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        finally:
+            del outcome  # Its traceback has this frame, and the frame would have it: garbage with all of the request.
+
+    async def _alone(self, envelope: CommandEnvelope, at: datetime | None = None) -> Answer:
+        work = asyncio.get_running_loop().run_in_executor(self._blocking, self._by_itself, envelope, at)
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            return await work
 
     async def _answers(self, asked: Collection["_Asked"]) -> Mapping["_Asked", Answer | Exception]:
-        envelopes = [each.envelope for each in asked]
-        answers = await fiber.run(lambda: self._together.answers(envelopes))
+        envelopes, loop = [each.envelope for each in asked], asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            answers = await fiber.run(lambda: self._together.answers(envelopes))
+        except StoreUnavailable:
+            # A connection that idled may have died with a server that was restarted since, and a restored store is
+            # noticed once: that is told at once. A store that says nothing is not waited for a second time.
+            if loop.time() - began > AGAIN_WITHIN_SECONDS:
+                raise
+            answers = await fiber.run(lambda: self._together.answers(envelopes))
         return dict(zip(asked, answers, strict=True))
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -37,8 +37,11 @@ class Gathering(Generic[K, V]):
         self._wanted.append((keys, future))
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask_all())
-        async with asyncio.timeout(self._wait_seconds):
-            return await future
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                return await future
+        finally:
+            del future  # An error of its own would have it in its traceback, with all that was asked.
 
     async def _ask_all(self) -> None:
         try:
@@ -48,6 +51,21 @@ class Gathering(Generic[K, V]):
             self._asking = None
 
     async def _ask_next(self) -> None:
+        keys, waiting = self._take()
+        if not waiting:
+            return
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                found = await self._ask(keys)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for those who asked.
+            _fail(waiting, error)
+        else:
+            for future in waiting:
+                if not future.done():
+                    future.set_result(found)
+
+    def _take(self) -> tuple[set[K], "list[asyncio.Future[Mapping[K, V]]]"]:
+        """The next question's keys, and who waits for them."""
         keys: set[K] = set()
         waiting: list[asyncio.Future[Mapping[K, V]]] = []
         while self._wanted and len(keys) < self._keys_max:
@@ -55,16 +73,12 @@ class Gathering(Generic[K, V]):
             if not future.done():  # Else nobody waits any more.
                 keys.update(wanted)
                 waiting.append(future)
-        if not waiting:
-            return
-        try:
-            async with asyncio.timeout(self._wait_seconds):
-                found = await self._ask(keys)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is for those who asked.
-            for future in waiting:
-                if not future.done():
-                    future.set_exception(error)
-        else:
-            for future in waiting:
-                if not future.done():
-                    future.set_result(found)
+        return keys, waiting
+
+
+def _fail(waiting: "list[asyncio.Future[Any]]", error: Exception) -> None:
+    """Nobody waits afterwards in the frame that the error was caught in: that is in its traceback."""
+    while waiting:
+        future = waiting.pop()
+        if not future.done():
+            future.set_exception(error)

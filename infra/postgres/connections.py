@@ -150,6 +150,11 @@ class BoundedConnection(psycopg.Connection[Any]):
         except StopIteration as done:
             told: RV = done.value
             return told
+        except Exception:
+            raise
+        except BaseException:  # Cancelled: what comes of it belongs to a question that nobody asks any more.
+            self.pgconn.finish()
+            raise
 
     def _deallocate(self, name: bytes | None) -> PQGen[None]:
         """As inherited. After a rollback the driver lets the server forget all statements (None), ours with its own."""

@@ -7,18 +7,20 @@ from typing import Any
 import pytest
 
 from command.decider import HandlerFailed, StreamClosed
-from command.dry_runs import DryRuns
+from command.dry_runs import LOOKS_MAX, STREAMS_MAX, BetterAlone, DryRuns
 from command.engine import Engine
 from command.handlers import HANDLERS
+from command.handlers.handler import Handler
 from command.ports import Glance, Look, Seen, StoreUnavailable, Wanted
+from command.unit_of_work import UnitOfWork
 from contracts.commands import Command, LockCoupon, PauseTemplate, QuoteOrder
 from contracts.envelope import Answer, CommandEnvelope
 from contracts.registry import UnknownEventType
 from tests.builders import REALM, VECTOR, budget, claim, coupon_of, template
 from tests.fakes import InMemoryEventLog
 from tests.gwt import NOON
+from tests.unit.test_engine import BARREL, Pour, asks
 from tests.unit.test_engine import HANDLERS as POURING
-from tests.unit.test_engine import asks
 
 
 class Watched(InMemoryEventLog):
@@ -178,19 +180,33 @@ def test_a_defect_is_one_command_s_own() -> None:
         assert isinstance(broken, HandlerFailed)
 
 
-@pytest.mark.parametrize("failures", [1, 2])
-def test_a_connection_that_was_lost_is_noticed_by_nobody_and_a_store_that_is_away_by_all(
-    shop: Shop, failures: int
-) -> None:
+def test_a_store_that_is_away_is_told_to_all(shop: Shop) -> None:
     def fail() -> None:
         raise StoreUnavailable("the connection was lost")
 
-    shop.log.meanwhile += [fail] * failures
-    if failures == 1:
-        assert shop.foresees(claim("carol"))[0].accepted
-    else:
-        with pytest.raises(StoreUnavailable, match="lost"):
-            shop.foresees(claim("carol"))
+    shop.log.meanwhile.append(fail)
+    with pytest.raises(StoreUnavailable, match="lost"):
+        shop.foresees(claim("carol"), claim("dave"))
+
+
+def drink(uow: UnitOfWork, command: Pour) -> dict[str, Any]:
+    """From as many barrels as the command says, one after the other, or all at once."""
+    how, number = command.barrel.split("-")
+    keys = [f"b{n}" for n in range(int(number))]
+    for together in [keys] if how == "together" else [[key] for key in keys]:
+        uow.load_all(BARREL, together)
+    return {"barrels": len(keys)}
+
+
+def test_what_takes_many_looks_or_many_streams_is_better_alone_and_holds_up_nobody() -> None:
+    log = Watched()
+    dry_runs = DryRuns(log, {Pour: Handler(drink, lambda _: [])}, lock_ttl_seconds=900)
+    wanted = [f"apart-{LOOKS_MAX - 1}", f"apart-{4 * LOOKS_MAX}", f"together-{STREAMS_MAX}", "together-3"]
+    few, deep, wide, fine = dry_runs.answers([asks(each, barrel=each) for each in wanted])
+    assert [answered(each).data["barrels"] for each in (few, fine)] == [LOOKS_MAX - 1, 3]
+    assert [type(each) for each in (deep, wide)] == [BetterAlone, BetterAlone]
+    assert len(log.looks) == LOOKS_MAX
+    assert max(len(look.streams) for look in log.looks) < STREAMS_MAX
 
 
 def test_time_that_passes_is_seen_though_nothing_was_stored(shop: Shop) -> None:

@@ -167,9 +167,10 @@ async def test_a_quote_and_a_dry_run_leave_no_trace(client: httpx.AsyncClient, s
     )
     assert past.status_code == 404  # There was no such template then.
     with psycopg.connect(server.settings.postgres_dsn) as connection:  # As when the server was restarted since.
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tessera glance'"
-        )
+        ended = connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'tessera glance'"
+        ).fetchall()
+    assert (True,) in ended
     again = await client.post("/v1/templates/t1/claims?dry_run=true", json={"user_id": "u2"})
     assert (again.status_code, again.json()["code"]) == (409, "template_exhausted")
     assert counted(server.settings.postgres_dsn, "SELECT count(*) FROM stored_events") == before

@@ -1,12 +1,17 @@
 """Statements that a connection prepares by itself, beside those of the driver."""
 
+import asyncio
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
+from command.ports import Seen, Wanted
+from infra import fiber
 from infra.postgres.arrays import BIGINT_OID
 from infra.postgres.connections import BoundedConnection, Statement, connect
+from infra.postgres.log import PostgresEventLog
+from infra.postgres.migrations import migrate
 
 HALF = Statement(b"half", "SELECT $1 / 2", (BIGINT_OID,))
 DRIVERS_THRESHOLD = 6  # From then on the driver has prepared a statement of its own.
@@ -52,3 +57,19 @@ def test_a_statement_on_a_lost_connection_is_an_operational_error(connection: Bo
     connection.close()
     with pytest.raises(psycopg.OperationalError):
         half(connection, 2)
+
+
+async def test_whoever_is_cancelled_while_it_waits_leaves_no_answer_to_the_next(postgres_dsn: str) -> None:
+    """A look that took too long: the log opens another connection for the next one."""
+    log = PostgresEventLog(postgres_dsn)
+    migrate(postgres_dsn)
+    try:
+        await fiber.run(lambda: log.glancing().look(Wanted()))
+        with psycopg.connect(postgres_dsn) as somebody:
+            somebody.execute("LOCK TABLE stored_events IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await fiber.run(lambda: log.glancing().look(Wanted()))
+        assert await fiber.run(lambda: log.glancing().look(Wanted())) == Seen({}, {}, {})
+    finally:
+        log.close()

@@ -115,6 +115,8 @@ async def test_malformed_json_is_told_with_its_position(client: httpx.AsyncClien
             "invalid",
             [""],
         ),
+        ("/v1/orders/quote", {"currency": "EUR", "lines": [LINE, LINE]}, 422, "invalid", [""]),
+        ("/v1/orders/quote", {"currency": "EUR", "lines": [LINE], "coupon_ids": ["c", "c"]}, 422, "invalid", [""]),
     ],
 )
 async def test_each_mistake_has_its_own_code_and_place(
