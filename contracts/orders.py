@@ -1,7 +1,7 @@
 """The parts of orders, quotes and refunds that commands and events share."""
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,13 @@ COUPONS_MAX = 20
 ExactAmount = Annotated[str, Field(pattern=r"^-?\d{1,15}(\.\d{1,9})?$")]
 
 
+def _no_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
+_FROM_PRICE = Field(description="quantity x unit_price_minor where it is not told", json_schema_extra=_no_default)
+
+
 class OrderLine(StrictValue):
     """One line. Pricing uses ``amount_minor``: quantity x unit price, unless the upstream rounds otherwise."""
 
@@ -24,7 +31,7 @@ class OrderLine(StrictValue):
     shop_id: Id | None = None
     quantity: Quantity = 1
     unit_price_minor: AmountMinor
-    amount_minor: AmountMinor = -1  # Filled in below when it is not told.
+    amount_minor: Annotated[AmountMinor, _FROM_PRICE] = -1  # Filled in below when it is not told.
     exact_amount: ExactAmount | None = None
 
     @model_validator(mode="before")
@@ -32,7 +39,7 @@ class OrderLine(StrictValue):
     def _amount_from_price(cls, data: object) -> object:
         if isinstance(data, dict) and "amount_minor" not in data:
             price, quantity = data.get("unit_price_minor"), data.get("quantity", 1)
-            if isinstance(price, int) and isinstance(quantity, int):
+            if isinstance(price, int) and isinstance(quantity, int) and price >= 0 and quantity > 0:
                 return {**data, "amount_minor": price * quantity}
         return data
 

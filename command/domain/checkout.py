@@ -10,6 +10,7 @@ What a hold froze stays frozen: a payment that comes late redeems the very alloc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import reduce
 from typing import Any, Final, Literal, NamedTuple
 
 from command.domain import budget as budgets
@@ -196,6 +197,16 @@ class Books:
     def terms_of(self, coupon: Coupon) -> Terms:
         """The terms that the coupon was claimed under."""
         return self.templates[coupon.about.template_id].terms[coupon.about.terms_version]
+
+    def without(self, order_id: str, *, now: datetime) -> "Books":
+        """These states as they would be if the order let go of what it holds."""
+        own = {
+            key: reduce(coupons.evolve, coupons.release(coupon, order_id, "released", now=now), coupon)
+            for key, coupon in self.coupons.items()
+            if coupon.status == "locked" and coupon.order_id == order_id and not coupon.external
+        }
+        spent = {key: budgets.without(budget, (order_id,)) for key, budget in self.budgets.items()}
+        return Books({**self.coupons, **own}, self.templates, spent)
 
 
 # Quote and hold -------------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def require_usable(coupon: Coupon, *, now: datetime) -> None:
 def require_owner(coupon: Coupon, user_id: str | None) -> None:
     """Refuse unless it is this user's. A guest, None, owns no coupons."""
     if coupon.about.user_id != user_id:
-        raise NotOwner
+        raise NotOwner if user_id is not None else NotOwner("The coupon belongs to a user, and this names no user_id.")
 
 
 def lock(

@@ -33,14 +33,17 @@ from contracts.refusals import Refusal, UnknownRefund
 ForOrder = HoldForOrder | RedeemForOrder | RefundForOrder
 C = TypeVar("C", HoldForOrder, RedeemForOrder, RefundForOrder)
 
-# A quote prices an order that has no name yet.
-_QUOTED = "quote"
+# The name of an order that has none yet. It is written nowhere.
+_NAMELESS: Final = "quote"
 
 
 def quote(uow: UnitOfWork, command: QuoteOrder) -> Data:
     """The dry run of a hold: the same function prices it, and nothing is recorded."""
-    placed = orders.content_of(PlaceOrder(order_id=_QUOTED, **dict(command)))
-    quoted = checkouts.quote(placed, books_of(uow, placed.coupon_ids), now=uow.now)
+    placed = orders.content_of(PlaceOrder(**{**dict(command), "order_id": command.order_id or _NAMELESS}))
+    books = books_of(uow, placed.coupon_ids)
+    if command.order_id is not None:
+        books = books.without(command.order_id, now=uow.now)
+    quoted = checkouts.quote(placed, books, now=uow.now)
     priced = quoted.priced
     return {
         "currency": placed.currency,

@@ -1,6 +1,5 @@
 """What order systems report: orders, payments, refunds. Facts are recorded once, in whatever order they arrive."""
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,12 +9,10 @@ from contracts.orders import COUPONS_MAX, LINES_MAX, ExactAmount, OrderLine, Ref
 from contracts.values import AmountMinor, Currency, Id, SignedMinor, Text
 
 
-class PlaceOrder(Command):
-    """Report an order with the coupons it wants to use. An order without lines is one line of its total."""
+class _WantedOrder(Command):
+    """An order as it is wanted, placed or not yet. One without lines is one line of its total."""
 
-    type: ClassVar[str] = "place_order"
-
-    order_id: Id
+    order_id: Id | None
     user_id: Id | None = None
     currency: Currency
     coupon_ids: Annotated[tuple[Id, ...], Field(max_length=COUPONS_MAX)] = ()
@@ -25,7 +22,10 @@ class PlaceOrder(Command):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        _require_distinct(self.lines, self.coupon_ids)
+        if len({line.line_id for line in self.lines}) != len(self.lines):
+            raise ValueError("line_id must not repeat within an order")
+        if len(set(self.coupon_ids)) != len(self.coupon_ids):
+            raise ValueError("coupon_ids must not repeat")
         if not self.lines and self.total_minor is None:
             raise ValueError("an order needs lines or a total_minor")
         told = require_payable(self.lines, self.shipping_minor)
@@ -34,6 +34,25 @@ class PlaceOrder(Command):
         if not self.lines and self.total_minor is not None and self.total_minor < self.shipping_minor:
             raise ValueError("total_minor must not be less than shipping_minor")
         return self
+
+
+class PlaceOrder(_WantedOrder):
+    """Report an order with the coupons it wants to use. An order without lines is one line of its total."""
+
+    type: ClassVar[str] = "place_order"
+
+    order_id: Id
+
+
+class QuoteOrder(_WantedOrder):
+    """What would a hold of this order say? A dry run: nothing is recorded.
+
+    The body is the order's, which need not have a name yet. What an order of this name holds already counts as free.
+    """
+
+    type: ClassVar[str] = "quote_order"
+
+    order_id: Id | None = None
 
 
 class CancelOrder(Command):
@@ -106,29 +125,3 @@ class ReportAdjustment(Command):
     currency: Currency
     reason: Text = ""
     exact_amount: ExactAmount | None = None
-
-
-class QuoteOrder(Command):
-    """What would a hold of this order say? A dry run: nothing is recorded."""
-
-    type: ClassVar[str] = "quote_order"
-
-    user_id: Id | None = None
-    currency: Currency
-    coupon_ids: Annotated[tuple[Id, ...], Field(max_length=COUPONS_MAX)] = ()
-    shipping_minor: AmountMinor = 0
-    lines: Annotated[tuple[OrderLine, ...], Field(min_length=1, max_length=LINES_MAX)]
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        _require_distinct(self.lines, self.coupon_ids)
-        require_payable(self.lines, self.shipping_minor)
-        return self
-
-
-def _require_distinct(lines: Sequence[OrderLine], coupon_ids: Sequence[str]) -> None:
-    """What an order and its quote must not name twice. Raises ValueError."""
-    if len({line.line_id for line in lines}) != len(lines):
-        raise ValueError("line_id must not repeat within an order")
-    if len(set(coupon_ids)) != len(coupon_ids):
-        raise ValueError("coupon_ids must not repeat")

@@ -67,9 +67,7 @@ class DemoUpstream:
         """What will be payable. A coupon that a quote calls unusable is left out of the order."""
         if question is not Question.QUOTE:
             raise ApiError(f"order {play.order_id} was placed, but nobody decided what is payable")
-        body = _body(play.placing)
-        del body["order_id"]
-        quote = (await self._api.must("/v1/orders/quote", body, key=f"quote-{play.order_id}"))["data"]
+        quote = (await self._api.must("/v1/orders/quote", _body(play.placing), key=f"quote-{play.order_id}"))["data"]
         usable = tuple(each["coupon_id"] for each in quote["usable"])
         play.placing = play.placing.model_copy(update={"coupon_ids": usable})
         return int(quote["payable_minor"])

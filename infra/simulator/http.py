@@ -78,8 +78,7 @@ class HttpUpstream:
         return dict(response.json())
 
     async def _quoted(self, play: Play) -> int:
-        wanted = {"user_id", "currency", "coupon_ids", "shipping_minor", "lines"}
-        body = play.placing.model_dump(mode="json", include=wanted, exclude_none=True)
+        body = play.placing.model_dump(mode="json", exclude_none=True)
         answer = await self._ask("/v1/orders/quote", body, {})
         return int(answer.json()["data"]["payable_minor"])
 

@@ -97,8 +97,12 @@ def test_the_readme_s_example_works_as_it_stands_and_again(stack: Up) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
-        assert [answer["status"] for answer in answers] == ["accepted"] * 5
-        assert answers[3]["checkout"]["payable_minor"] == 4_000
+        *sent, order, wallet = answers[:8]
+        assert [answer["status"] for answer in sent] == ["accepted"] * 6
+        assert [answer["checkout"]["payable_minor"] for answer in sent if "checkout" in answer] == [4_000]
+        assert sent[3]["data"]["payable_minor"] == (4_000 if pasted == block else 5_000)  # By then the coupon is used.
+        assert order["data"]["checkout"]["status"] == "completed"
+        assert "redeemed" in {coupon["status"] for coupon in wallet["items"]}
         assert pasted != block or '"step": "completed"' in done.stdout
 
 

@@ -341,6 +341,42 @@ def test_a_quote_is_the_arithmetic_of_a_hold_and_records_nothing() -> None:
     ]
 
 
+def test_an_order_that_is_held_is_quoted_as_if_it_had_let_go_and_for_others_it_is_held() -> None:
+    """Whoever changes a cart after its order was placed asks what the order would cost now."""
+    world = given([budget(limit_minor=1000), *two(), *held(MINE)])
+    body: dict[str, Any] = {"user_id": "alice", "currency": "GBP", "lines": place().lines}
+    own = world.when(QuoteOrder(order_id="o1", coupon_ids=(MINE,), **body))
+    own.then_nothing()
+    assert [(it["coupon_id"], it["discount_minor"]) for it in own.data["usable"]] == [(MINE, 1000)]
+    for other in ("o2", None):
+        quoted = world.when(QuoteOrder(order_id=other, coupon_ids=(MINE, OTHER), **body)).data
+        assert [(it["coupon_id"], it["code"]) for it in quoted["unusable"]] == [
+            (MINE, "already_locked"),
+            (OTHER, "budget_exhausted"),
+        ]
+    exchanged = world.when(QuoteOrder(order_id="o1", coupon_ids=(OTHER,), **body)).data
+    assert [(it["coupon_id"], it["discount_minor"]) for it in exchanged["usable"]] == [(OTHER, 1000)]
+
+
+def test_what_an_order_used_or_another_system_locked_in_its_name_is_not_free_for_its_quote() -> None:
+    body: dict[str, Any] = {"user_id": "alice", "currency": "GBP", "lines": place().lines}
+    asked = QuoteOrder(order_id="o1", coupon_ids=(MINE,), **body)
+    (used,) = given([*ONE, *paid(MINE)]).when(asked).data["unusable"]
+    locked = given([*ONE, LockCoupon(coupon_id=MINE, order_id="o1", discount_minor=1000)])
+    (elsewhere,) = locked.when(asked).data["unusable"]
+    assert (used["code"], elsewhere["code"]) == ("already_redeemed", "already_locked")
+
+
+def test_an_order_is_quoted_by_its_total_as_it_may_be_placed() -> None:
+    quoted = given(ONE).when(QuoteOrder(user_id="alice", currency="GBP", coupon_ids=(MINE,), total_minor=5000)).data
+    assert (quoted["total_minor"], quoted["payable_minor"]) == (5000, 4000)
+
+
+def test_a_guest_is_told_that_coupons_belong_to_users() -> None:
+    (unusable,) = given(ONE).when(QuoteOrder(currency="GBP", coupon_ids=(MINE,), total_minor=5000)).data["unusable"]
+    assert (unusable["code"], "names no user_id" in unusable["detail"]) == ("not_owner", True)
+
+
 def test_a_quote_says_how_much_is_missing() -> None:
     past = [*template(minimum_spend_minor=6320), claim()]
     asked = QuoteOrder(user_id="alice", currency="GBP", coupon_ids=(MINE,), lines=place().lines)
