@@ -4,10 +4,11 @@ from typing import Any, cast
 
 import pytest
 
-from benchmarks.bench import Bench, Effort, Figure, Outcome, Target, best_of, in_turn, ratio
+from benchmarks.bench import Bench, Effort, Figure, Outcome, Side, Target, best_of, in_turn, ratio
+from benchmarks.engine_process import ChildFailed
 from benchmarks.http_client import UnexpectedAnswer, is_whole, post
 from benchmarks.postgres import Instance, NotDurable, PgbenchFailed, parse_pgbench, require_durable
-from benchmarks.targets import TARGETS
+from benchmarks.targets import TARGETS, p11_latency
 
 
 class NoServer:
@@ -55,6 +56,31 @@ def test_the_best_number_of_clients_is_that_of_the_best_mean_over_passes_there_a
     swept = best_of(bench(1), "it", measure, (1, 2, 4))
     assert asked == [1, 2, 4, 4, 2, 1]
     assert (swept.best, swept.values) == (1, {1: 5.25, 2: 4.5, 4: 5.0})
+
+
+@pytest.mark.parametrize("beyond", [0.85, p11_latency.SHARE])
+def test_a_load_that_was_too_much_leaves_the_others_unless_it_is_the_one_compared(
+    monkeypatch: pytest.MonkeyPatch, beyond: float
+) -> None:
+    def at_share(_bench: Bench, share: float, _clients: int, _theirs: int) -> Outcome:
+        if share == beyond:
+            raise ChildFailed("the queue is full")
+        latencies = {"latencies": {"p50_ms": share, "p99_ms": share}, "per_second": 1.0}
+        one, claims, commits = (
+            Side(name.format(share), "ms", [Figure(value, latencies)])
+            for name, value in ((p11_latency._ALONE, 1.0), (p11_latency._CLAIMS, 6.0), (p11_latency._COMMITS, 3.0))
+        )
+        return Outcome(0.0, [], [one, claims, commits], verified="holds")
+
+    monkeypatch.setattr(p11_latency, "_best", lambda _bench: (1, 1))
+    monkeypatch.setattr(p11_latency, "_at_share", at_share)
+    if beyond == p11_latency.SHARE:
+        with pytest.raises(ChildFailed):
+            p11_latency.by_load(bench(1))
+        return
+    told = p11_latency.by_load(bench(1))
+    assert (told.value, [row["load"] for row in told.details["rows"]]) == (2.0, ["10%", "30%", "50%", "70%"])
+    assert any("85% of the peak could not be measured: the queue is full" in note for note in told.notes)
 
 
 def test_a_target_is_met_from_its_bound_on_whichever_way_is_better() -> None:
