@@ -1,37 +1,46 @@
 """The figures that ClickHouse shows, by plain SQL over the fact tables."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from clickhouse_connect.driver.client import Client
 
-from query.verify.figures import EVENTS, Figure, Figures
+from query.verify.books import Key
+from query.verify.figures import EVENTS, Shown, figure_of
 
-# Each query: realm, key, what, value.
-_QUERIES: Final[dict[str, str]] = {
-    "coupon": """
-        SELECT tenant_id, app_id, coupon_id, 'status', multiIf(
-            argMax(kind, version) IN ('released', 'returned'), 'claimed', toString(argMax(kind, version)))
+# Each query: realm, key, and the figures that it names.
+_QUERIES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    "coupon": (
+        ("status", "redeemed"),
+        """
+        SELECT tenant_id, app_id, coupon_id,
+            multiIf(argMax(kind, version) IN ('released', 'returned'), 'claimed', toString(argMax(kind, version))),
+            argMaxIf(discount_minor, version, kind = 'redeemed')
         FROM coupon_facts FINAL GROUP BY tenant_id, app_id, coupon_id
-        UNION ALL
-        SELECT tenant_id, app_id, coupon_id, 'redeemed',
-            toString(argMaxIf(discount_minor, version, kind = 'redeemed'))
-        FROM coupon_facts FINAL GROUP BY tenant_id, app_id, coupon_id
-    """,
-    "order": """
-        SELECT tenant_id, app_id, order_id, 'recorded', toString(sumIf(discount_minor, kind = 'recorded'))
+        """,
+    ),
+    "order": (
+        ("recorded", "reversed"),
+        """
+        SELECT tenant_id, app_id, order_id,
+            sumIf(discount_minor, kind = 'recorded'), -sumIf(discount_minor, kind = 'reversed')
         FROM settlement_facts FINAL GROUP BY tenant_id, app_id, order_id
-        UNION ALL
-        SELECT tenant_id, app_id, order_id, 'reversed', toString(-sumIf(discount_minor, kind = 'reversed'))
-        FROM settlement_facts FINAL GROUP BY tenant_id, app_id, order_id
-    """,
-    "payment": """
-        SELECT tenant_id, app_id, payment_id, 'amount', toString(sum(amount_minor))
+        """,
+    ),
+    "payment": (
+        ("amount",),
+        """
+        SELECT tenant_id, app_id, payment_id, sum(amount_minor)
         FROM payment_facts FINAL WHERE kind = 'succeeded' GROUP BY tenant_id, app_id, payment_id
-    """,
-    "refund": """
-        SELECT tenant_id, app_id, refund_id, 'amount', toString(-sum(amount_minor))
+        """,
+    ),
+    "refund": (
+        ("amount",),
+        """
+        SELECT tenant_id, app_id, refund_id, -sum(amount_minor)
         FROM refund_facts FINAL WHERE entry = 'refund' GROUP BY tenant_id, app_id, refund_id
-    """,
+        """,
+    ),
 }
 
 _BUDGETS: Final = """
@@ -55,18 +64,16 @@ TABLES: Final = (
 )
 
 
-def read_figures(client: Client) -> Figures:
+def shown(client: Client) -> Iterator[Shown]:
     """Coupons, settlements, payments, refunds, budgets, and how many events of each type. Raises ClickHouseError."""
-    figures: Figures = {}
-    for kind, sql in _QUERIES.items():
-        for tenant, app, key, what, value in client.query(sql).result_rows:
-            figures[Figure((tenant, app), kind, key, what)] = value if what == "status" else int(value)
-    figures.update(_budgets(client))
+    for kind, (names, sql) in _QUERIES.items():
+        for tenant, app, key, *values in _rows(client, sql):
+            yield Shown(kind, (tenant, app), key, dict(zip(names, values, strict=True)))
+    yield from _budgets(client)
     for table in TABLES:
         sql = f"SELECT tenant_id, app_id, type, uniqExact(event_id) FROM {table} FINAL GROUP BY tenant_id, app_id, type"
-        for tenant, app, event_type, count in client.query(sql).result_rows:
-            figures[Figure((tenant, app), EVENTS, event_type, "count")] = count
-    return figures
+        for tenant, app, event_type, count in _rows(client, sql):
+            yield Shown(EVENTS, (tenant, app), event_type, {"count": count})
 
 
 def position(client: Client) -> int:
@@ -75,14 +82,20 @@ def position(client: Client) -> int:
     return int(rows[0][0]) if rows else -1
 
 
-def _budgets(client: Client) -> Figures:
-    figures: dict[Figure, Any] = {}
-    for tenant, app, budget_id, period, limit, reserved, committed, credited, moves in client.query(
-        _BUDGETS
-    ).result_rows:
-        limit_figure = Figure((tenant, app), "budget", budget_id, "limit")
-        figures[limit_figure] = figures.get(limit_figure, 0) + limit
+def _budgets(client: Client) -> Iterator[Shown]:
+    budgets: dict[Key, dict[str, int]] = {}
+    for tenant, app, budget_id, period, limit, reserved, committed, credited, moves in _rows(client, _BUDGETS):
+        figures = budgets.setdefault(((tenant, app), budget_id), {"limit": 0})
+        figures["limit"] += limit
         if moves:
             for what, amount in (("reserved", reserved), ("committed", committed), ("credited", credited)):
-                figures[Figure((tenant, app), "budget", budget_id, f"{what} {period!r}")] = amount
-    return figures
+                figures[figure_of(what, period)] = amount
+    for (realm, budget_id), figures in budgets.items():
+        yield Shown("budget", realm, budget_id, figures)
+
+
+def _rows(client: Client, sql: str) -> Iterator[Sequence[Any]]:
+    """The rows of an answer as they come: it may have millions."""
+    with client.query_row_block_stream(sql) as blocks:
+        for block in blocks:
+            yield from block

@@ -2,26 +2,36 @@
 
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
-from typing import Any, Final, cast
+from itertools import islice
+from typing import Any, Final
 
 import orjson
 import redis
 
 from contracts.identity import unescape
 from contracts.read_models import control_key, model_at
-from query.verify.figures import VERSION, Figure, Figures
+from query.verify.books import Realm
+from query.verify.figures import VERSION, Shown, figure_of
 
-SCAN_COUNT = 1_000
+KEYS_PER_TRIP: Final = 500
 
 
-def read_figures(client: "redis.Redis", shard: int = 0) -> Figures:
+def shown(client: "redis.Redis", shard: int = 0) -> Iterator[Shown]:
     """Coupons, wallets, templates, budgets and orders, as documents show them. Raises redis.RedisError."""
-    figures: Figures = {}
-    for model, read in _READ.items():
-        for realm, key, documents in _buckets(client, model_at(model, shard)):
-            for document in documents.values():
-                figures.update(read(realm, key, document))
-    return figures
+    readers = {prefix: read for model, read in _READ.items() if (prefix := _prefix(client, model_at(model, shard)))}
+    keys = client.scan_iter(match="*:v*:{*}", count=KEYS_PER_TRIP)
+    while some := [_text(key) for key in islice(keys, KEYS_PER_TRIP)]:
+        wanted = [(key, read) for key in some if (read := readers.get(key.partition("{")[0])) is not None]
+        with client.pipeline(transaction=False) as pipeline:
+            for key, _ in wanted:
+                pipeline.hgetall(key)
+            buckets = pipeline.execute()
+        for (key, read), bucket in zip(wanted, buckets, strict=True):
+            tenant, app, name = key.partition("{")[2][:-1].split("/")
+            realm = (unescape(tenant), unescape(app))
+            for field, value in bucket.items():
+                if field != b"_pos":
+                    yield read(realm, unescape(name), orjson.loads(value)["doc"])
 
 
 def positions(client: "redis.Redis", shard: int = 0) -> dict[str, int]:
@@ -39,50 +49,40 @@ def _offset(token: str) -> int:
     return int(urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode().rsplit(".", 1)[1])
 
 
-def _buckets(client: "redis.Redis", model: str) -> Iterator[tuple[tuple[str, str], str, dict[str, Any]]]:
+def _prefix(client: "redis.Redis", model: str) -> str | None:
+    """What the keys of the version begin with that readers use."""
     active = client.hget(control_key(model), "active")
-    if active is None:
-        return
-    prefix = f"{model}:v{_text(active)}:"
-    for key in client.scan_iter(match=f"{prefix}{{*}}", count=SCAN_COUNT):
-        tenant, app, name = _text(key)[len(prefix) + 1 : -1].split("/")
-        fields = cast(dict[bytes, bytes], client.hgetall(key))
-        documents = {_text(field): orjson.loads(value)["doc"] for field, value in fields.items() if field != b"_pos"}
-        yield (unescape(tenant), unescape(app)), unescape(name), documents
+    return None if active is None else f"{model}:v{_text(active)}:"
 
 
-def _coupon(realm: tuple[str, str], key: str, document: dict[str, Any]) -> Figures:
-    return {
-        Figure(realm, "coupon", key, "status"): document["status"],
-        Figure(realm, "coupon", key, VERSION): document["version"],
+def _coupon(realm: Realm, key: str, document: dict[str, Any]) -> Shown:
+    return Shown("coupon", realm, key, {"status": document["status"], VERSION: document["version"]})
+
+
+def _wallet(realm: Realm, user_id: str, document: dict[str, Any]) -> Shown:
+    return Shown("wallet", realm, document["coupon_id"], {"user_id": user_id, "status": document["status"]})
+
+
+def _template(realm: Realm, key: str, document: dict[str, Any]) -> Shown:
+    return Shown("template", realm, key, {what: document[what] for what in ("stock", "claimed", "reserved")})
+
+
+def _budget(realm: Realm, key: str, document: dict[str, Any]) -> Shown:
+    sums = {
+        figure_of(what, period): amounts[f"{what}_minor"]
+        for period, amounts in document["periods"].items()
+        for what in ("reserved", "committed", "credited")
     }
+    return Shown("budget", realm, key, {"limit": document["limit_minor"], **sums})
 
 
-def _wallet(realm: tuple[str, str], key: str, document: dict[str, Any]) -> Figures:
-    return {Figure(realm, "wallet", key, document["coupon_id"]): document["status"]}
-
-
-def _template(realm: tuple[str, str], key: str, document: dict[str, Any]) -> Figures:
-    return {Figure(realm, "template", key, what): document[what] for what in ("stock", "claimed", "reserved")}
-
-
-def _budget(realm: tuple[str, str], key: str, document: dict[str, Any]) -> Figures:
-    figures: Figures = {Figure(realm, "budget", key, "limit"): document["limit_minor"]}
-    for period, amounts in document["periods"].items():
-        for what in ("reserved", "committed", "credited"):
-            figures[Figure(realm, "budget", key, f"{what} {period!r}")] = amounts[f"{what}_minor"]
-    return figures
-
-
-def _order(realm: tuple[str, str], key: str, document: dict[str, Any]) -> Figures:
+def _order(realm: Realm, key: str, document: dict[str, Any]) -> Shown:
     settlement = document["settlement"]
-    return {
-        Figure(realm, "order", key, "recorded"): settlement["recorded_minor"],
-        Figure(realm, "order", key, "reversed"): settlement["reversed_minor"],
-    }
+    amounts = {"recorded": settlement["recorded_minor"], "reversed": settlement["reversed_minor"]}
+    return Shown("order", realm, key, amounts)
 
 
-_READ: Final[dict[str, Callable[[tuple[str, str], str, dict[str, Any]], Figures]]] = {
+_READ: Final[dict[str, Callable[[Realm, str, dict[str, Any]], Shown]]] = {
     "coupon": _coupon,
     "wallet": _wallet,
     "template": _template,

@@ -16,7 +16,7 @@ from infra.verify.replay import check_snapshots
 from query.verify.answers import check_answers
 from query.verify.between_shards import ShardView
 from query.verify.books import Books
-from query.verify.figures import Figures, differences, fact_figures, read_model_figures
+from query.verify.figures import Shown, Told, told_to_facts, told_to_read_models, violations_of
 from query.verify.raw import RawEvent, Violation
 
 QUIET_ROUNDS_MAX = 20
@@ -81,8 +81,8 @@ class Verifier:
             found = [*check_answers(self._books, answers), *self._check_guards(), *self._check_parked()]
         with self._log.reading() as view:
             found += check_snapshots(view, self._kinds, log_rows.snapshots(self._connection))
-        found += self._compare("Redis", self._redis_at, self._redis_figures, read_model_figures)
-        found += self._compare("ClickHouse", self._clickhouse_at, self._clickhouse_figures, fact_figures)
+        found += self._compare("Redis", self._redis_at, self._redis_shows, told_to_read_models)
+        found += self._compare("ClickHouse", self._clickhouse_at, self._clickhouse_shows, told_to_facts)
         skipped = tuple(self._not_compared)
         compared = tuple(name for name in ("Redis", "ClickHouse") if name not in skipped)
         violations = (*self._books.finish(), *self._books.overdue_locks(), *found)
@@ -122,35 +122,35 @@ class Verifier:
         self,
         store: str,
         position: Callable[[], int | None],
-        figures: Callable[[], Figures],
-        expected: Callable[[Books], Figures],
-    ) -> Iterator[Violation]:
-        """Read a store's figures at one offset, fold the log to that offset, and compare."""
+        shown: Callable[[], Iterator[Shown]],
+        told: Callable[[Books], Mapping[str, Told]],
+    ) -> list[Violation]:
+        """Fold the log to the offset that a store has reached, and compare; again if either went on meanwhile."""
         for _ in range(QUIET_ROUNDS_MAX):
             head = log_rows.head(self._connection)
             before = position()
             if before is None:
                 break
             if before == head:
-                shown = figures()
+                with self._connection.transaction():
+                    self._fold(head)
+                found = list(violations_of(store, told(self._books), shown()))
                 if position() == head == log_rows.head(self._connection):
-                    with self._connection.transaction():
-                        self._fold(head)
-                    return differences(store, expected(self._books), shown)
+                    return found
             self._pause()
         self._not_compared.append(store)
-        return iter(())
+        return []
 
     def _redis_at(self) -> int | None:
         return None if self._redis is None else min(redis_figures.positions(self._redis, self._shard).values())
 
-    def _redis_figures(self) -> Figures:
+    def _redis_shows(self) -> Iterator[Shown]:
         assert self._redis is not None
-        return redis_figures.read_figures(self._redis, self._shard)
+        return redis_figures.shown(self._redis, self._shard)
 
     def _clickhouse_at(self) -> int | None:
         return None if self._clickhouse is None else clickhouse_figures.position(self._clickhouse)
 
-    def _clickhouse_figures(self) -> Figures:
+    def _clickhouse_shows(self) -> Iterator[Shown]:
         assert self._clickhouse is not None
-        return clickhouse_figures.read_figures(self._clickhouse)
+        return clickhouse_figures.shown(self._clickhouse)

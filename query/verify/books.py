@@ -48,7 +48,6 @@ NOBODY_S_COMMAND: Final = frozenset({"refusals.counted.v1", "saga.heard.v1", "sa
 class CouponBook:
     """One coupon: its state, whose it is, and the lock or use it is bound to."""
 
-    template_id: str
     user_id: str
     status: str = HELD
     order_id: str | None = None
@@ -69,6 +68,7 @@ class TemplateBook:
     reservations: dict[str, int] = field(default_factory=dict)  # Under which version of the terms each was made.
     issued: int = 0  # Counted by template.coupon_issued and template.coupons_issued.
     states: Counter[str] = field(default_factory=Counter)  # Counted by coupon events.
+    claims: Counter[str] = field(default_factory=Counter)  # How many coupons each user claimed.
 
     @property
     def claimed(self) -> int:
@@ -135,7 +135,6 @@ class Books:
         self.distributions: dict[Key, DistributionBook] = defaultdict(DistributionBook)
         self.codes = CodeBooks()
         self.crossing = CrossingBooks()
-        self.user_claims: Counter[tuple[Key, str]] = Counter()
         self.payments: dict[Key, int] = {}
         self.refunds: dict[Key, int] = {}
         self.events_by_type: Counter[tuple[Realm, str]] = Counter()
@@ -212,8 +211,10 @@ class Books:
 
     def guard_counters(self) -> Iterator[tuple[str, int]]:
         """What must be counted of each user's claims of each template, and of each batch of codes, with its key."""
-        for ((realm, template_id), user_id), claims in self.user_claims.items():
-            yield f"{'/'.join(map(_escape, realm))}/claims:{_guard_part(template_id)}:{_guard_part(user_id)}", claims
+        for (realm, template_id), template in self.templates.items():
+            counter = f"{'/'.join(map(_escape, realm))}/claims:{_guard_part(template_id)}"
+            for user_id, claims in template.claims.items():
+                yield f"{counter}:{_guard_part(user_id)}", claims
         for realm, (name, *parts), value in self.codes.counters():
             yield f"{'/'.join(map(_escape, realm))}/{':'.join((name, *map(_guard_part, parts)))}", value
 
@@ -287,13 +288,12 @@ class Books:
             self._broken("I1", event, f"{taken} claimed + {book.reserved} reserved > stock {book.stock}")
 
     def _check_user_limit(self, event: RawEvent, book: TemplateBook, user_id: str, terms_version: int) -> None:
-        template = (event.realm, event.data["about"]["template_id"])
-        self.user_claims[template, user_id] += 1
+        book.claims[user_id] += 1
         # What was reserved was promised: terms that were revised since take nothing of it back.
         promised = book.reservations.get(event.data.get("reference") or "", terms_version)
         limits = [(book.terms.get(version) or {}).get("claims_per_user_max") for version in (terms_version, promised)]
         limit = None if None in limits else max(limit for limit in limits if limit is not None)
-        claims = self.user_claims[template, user_id]
+        claims = book.claims[user_id]
         if limit is not None and claims > limit:
             self._broken("I1", event, f"user {user_id} claimed {claims} of at most {limit}")
 
@@ -347,7 +347,7 @@ class Books:
         if not template.terms:
             self._broken("I10", event, f"template {about['template_id']} is not of this realm")
         if coupon is None:
-            coupon = self.coupons[key] = CouponBook(about["template_id"], about["user_id"])
+            coupon = self.coupons[key] = CouponBook(about["user_id"])
             template.states[after] += 1
             self._now_deciding.claimed += 1
             if data.get("channel") == "code":

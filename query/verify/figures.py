@@ -1,71 +1,20 @@
-"""What the log says, figure by figure, so that each store can be asked for the same ones (I6, I8)."""
+"""What the log says that each store must show, held against what it shows, one thing after the other (I6, I8).
 
-from collections.abc import Iterator, Mapping
+A store may hold millions of coupons: what it shows streams by, and what it must show is looked up in the books.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from heapq import nsmallest
 from typing import Any, Final, NamedTuple
 
-from query.verify.books import Books, Realm
+from query.verify.books import HELD, Books, CouponBook, Key, Realm
 from query.verify.raw import Violation
 
 VERSION: Final = "version"
 EVENTS: Final = "events"
 
 DIFFERENCES_MAX: Final = 100  # Per store: whoever has more rebuilds it anyway.
-
-
-class Figure(NamedTuple):
-    """The name of one number or state: whose, of what, which one and what about it."""
-
-    realm: Realm
-    kind: str  # coupon, wallet, template, budget, settlement, payment, refund, events
-    key: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{'/'.join(self.realm)}/{self.kind}/{self.key} {self.what}"
-
-
-Figures = dict[Figure, Any]
-
-
-def read_model_figures(books: Books) -> Figures:
-    """What Redis must show: every coupon (also in its owner's wallet), template, budget and order's settlement."""
-    figures: Figures = {}
-    for (realm, coupon_id), coupon in books.coupons.items():
-        status = "claimed" if coupon.status == "held" else coupon.status
-        figures[Figure(realm, "coupon", coupon_id, "status")] = status
-        figures[Figure(realm, "coupon", coupon_id, VERSION)] = coupon.version
-        figures[Figure(realm, "wallet", coupon.user_id, coupon_id)] = status
-    for (realm, template_id), template in books.templates.items():
-        figures[Figure(realm, "template", template_id, "stock")] = template.stock
-        figures[Figure(realm, "template", template_id, "claimed")] = template.issued
-        figures[Figure(realm, "template", template_id, "reserved")] = template.reserved
-    figures.update(_budget_figures(books))
-    for (realm, order_id), order in books.orders.items():
-        figures[Figure(realm, "order", order_id, "recorded")] = order.settled.total()
-        figures[Figure(realm, "order", order_id, "reversed")] = order.reversed.total()
-    return figures
-
-
-def fact_figures(books: Books) -> Figures:
-    """What ClickHouse must show: coupons, budgets, settlements, every payment and refund, and how many events."""
-    figures: Figures = {}
-    for (realm, coupon_id), coupon in books.coupons.items():
-        status = "claimed" if coupon.status == "held" else coupon.status
-        figures[Figure(realm, "coupon", coupon_id, "status")] = status
-        figures[Figure(realm, "coupon", coupon_id, "redeemed")] = coupon.redeemed_minor
-    figures.update(_budget_figures(books))
-    for (realm, order_id), order in books.orders.items():
-        figures[Figure(realm, "order", order_id, "recorded")] = order.settled.total()
-        figures[Figure(realm, "order", order_id, "reversed")] = order.reversed.total()
-    for (realm, payment_id), amount in books.payments.items():
-        figures[Figure(realm, "payment", payment_id, "amount")] = amount
-    for (realm, refund_id), amount in books.refunds.items():
-        figures[Figure(realm, "refund", refund_id, "amount")] = amount
-    for (realm, event_type), count in books.events_by_type.items():
-        if event_type not in NOT_FACTS:
-            figures[Figure(realm, EVENTS, event_type, "count")] = count
-    return figures
-
 
 # Events that no analyst asks for: clocks, the memory of sagas, how far a distribution has come, what shards tell each
 # other of an order (what comes of it is in coupons, budgets and checkouts), and codes (whose claims are facts).
@@ -97,31 +46,131 @@ NOT_FACTS: Final = frozenset(
 )
 
 
-def _budget_figures(books: Books) -> Figures:
-    figures: Figures = {}
-    for (realm, budget_id), budget in books.budgets.items():
-        figures[Figure(realm, "budget", budget_id, "limit")] = budget.limit_minor
-        for name, amounts in (
-            ("reserved", budget.reserved),
-            ("committed", budget.committed),
-            ("credited", budget.credited),
-        ):
-            for period, amount in amounts.items():
-                figures[Figure(realm, "budget", budget_id, f"{name} {period!r}")] = amount
-    return figures
+class Shown(NamedTuple):
+    """One thing as a store shows it."""
+
+    kind: str  # coupon, wallet (one coupon in one), template, budget, order, payment, refund, events
+    realm: Realm
+    key: str
+    figures: Mapping[str, Any]
 
 
-def differences(store: str, expected: Mapping[Figure, Any], actual: Mapping[Figure, Any]) -> Iterator[Violation]:
-    """Every figure in which a store differs from the log, the first DIFFERENCES_MAX of them. A zero may be absent."""
-    reported = 0
-    for figure in sorted(expected.keys() | actual.keys()):
-        told, shown = expected.get(figure), actual.get(figure)
-        if told == shown or (not told and not shown and figure.what not in {"status", "stock"}):
-            continue
-        reported += 1
-        if reported > DIFFERENCES_MAX:
-            yield Violation("I8", store, f"more than {DIFFERENCES_MAX} figures differ; the rest is not listed")
-            return
+class Told(NamedTuple):
+    """What the log says of all things of one kind: which there are, and the figures of each."""
+
+    ids: Collection[Key]
+    figures: Callable[[Key], Mapping[str, Any]]
+
+
+class Figure(NamedTuple):
+    """The name of one number or state: whose, of what, which one and what about it."""
+
+    realm: Realm
+    kind: str
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{'/'.join(self.realm)}/{self.kind}/{self.key} {self.what}"
+
+
+class Difference(NamedTuple):
+    """A figure of which the log says something else than the store shows."""
+
+    figure: Figure
+    told: Any
+    shown: Any
+
+
+def told_to_read_models(books: Books) -> dict[str, Told]:
+    """What Redis must show: every coupon (also in its owner's wallet), template, budget and order's settlement."""
+
+    def coupon(key: Key) -> Mapping[str, Any]:
+        return {"status": _status(books.coupons[key]), VERSION: books.coupons[key].version}
+
+    def in_wallet(key: Key) -> Mapping[str, Any]:
+        return {"user_id": books.coupons[key].user_id, "status": _status(books.coupons[key])}
+
+    def template(key: Key) -> Mapping[str, Any]:
+        book = books.templates[key]
+        return {"stock": book.stock, "claimed": book.issued, "reserved": book.reserved}
+
+    return {
+        "coupon": Told(books.coupons, coupon),
+        "wallet": Told(books.coupons, in_wallet),
+        "template": Told(books.templates, template),
+        **_told_of_money(books),
+    }
+
+
+def told_to_facts(books: Books) -> dict[str, Told]:
+    """What ClickHouse must show: coupons, budgets, settlements, every payment and refund, and how many events."""
+
+    def coupon(key: Key) -> Mapping[str, Any]:
+        return {"status": _status(books.coupons[key]), "redeemed": books.coupons[key].redeemed_minor}
+
+    facts = {key: count for key, count in books.events_by_type.items() if key[1] not in NOT_FACTS}
+    return {
+        "coupon": Told(books.coupons, coupon),
+        "payment": Told(books.payments, lambda key: {"amount": books.payments[key]}),
+        "refund": Told(books.refunds, lambda key: {"amount": books.refunds[key]}),
+        EVENTS: Told(facts, lambda key: {"count": facts[key]}),
+        **_told_of_money(books),
+    }
+
+
+def _status(coupon: CouponBook) -> str:
+    return "claimed" if coupon.status == HELD else coupon.status
+
+
+def _told_of_money(books: Books) -> dict[str, Told]:
+    def budget(key: Key) -> Mapping[str, Any]:
+        book = books.budgets[key]
+        sums = {"reserved": book.reserved, "committed": book.committed, "credited": book.credited}
+        return {"limit": book.limit_minor, **_by_period(sums)}
+
+    def order(key: Key) -> Mapping[str, Any]:
+        return {"recorded": books.orders[key].settled.total(), "reversed": books.orders[key].reversed.total()}
+
+    return {"budget": Told(books.budgets, budget), "order": Told(books.orders, order)}
+
+
+def _by_period(sums: Mapping[str, Counter[str]]) -> dict[str, int]:
+    return {figure_of(name, period): amount for name, amounts in sums.items() for period, amount in amounts.items()}
+
+
+def figure_of(name: str, period: str) -> str:
+    """What a budget's sum in one of its periods is called."""
+    return f"{name} {period!r}"
+
+
+def violations_of(store: str, told: Mapping[str, Told], shown: Iterable[Shown]) -> Iterator[Violation]:
+    """Every figure in which a store differs from the log, the first DIFFERENCES_MAX of them."""
+    found = nsmallest(DIFFERENCES_MAX + 1, _differences(told, shown), key=lambda difference: difference.figure)
+    for figure, says, shows in found[:DIFFERENCES_MAX]:
         # A version or a number of events is about what was heard, not about what it adds up to.
         invariant = "I6" if figure.what == VERSION or figure.kind == EVENTS else "I8"
-        yield Violation(invariant, str(figure), f"the log says {told!r}, {store} shows {shown!r}")
+        yield Violation(invariant, str(figure), f"the log says {says!r}, {store} shows {shows!r}")
+    if len(found) > DIFFERENCES_MAX:
+        yield Violation("I8", store, f"more than {DIFFERENCES_MAX} figures differ; the rest is not listed")
+
+
+def _differences(told: Mapping[str, Told], shown: Iterable[Shown]) -> Iterator[Difference]:
+    unseen = {kind: set(each.ids) for kind, each in told.items()}
+    for thing in shown:
+        key, of_kind = (thing.realm, thing.key), told[thing.kind]
+        unseen[thing.kind].discard(key)
+        yield from _between(thing, of_kind.figures(key) if key in of_kind.ids else {})
+    for kind, missing in unseen.items():
+        for key in missing:
+            yield from _between(Shown(kind, *key, {}), told[kind].figures(key))
+
+
+def _between(thing: Shown, told: Mapping[str, Any]) -> Iterator[Difference]:
+    """A zero may be absent."""
+    if told == thing.figures:
+        return
+    for what in told.keys() | thing.figures.keys():
+        says, shows = told.get(what), thing.figures.get(what)
+        if says != shows and (says or shows or what in {"status", "stock"}):
+            yield Difference(Figure(thing.realm, thing.kind, thing.key, what), says, shows)
