@@ -21,9 +21,10 @@ STANDSTILL_SECONDS: Final = 10.0
 # One day's backlog may take longer than anybody wants to wait; then the clock goes on.
 WAIT_SECONDS_MAX: Final = 60.0
 
+# What sagas noted of what they heard sets nothing off: hearing that, too, is not waited for.
 _STANDING: Final = """
 SELECT coalesce((SELECT max(log_offset) FROM follower_positions WHERE follower = 'sagas'), -1) AS heard,
-       coalesce((SELECT max(notification_id) FROM stored_events), 0) AS head,
+       coalesce((SELECT max(notification_id) FROM stored_events WHERE topic != 'saga.heard.v1'), 0) AS head,
        EXISTS (
            SELECT FROM saga_outbox WHERE tenant_id = %(tenant_id)s AND app_id = %(app_id)s AND refused_code IS NULL
        ) AS owes,

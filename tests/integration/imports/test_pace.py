@@ -71,6 +71,12 @@ def test_it_goes_on_when_everything_was_heard_and_nothing_is_owed_or_due(
     assert not is_waiting(connection)
 
 
+def test_it_does_not_wait_until_sagas_heard_what_they_noted_themselves(connection: psycopg.Connection[Any]) -> None:
+    hear(connection, 1)
+    connection.execute("INSERT INTO stored_events VALUES ('corner/shop/saga/checkout:o1', 1, 'saga.heard.v1', '{}')")
+    assert not is_waiting(connection)
+
+
 @pytest.mark.parametrize("what", ["unheard", "owed", "due"])
 def test_it_waits_for_facts_unheard_commands_owed_and_timers_due(
     connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, what: str
